@@ -1,0 +1,156 @@
+"""Checks of single configuration values that a range or a list of choices cannot express.
+
+Each check takes a value and returns None, or what is wrong with it as the end of a sentence. They are pure: no file, host or clock.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+
+MASK = "[REDACTED]"
+"""What print-config writes in the place of a secret."""
+
+_HOSTNAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_AUTHORITY = re.compile(r"(?:(?P<user>[^/?#]*)@)?(?P<host>\[[^\]]*\]|[^:/?#@\[\]]*)(?::(?P<port>[0-9]*))?")
+_ENDPOINT = re.compile(r"(?:(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://)?(?P<authority>[^/?#]*)(?P<rest>[/?#].*)?", re.DOTALL)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SPACE = re.compile(r"[\x00-\x20\x7f]")
+
+INTERFACE_NAME_BYTES = 15
+"""Longest interface name: IFNAMSIZ of linux/if.h without the final NUL."""
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """Take ``host:port`` or ``[v6]:port`` apart.
+
+    Returns:
+        The host without brackets and the port, 0 to 65535.
+
+    Raises:
+        ValueError: the text is neither; its message is the end of a sentence.
+    """
+    match = _AUTHORITY.fullmatch(text)
+    if match is None or match["user"] is not None:
+        raise ValueError("expected host:port or [v6]:port")
+    host, port = match["host"], match["port"]
+    if not host:
+        raise ValueError("the host is missing: write 127.0.0.1:PORT, or 0.0.0.0:PORT or [::]:PORT for every address")
+    if not port:
+        raise ValueError("the port is missing: write HOST:PORT")
+    if len(port) > 5 or int(port) > 65535:
+        raise ValueError("the port is not from 0 to 65535")
+    fault = _host_fault(host)
+    if fault is not None:
+        raise ValueError(fault)
+    return host.strip("[]"), int(port)
+
+
+def _host_fault(host: str) -> str | None:
+    if host.startswith("["):
+        try:
+            socket.inet_pton(socket.AF_INET6, host[1:-1].partition("%")[0])
+        except (OSError, ValueError):
+            return f"{host} is not an IPv6 address"
+        return None
+    if re.fullmatch(r"[0-9.]+", host):
+        try:
+            socket.inet_pton(socket.AF_INET, host)
+        except (OSError, ValueError):
+            return f"{host} is not an IPv4 address"
+        return None
+    if _HOSTNAME.fullmatch(host) is None or len(host) > 253:
+        return f"{host!r} is not a host name"
+    return None
+
+
+def listen(value: str) -> str | None:
+    """An address to listen on: ``host:port``, ``[v6]:port``."""
+    try:
+        split_host_port(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def endpoint(value: str) -> str | None:
+    """An OTLP endpoint: ``http://`` or ``https://`` URL, or for gRPC a bare ``host[:port]``."""
+    if not value or _SPACE.search(value):
+        return "expected a URL like http://collector:4318"
+    match = _ENDPOINT.fullmatch(value)
+    authority = _AUTHORITY.fullmatch(match["authority"]) if match is not None else None
+    if match is None or authority is None:
+        return "expected a URL like http://collector:4318"
+    scheme = match["scheme"]
+    if scheme is not None and scheme.lower() not in ("http", "https"):
+        return f"the scheme {scheme}:// is not http:// or https://"
+    if not authority["host"]:
+        return "the host is missing"
+    port = authority["port"]
+    if port is not None and (not port or len(port) > 5 or not 1 <= int(port) <= 65535):
+        return "the port is not from 1 to 65535"
+    if match["rest"] is not None and match["rest"][0] != "/":
+        return "a query or fragment has no meaning in an OTLP endpoint"
+    return _host_fault(authority["host"])
+
+
+def has_scheme(value: str) -> bool:
+    """Whether an endpoint that passed ``endpoint`` begins with http:// or https://."""
+    return "://" in value
+
+
+def mask_userinfo(value: str) -> str:
+    """The endpoint with ``user:password@`` replaced by the mask."""
+    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*://)?[^/?#]*@", lambda found: f"{found[1] or ''}{MASK}@", value, count=1)
+
+
+def interface_pattern(value: str) -> str | None:
+    """An interface name or a shell pattern (``*``, ``?``, ``[seq]``) of one."""
+    if not value:
+        return "an interface name cannot be empty"
+    if "/" in value or _SPACE.search(value):
+        return f"{value!r} cannot match: an interface name has no slash and no space"
+    if not is_pattern(value) and len(value.encode()) > INTERFACE_NAME_BYTES:
+        return f"{value!r} cannot match: an interface name has at most {INTERFACE_NAME_BYTES} bytes"
+    return None
+
+
+def is_pattern(value: str) -> bool:
+    """Whether the text is a shell pattern; otherwise it is a literal interface name."""
+    return any(mark in value for mark in "*?[")
+
+
+def namespace(value: str) -> str | None:
+    """A network namespace: a name under /run/netns, or an absolute path such as /proc/PID/ns/net."""
+    if not value or "\0" in value:
+        return "a network namespace needs a name or an absolute path"
+    if not value.startswith("/") and ("/" in value or value in (".", "..")):
+        return f"{value!r} is neither a name under /run/netns nor an absolute path"
+    return None
+
+
+def path(value: str) -> str | None:
+    """A file or directory name."""
+    return "a path cannot be empty or hold a NUL byte" if not value or "\0" in value else None
+
+
+def absolute_path(value: str) -> str | None:
+    """A path that does not depend on the directory the agent was started in."""
+    return path(value) or (None if value.startswith("/") else f"{value!r} is not an absolute path")
+
+
+def header(name: str, value: str) -> str | None:
+    """One HTTP header or gRPC metadata entry (RFC 9110, section 5.1 and 5.5). The message never shows the value."""
+    if _HEADER_NAME.fullmatch(name) is None:
+        return f"{name!r} is not a header name"
+    if re.search(r"[^\x20-\x7e\t]", value):
+        return "a header value holds printable ASCII only"
+    if value == MASK:
+        return f"the value is {MASK}, the mask of print-config: write the secret itself, or ${{env:NAME}}"
+    return None
+
+
+def attribute(name: str, value: str) -> str | None:
+    """One resource attribute: any text under a name that is not empty."""
+    del value
+    return None if name.strip() else "an attribute name cannot be empty"
