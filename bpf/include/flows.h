@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * flow_table: one row a direction, conversation and interface, exact.
+ * A shared hash with atomic adds: it costs what a per-CPU hash costs at one flow, half of it at 60,000, and its memory
+ * does not grow with the number of CPUs. Preallocated: rows lie side by side, which is a third of the cost at 60,000.
+ * A replay makes it without (BPF_F_NO_PREALLOC) and larger.
+ */
+#ifndef NETMON_FLOWS_H
+#define NETMON_FLOWS_H
+
+#define FLOW_TABLE_ENTRIES 65536 /* the loader sets the real size */
+#define FULL_BACKOFF_JIFFIES 16	 /* after a refused insert: at 344 ns an attempt, a flood must not try each time */
+
+BPF_TABLE("hash", struct netmon_flow_key, struct netmon_flow, flow_table, FLOW_TABLE_ENTRIES);
+
+static __always_inline u64 flow_clock(struct __sk_buff *skb)
+{
+	return late_replay() ? skb->tstamp : bpf_jiffies64();
+}
+
+/*
+ * Retransmitted segments by the sequence numbers of one direction: a segment that occupies sequence space below the
+ * highest end already seen, unless it is a keep-alive (RFC 9293, 3.8.4). A SYN with another initial sequence number is
+ * a new connection on the same ports. Packets of one direction are handled in order by one CPU at a time.
+ */
+static __always_inline void tcp_sequence(struct netmon_flow *flow, const struct packet *p, u32 payload, u32 segments)
+{
+	u8 flags = p->tcp_flags;
+	u32 sequence = p->sequence;
+	u32 space = payload + !!(flags & TCP_SYN) + !!(flags & TCP_FIN);
+	u32 end = sequence + space;
+
+	if (flow->tcp_flags != (flow->tcp_flags | flags))
+		flow->tcp_flags |= flags;
+	if (flags & TCP_RST)
+		__sync_fetch_and_add(&flow->resets, 1);
+	if (flags & TCP_SYN) {
+		if ((flow->sequence_state & 2) && flow->initial_sequence == sequence) {
+			flow->retransmits += segments;
+			if ((s32)(end - flow->next_sequence) > 0)
+				flow->next_sequence = end;
+			return;
+		}
+		flow->initial_sequence = sequence;
+		flow->sequence_state = 3;
+		flow->next_sequence = end;
+	} else if (!(flow->sequence_state & 1)) {
+		flow->sequence_state |= 1;
+		flow->next_sequence = end;
+	} else if (space) {
+		s32 ahead = sequence - flow->next_sequence;
+
+		if (ahead >= 0) {
+			flow->next_sequence = end;
+		} else if (!(payload <= 1 && ahead == -1 && !(flags & (TCP_FIN | TCP_RST)))) {
+			flow->retransmits += segments;
+			if ((s32)(end - flow->next_sequence) > 0)
+				flow->next_sequence = end;
+		}
+	}
+}
+
+static __always_inline u32 tcp_payload(struct __sk_buff *skb, const struct packet *p, u32 length)
+{
+	u32 header = p->headers - p->network_offset;
+	u32 network = p->network_length;
+
+	/* Offloads leave the IP length at 0 where it does not fit (BIG TCP, TSO seen by a capture). */
+	if (!network || network < header)
+		network = length - p->network_offset;
+	return network > header ? network - header : 0;
+}
+
+/* 1: counted in a flow; 0: it had no place. */
+static __always_inline int count_flow(struct __sk_buff *skb, struct packet *p, u32 length, u32 payload,
+				      const struct netmon_counters *amount)
+{
+	struct netmon_flow *flow = flow_table.lookup(&p->flow);
+	u64 now = flow_clock(skb);
+
+	if (!flow) {
+		u32 only = 0;
+		struct netmon_state *state = agent_state.lookup(&only);
+		struct netmon_flow fresh = {};
+		int error;
+
+		if (!state || now < state->full_until)
+			return 0;
+		fresh.packets = amount->packets;
+		fresh.bytes = amount->bytes;
+		fresh.extra_packets = amount->extra_packets;
+		fresh.extra_bytes = amount->extra_bytes;
+		fresh.first_ns = late_replay() ? now : bpf_ktime_get_ns();
+		fresh.last = now;
+		if (p->flow.flags & NETMON_FLOW_FORWARDED)
+			fresh.ingress_ifindex = skb->ingress_ifindex;
+		if (p->tcp)
+			tcp_sequence(&fresh, p, payload, amount->packets + amount->extra_packets);
+		error = flow_table.insert(&p->flow, &fresh);
+		if (!error) {
+			__sync_fetch_and_add(&state->inserts, 1);
+			return 1;
+		}
+		flow = flow_table.lookup(&p->flow); /* another CPU made it meanwhile */
+		if (!flow) {
+			if (!late_replay())
+				state->full_until = now + FULL_BACKOFF_JIFFIES;
+			__sync_fetch_and_add(&state->full_events, 1);
+			return 0;
+		}
+	}
+	if (flow->closing)
+		return 0;
+	__sync_fetch_and_add(&flow->packets, amount->packets);
+	__sync_fetch_and_add(&flow->bytes, amount->bytes);
+	if (amount->extra_packets) {
+		__sync_fetch_and_add(&flow->extra_packets, amount->extra_packets);
+		__sync_fetch_and_add(&flow->extra_bytes, amount->extra_bytes);
+	}
+	if (flow->last != now)
+		flow->last = now;
+	if (p->flow.flags & NETMON_FLOW_FORWARDED)
+		flow->ingress_ifindex = skb->ingress_ifindex;
+	if (p->tcp)
+		tcp_sequence(flow, p, payload, amount->packets + amount->extra_packets);
+	return 1;
+}
+
+#endif

@@ -1,0 +1,160 @@
+"""Numbers shared with the kernel programs, as plain Python: the supervisor imports this, so no numpy here.
+
+Source: bpf/include/netmon_abi.h and bpf/include/late.h; tests/kernel/test_abi.py compares them.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+ABI_VERSION = 1
+
+HOOK_SLOTS = 1024
+HOOK_NAMESPACE_STRIDE = 331
+
+FLOW_KEY_SIZE = 44
+SWEEP_KEYS_MAX = 64
+SWEEP_HEADER_SIZE = 16
+
+FLOW_FORWARDED = 1
+
+
+class Direction(IntEnum):
+    """Which way a frame crossed the interface, seen from the host (semconv network.io.direction)."""
+
+    RECEIVE = 0
+    TRANSMIT = 1
+
+
+class Kind(IntEnum):
+    """What a frame was counted as."""
+
+    FLOW = 0
+    OVERFLOW = 1
+    OTHER = 2
+    UNPARSED = 3
+
+
+class Reason(IntEnum):
+    """Why a frame could not be read."""
+
+    NONE = 0
+    SHORT_ETHERNET = 1
+    SHORT_VLAN = 2
+    SHORT_MPLS = 3
+    SHORT_PPPOE = 4
+    SHORT_LLC = 5
+    DEEP_LINK_LAYER = 6
+    SHORT_IPV4 = 7
+    IPV4_VERSION = 8
+    IPV4_HEADER_LENGTH = 9
+    SHORT_IPV6 = 10
+    IPV6_VERSION = 11
+
+
+class TcpFlags(IntFlag):
+    """TCP header flags, RFC 9293 section 3.1."""
+
+    FIN = 1
+    SYN = 2
+    RST = 4
+    PSH = 8
+    ACK = 16
+    URG = 32
+    ECE = 64
+    CWR = 128
+
+
+class Late(IntEnum):
+    """Late constants: 64-bit immediates that the loader replaces; the value is the low byte of the mark."""
+
+    NAMESPACE = 1
+    L2_LENGTH = 2
+    DECAPSULATE = 3
+    REPLAY = 4
+    FAST_PATH = 5
+
+
+LATE_MARK = 0x4E45544D4F4E0000
+LATE_DEFAULTS: dict[Late, int] = {
+    Late.NAMESPACE: 0,
+    Late.L2_LENGTH: 14,
+    Late.DECAPSULATE: 0,
+    Late.REPLAY: 0,
+    Late.FAST_PATH: 1,
+}
+
+ETHERTYPE_IPV4 = 0x0800
+ETHERTYPE_IPV6 = 0x86DD
+
+ETHERTYPE_NAMES: dict[int, str] = {
+    0x0000: "other",
+    0x0001: "llc",
+    0x0800: "ipv4",
+    0x0806: "arp",
+    0x8035: "rarp",
+    0x8100: "vlan",
+    0x8137: "ipx",
+    0x86DD: "ipv6",
+    0x8809: "slow_protocols",
+    0x8847: "mpls",
+    0x8848: "mpls_multicast",
+    0x8863: "pppoe_discovery",
+    0x8864: "pppoe_session",
+    0x888E: "eapol",
+    0x88A2: "aoe",
+    0x88A8: "svlan",
+    0x88CC: "lldp",
+    0x88E5: "macsec",
+    0x88F7: "ptp",
+    0x8906: "fcoe",
+    0x8915: "roce",
+    0x9000: "ethernet_loopback",
+}
+"""network.type of a frame by its EtherType (IEEE 802 numbers); 0 is any other, 1 an IEEE 802.3 length."""
+
+PROTOCOL_NAMES: dict[int, str] = {
+    0: "hopopt",
+    1: "icmp",
+    2: "igmp",
+    4: "ipip",
+    6: "tcp",
+    8: "egp",
+    17: "udp",
+    33: "dccp",
+    41: "ipv6",
+    43: "ipv6-route",
+    44: "ipv6-frag",
+    46: "rsvp",
+    47: "gre",
+    50: "esp",
+    51: "ah",
+    58: "icmpv6",
+    59: "ipv6-nonxt",
+    60: "ipv6-opts",
+    88: "eigrp",
+    89: "ospf",
+    94: "ipip-old",
+    97: "etherip",
+    103: "pim",
+    108: "ipcomp",
+    112: "vrrp",
+    115: "l2tp",
+    132: "sctp",
+    135: "mobility",
+    136: "udplite",
+    137: "mpls-in-ip",
+    139: "hip",
+    140: "shim6",
+}
+"""network.transport by IANA protocol number; a number without a name is its decimal text."""
+
+
+def protocol_name(number: int) -> str:
+    """Gives the name of an IANA protocol number, or the number as text."""
+    return PROTOCOL_NAMES.get(number, str(number))
+
+
+def hook_slot(ifindex: int, namespace: int, direction: int) -> int:
+    """Index of an interface and direction in the map hook_totals."""
+    return ((ifindex + namespace * HOOK_NAMESPACE_STRIDE) % HOOK_SLOTS) * 2 + direction

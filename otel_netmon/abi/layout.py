@@ -1,0 +1,72 @@
+"""The structs of bpf/include/netmon_abi.h as numpy dtypes, little-endian hosts.
+
+Each dtype has the size and the offsets of its C struct; tests/kernel/test_abi.py compiles the header and compares.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+FLOW_KEY = np.dtype(
+    [
+        ("source", "u1", 16),
+        ("destination", "u1", 16),
+        ("ifindex", "<u4"),
+        ("source_port", ">u2"),
+        ("destination_port", ">u2"),
+        ("protocol", "u1"),
+        ("direction", "u1"),
+        ("namespace", "u1"),
+        ("flags", "u1"),
+    ]
+)
+"""struct netmon_flow_key: 44 bytes; addresses in network order, IPv4 as v4-mapped IPv6."""
+
+COUNTERS = np.dtype([("packets", "<u8"), ("bytes", "<u8"), ("extra_packets", "<u8"), ("extra_bytes", "<u8")])
+"""struct netmon_counters: cumulative; extra_* is what unfolding GSO and GRO super-packets adds on the wire."""
+
+FLOW = np.dtype(
+    [
+        ("packets", "<u8"),
+        ("bytes", "<u8"),
+        ("last", "<u8"),
+        ("next_sequence", "<u4"),
+        ("tcp_flags", "<u2"),
+        ("sequence_state", "u1"),
+        ("closing", "u1"),
+        ("extra_packets", "<u8"),
+        ("extra_bytes", "<u8"),
+        ("first_ns", "<u8"),
+        ("initial_sequence", "<u4"),
+        ("retransmits", "<u4"),
+        ("resets", "<u4"),
+        ("ingress_ifindex", "<u4"),
+    ]
+)
+"""struct netmon_flow: 72 bytes; first_ns is CLOCK_MONOTONIC, last is jiffies64 (both capture time in a replay)."""
+
+PROTOCOL_KEY = np.dtype(
+    [
+        ("ifindex", "<u4"),
+        ("ethertype", "<u2"),
+        ("reason", "<u2"),
+        ("protocol", "u1"),
+        ("direction", "u1"),
+        ("namespace", "u1"),
+        ("kind", "u1"),
+    ]
+)
+"""struct netmon_protocol_key: 12 bytes."""
+
+STATE = np.dtype(
+    [
+        ("full_until", "<u8"),
+        ("inserts", "<u8"),
+        ("full_events", "<u8"),
+        ("lost_rows", "<u8"),
+        ("jiffies", "<u8"),
+        ("monotonic_ns", "<u8"),
+        ("zero", "<u8"),
+    ]
+)
+"""struct netmon_state: the one entry of agent_state."""
