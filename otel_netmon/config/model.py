@@ -5,6 +5,7 @@ A key carries its unit in its name. ``Meta.extra`` holds what msgspec does not k
 
 - ``check``: a function of ``config.checks`` for the value, each item of a list, or each entry of a mapping
 - ``secret``: True where print-config must mask the value
+- ``fold_case``: True where the names of a mapping are lower-cased
 """
 
 from __future__ import annotations
@@ -94,7 +95,9 @@ class XdpProbe(Section, frozen=True):
 
     enabled: Annotated[
         bool,
-        Meta(description="Count frames before GRO and the firewall. Off by default: XDP changes how some drivers batch."),
+        Meta(
+            description="Count frames before GRO and the firewall. Off by default: XDP changes how some drivers batch."
+        ),
     ] = False
     mode: Annotated[
         Literal["auto", "native", "generic"],
@@ -108,7 +111,9 @@ class XdpProbe(Section, frozen=True):
 class InterfacesProbe(Section, frozen=True):
     """The reader of the kernel's own interface counters."""
 
-    enabled: Annotated[bool, Meta(description="Export the kernel's interface counters and compare them with ours.")] = True
+    enabled: Annotated[bool, Meta(description="Export the kernel's interface counters and compare them with ours.")] = (
+        True
+    )
 
 
 class Probes(Section, frozen=True):
@@ -142,7 +147,11 @@ class Export(Section, frozen=True):
     ] = 10.0
     timeout_seconds: Annotated[
         float,
-        Meta(description="Longest time one export may take, retries included; then it counts as failed.", ge=0.1, le=3600.0),
+        Meta(
+            description="Longest time one export may take, retries included; then it counts as failed.",
+            ge=0.1,
+            le=3600.0,
+        ),
     ] = 30.0
     shutdown_seconds: Annotated[
         float,
@@ -182,7 +191,7 @@ class Otlp(Section, frozen=True):
         dict[str, str],
         Meta(
             description="Headers (gRPC: metadata) of every request. Names are lower-cased.",
-            extra={"check": checks.header, "secret": True},
+            extra={"check": checks.header, "secret": True, "fold_case": True},
         ),
     ] = {}
     timeout_seconds: Annotated[

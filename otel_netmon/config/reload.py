@@ -1,0 +1,122 @@
+"""What a new configuration changes in a running agent. Pure: two configurations in, a plan out.
+
+The supervisor calls ``attempt`` on SIGHUP. A broken file keeps the old configuration; a good one is compared key by key, and each
+changed key says how far the change reaches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import NamedTuple
+
+from otel_netmon.config.keys import KEYS, Value
+from otel_netmon.config.load import Loaded
+from otel_netmon.config.model import Config
+from otel_netmon.config.origins import value_of
+from otel_netmon.errors import ConfigError
+
+
+class Reach(IntEnum):
+    """How far a change reaches; a plan does what its farthest change needs."""
+
+    NOTHING = 0
+    """Nothing to do."""
+    LIVE = 1
+    """The running processes take it over: attach and detach interfaces. No count is lost."""
+    PIPELINE = 2
+    """The pipeline process starts anew with the same maps: programs stay attached, the kernel's cumulative counts stay."""
+    PROGRAMS = 3
+    """Programs are loaded anew with other constants or maps: counts begin at zero, as after a restart."""
+
+
+_REACH: dict[str, Reach] = {
+    "interfaces": Reach.LIVE,
+    "probes.flows": Reach.PROGRAMS,
+    "probes.flows.idle_seconds": Reach.PIPELINE,
+    "probes.xdp": Reach.PROGRAMS,
+    "probes.interfaces": Reach.PIPELINE,
+    "flows": Reach.PIPELINE,
+    "export": Reach.PIPELINE,
+    "otlp": Reach.PIPELINE,
+    "prometheus": Reach.PIPELINE,
+    "resource": Reach.PIPELINE,
+    "images": Reach.LIVE,  # the next load uses them
+    "log": Reach.PIPELINE,
+}
+
+
+class Change(NamedTuple):
+    """One key with another value. ``old`` and ``new`` may be secrets: log ``key`` only where it says so."""
+
+    key: str
+    old: Value
+    new: Value
+    reach: Reach
+    secret: bool
+
+
+class Plan(NamedTuple):
+    """All changes between two configurations, in the order of the model."""
+
+    changes: tuple[Change, ...]
+
+    @property
+    def reach(self) -> Reach:
+        """The farthest reach of all changes; ``NOTHING`` when there are none."""
+        return max((change.reach for change in self.changes), default=Reach.NOTHING)
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The sections with a change: ``interfaces``, ``probes.flows``."""
+        return tuple(dict.fromkeys(change.key.rpartition(".")[0] for change in self.changes))
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The dotted keys that changed."""
+        return tuple(change.key for change in self.changes)
+
+
+class Attempt(NamedTuple):
+    """The outcome of a reload.
+
+    Attributes:
+        loaded: what is in effect from now on: the new configuration, or the old one when ``error`` is set.
+        plan: what changed; empty when ``error`` is set.
+        error: why the new configuration was refused, or None.
+    """
+
+    loaded: Loaded
+    plan: Plan
+    error: ConfigError | None
+
+
+def compare(old: Config, new: Config) -> Plan:
+    """What has to be done to get from one configuration to the other."""
+    changes: list[Change] = []
+    for key in KEYS.values():
+        before, after = value_of(old, key.name), value_of(new, key.name)
+        if before != after:
+            changes.append(Change(key.name, before, after, reach_of(key.name), key.secret))
+    return Plan(tuple(changes))
+
+
+def reach_of(name: str) -> Reach:
+    """How far a change of this dotted key reaches: the entry of the key itself or of its nearest section."""
+    while name not in _REACH:
+        name = name.rpartition(".")[0]
+    return _REACH[name]
+
+
+def attempt(current: Loaded, read: Callable[[], Loaded]) -> Attempt:
+    """Read the configuration again and compare.
+
+    Args:
+        current: what is in effect.
+        read: reads all sources again, for example ``partial(load, …)`` with the arguments of the start.
+    """
+    try:
+        loaded = read()
+    except ConfigError as error:
+        return Attempt(current, Plan(()), error)
+    return Attempt(loaded, compare(current.config, loaded.config), None)
