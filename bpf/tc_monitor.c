@@ -161,14 +161,10 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 		p.flow.namespace = late_namespace();
 		p.flow.flags = direction == NETMON_TRANSMIT && skb->ingress_ifindex ? NETMON_FLOW_FORWARDED : 0;
 		if (!count_flow(skb, &p, length, payload, &amount))
-			count_row(&p, NETMON_KIND_OVERFLOW, ifindex, direction, &amount);
+			count_row(&p, p.flow.flags ? NETMON_KIND_OVERFLOW_FORWARDED : NETMON_KIND_OVERFLOW, ifindex, direction,
+				  &amount);
 	} else {
 		count_row(&p, p.kind, ifindex, direction, &amount);
-	}
-	if (late_replay()) {
-		/* Tell the replay what this one was: it prints counted and unparsed, not just sums. */
-		skb->cb[2] = p.kind;
-		skb->cb[3] = p.reason;
 	}
 	return VERDICT;
 }

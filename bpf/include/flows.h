@@ -35,17 +35,18 @@ static __always_inline void tcp_sequence(struct netmon_flow *flow, const struct 
 	if (flags & TCP_RST)
 		__sync_fetch_and_add(&flow->resets, 1);
 	if (flags & TCP_SYN) {
-		if ((flow->sequence_state & 2) && flow->initial_sequence == sequence) {
+		if ((flow->sequence_state & NETMON_SEQUENCE_INITIAL) && flow->initial_sequence == sequence) {
 			flow->retransmits += segments;
 			if ((s32)(end - flow->next_sequence) > 0)
 				flow->next_sequence = end;
 			return;
 		}
 		flow->initial_sequence = sequence;
-		flow->sequence_state = 3;
+		flow->sequence_state = NETMON_SEQUENCE_NEXT | NETMON_SEQUENCE_INITIAL |
+				       (flags & TCP_ACK ? NETMON_SEQUENCE_SERVER : NETMON_SEQUENCE_CLIENT);
 		flow->next_sequence = end;
-	} else if (!(flow->sequence_state & 1)) {
-		flow->sequence_state |= 1;
+	} else if (!(flow->sequence_state & NETMON_SEQUENCE_NEXT)) {
+		flow->sequence_state |= NETMON_SEQUENCE_NEXT;
 		flow->next_sequence = end;
 	} else if (space) {
 		s32 ahead = sequence - flow->next_sequence;
@@ -64,10 +65,11 @@ static __always_inline u32 tcp_payload(struct __sk_buff *skb, const struct packe
 {
 	u32 header = p->headers - p->network_offset;
 	u32 network = p->network_length;
+	u32 present = length - p->network_offset;
 
-	/* Offloads leave the IP length at 0 where it does not fit (BIG TCP, TSO seen by a capture). */
-	if (!network || network < header)
-		network = length - p->network_offset;
+	/* Offloads leave the IP length at 0 where it does not fit (BIG TCP, TSO seen by a capture); some headers lie. */
+	if (network < header || network > present)
+		network = present;
 	return network > header ? network - header : 0;
 }
 

@@ -33,6 +33,7 @@
 #define TCP_FIN 0x01
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
+#define TCP_ACK 0x10
 
 /* What the parser found. Offsets are from the start of the frame as the hook hands it over. */
 struct packet {

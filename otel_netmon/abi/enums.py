@@ -18,6 +18,9 @@ SWEEP_HEADER_SIZE = 16
 
 FLOW_FORWARDED = 1
 
+SEQUENCE_CLIENT = 4
+SEQUENCE_SERVER = 8
+
 
 class Direction(IntEnum):
     """Which way a frame crossed the interface, seen from the host (semconv network.io.direction)."""
@@ -33,6 +36,7 @@ class Kind(IntEnum):
     OVERFLOW = 1
     OTHER = 2
     UNPARSED = 3
+    OVERFLOW_FORWARDED = 4
 
 
 class Reason(IntEnum):

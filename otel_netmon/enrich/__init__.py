@@ -1,0 +1,1 @@
+"""Names for what the kernel counts by number. Never blocks."""
