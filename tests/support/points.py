@@ -1,0 +1,207 @@
+"""Metric points as a collector says that it received them, from the collector's own output."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Scalar = str | int | float | bool
+AttributeValue = Scalar | Sequence[Scalar]
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A histogram point: ``len(counts) == len(bounds) + 1``."""
+
+    count: int
+    sum: float
+    bounds: list[float]
+    counts: list[int]
+
+
+class Point(NamedTuple):
+    """One data point. Times are Unix nanoseconds; ``start_time`` is 0 where there is none (gauges)."""
+
+    name: str
+    unit: str
+    kind: str  # sum, gauge, histogram
+    attributes: Mapping[str, AttributeValue]
+    value: int | float | Histogram
+    start_time: int
+    time: int
+    resource: Mapping[str, AttributeValue]
+
+
+# ------------------------------------------------------------------------------ OTLP JSON (the collector's file exporter)
+def points_of_otlp_json(text: str) -> list[Point]:
+    """Reads lines of OTLP JSON, one ``MetricsData`` each; a last line without its end is not read yet."""
+    complete = text[: text.rfind("\n") + 1]
+    return [point for line in complete.splitlines() for point in _metrics_data(json.loads(line))]
+
+
+def _metrics_data(data: dict[str, Any]) -> Iterator[Point]:
+    for resource_metrics in data["resourceMetrics"]:
+        resource = _attributes(resource_metrics["resource"].get("attributes", []))
+        for scope_metrics in resource_metrics["scopeMetrics"]:
+            for metric in scope_metrics["metrics"]:
+                kind = next(name for name in ("sum", "gauge", "histogram") if name in metric)
+                for point in metric[kind]["dataPoints"]:
+                    yield Point(
+                        name=metric["name"],
+                        unit=metric.get("unit", ""),
+                        kind=kind,
+                        attributes=_attributes(point.get("attributes", [])),
+                        value=_histogram(point) if kind == "histogram" else _number(point),
+                        start_time=int(point.get("startTimeUnixNano", 0)),
+                        time=int(point["timeUnixNano"]),
+                        resource=resource,
+                    )
+
+
+def _number(point: dict[str, Any]) -> int | float:
+    return int(point["asInt"]) if "asInt" in point else float(point["asDouble"])
+
+
+def _histogram(point: dict[str, Any]) -> Histogram:
+    return Histogram(
+        count=int(point.get("count", 0)),
+        sum=float(point.get("sum", 0)),
+        bounds=[float(bound) for bound in point.get("explicitBounds", [])],
+        counts=[int(count) for count in point.get("bucketCounts", [])],
+    )
+
+
+def _attributes(pairs: list[dict[str, Any]]) -> dict[str, AttributeValue]:
+    return {pair["key"]: _value(pair["value"]) for pair in pairs}
+
+
+def _value(value: dict[str, Any]) -> AttributeValue:
+    ((kind, content),) = value.items()
+    if kind == "arrayValue":
+        return [_scalar(*next(iter(element.items()))) for element in content.get("values", [])]
+    return _scalar(kind, content)
+
+
+def _scalar(kind: str, content: Any) -> Scalar:
+    convert: dict[str, Callable[[Any], Scalar]]
+    convert = {"stringValue": str, "intValue": int, "doubleValue": float, "boolValue": bool}
+    return convert[kind](content)
+
+
+# ----------------------------------------------------------------------------------- the detailed debug log of rotel
+_ATTRIBUTE = re.compile(r" {5}-> (?P<key>.+?): (?P<value>(?:Str|Int|Double|Bool|Slice)\(.*\))", re.DOTALL)
+_FIELD = re.compile(r"(?: {5}-> )?(?P<name>[A-Z][A-Za-z]*): ?(?P<value>.*)", re.DOTALL)
+_BUCKET = re.compile(r"Buckets #\d+, Count: (\d+)")
+_BOUND = re.compile(r"ExplicitBounds #\d+: (.+)")
+_POINT = re.compile(r"(Number|Histogram)DataPoints #\d+")
+_HEADING = re.compile(
+    r"(?P<heading>Resource attributes:|Data point attributes:|InstrumentationScope .*|Descriptor:"
+    r"|(?:ResourceMetrics|ScopeMetrics|Metric) #\d+|(?:Resource|ScopeMetrics) SchemaURL: .*)"
+)
+_LOG_LINE = re.compile(r"\d{4}-\d{2}-\d{2}T[\d:.]+Z +[A-Z]+ ")
+_SCALAR = re.compile(r"(Str|Int|Double|Bool)\(((?:[^()]|\([^()]*\))*)\)")
+
+
+class _Open:
+    """The point that is being read."""
+
+    def __init__(self, name: str, unit: str, kind: str, resource: dict[str, AttributeValue]) -> None:
+        self.name, self.unit, self.kind, self.resource = name, unit, kind, resource
+        self.attributes: dict[str, AttributeValue] = {}
+        self.fields: dict[str, str] = {}
+        self.bounds: list[float] = []
+        self.counts: list[int] = []
+
+    @property
+    def complete(self) -> bool:
+        if self.kind == "histogram":
+            return "Sum" in self.fields and len(self.counts) == len(self.bounds) + 1
+        return "Value" in self.fields
+
+    def point(self) -> Point:
+        if not self.complete:
+            msg = f"the collector's log breaks off inside a point of {self.name}"
+            raise ValueError(msg)
+        value: int | float | Histogram
+        if self.kind == "histogram":
+            value = Histogram(int(self.fields["Count"]), float(self.fields["Sum"]), self.bounds, self.counts)
+        else:
+            value = _rust_number(self.fields["Value"])
+        times = int(self.fields["StartTimestamp"]), int(self.fields["Timestamp"])
+        return Point(self.name, self.unit, self.kind, self.attributes, value, *times, self.resource)
+
+
+def points_of_rotel_log(text: str) -> list[Point]:
+    """Reads what rotel prints with ROTEL_DEBUG_LOG_VERBOSITY=detailed; a last point that is not whole is not read yet.
+
+    A whole floating point number is printed like an integer and is returned as one: they compare equal.
+    """
+    points: list[Point] = []
+    resource: dict[str, AttributeValue] = {}
+    into: dict[str, AttributeValue] = {}
+    metric: dict[str, str] = {}
+    current: _Open | None = None
+    for line in _joined(text[: text.rfind("\n") + 1]):
+        if (match := _POINT.fullmatch(line)) or _HEADING.fullmatch(line) or _LOG_LINE.match(line):
+            if current is not None and line != "Data point attributes:":
+                points.append(current.point())
+                current = None
+            if match:
+                kind = {"Sum": "sum", "Gauge": "gauge", "Histogram": "histogram"}[metric["DataType"]]
+                current = _Open(metric["Name"], metric["Unit"], kind, resource)
+            elif line == "Resource attributes:":
+                into = resource = {}
+            elif line == "Data point attributes:" and current is not None:
+                into = current.attributes
+            elif line.startswith("InstrumentationScope "):
+                into = {}  # a scope's own attributes are no part of a point
+            elif line == "Descriptor:":
+                metric = {}
+        elif match := _ATTRIBUTE.fullmatch(line):
+            into[match["key"]] = _rotel_value(match["value"])
+        elif current is not None and (match := _BUCKET.fullmatch(line)):
+            current.counts.append(int(match[1]))
+        elif current is not None and (match := _BOUND.fullmatch(line)):
+            current.bounds.append(float(match[1]))
+        elif match := _FIELD.fullmatch(line):
+            (metric if current is None else current.fields)[match["name"]] = match["value"]
+        else:
+            msg = f"not a line of the collector's debug log: {line!r}"
+            raise ValueError(msg)
+    if current is not None and current.complete:
+        points.append(current.point())
+    return points
+
+
+def _joined(text: str) -> Iterator[str]:
+    """The lines, with a string value that holds line breaks put together again: it ends with its bracket.
+
+    A line break behind a bracket inside a value cannot be told from the end of the value; the line after it is refused.
+    """
+    pending = ""
+    for line in text.splitlines():
+        pending = f"{pending}\n{line}" if pending else line
+        if " -> " in pending and ": Str(" in pending and not pending.endswith(")"):
+            continue
+        yield pending
+        pending = ""
+
+
+def _rotel_value(text: str) -> AttributeValue:
+    if text.startswith("Slice("):
+        return [_rotel_scalar(kind, content) for kind, content in _SCALAR.findall(text[len("Slice(") : -1])]
+    kind, _, content = text.partition("(")
+    return _rotel_scalar(kind, content[:-1])
+
+
+def _rotel_scalar(kind: str, content: str) -> Scalar:
+    convert: dict[str, Callable[[str], Scalar]]
+    convert = {"Str": str, "Int": int, "Double": float, "Bool": lambda text: text == "true"}
+    return convert[kind](content)
+
+
+def _rust_number(text: str) -> int | float:
+    return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
