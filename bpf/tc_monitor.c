@@ -143,16 +143,6 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 		unfold(skb, &p, &amount);
 	}
 
-	total = hook_totals.lookup(&slot);
-	if (total) {
-		total->packets += 1;
-		total->bytes += amount.bytes;
-		if (amount.extra_packets) {
-			total->extra_packets += amount.extra_packets;
-			total->extra_bytes += amount.extra_bytes;
-		}
-	}
-
 	if (p.kind == NETMON_KIND_FLOW) {
 		u32 payload = p.tcp ? tcp_payload(skb, &p, length) : 0;
 
@@ -165,6 +155,16 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 				  &amount);
 	} else {
 		count_row(&p, p.kind, ifindex, direction, &amount);
+	}
+	/* Last: what a reader finds here is already in the rows that it reads next. */
+	total = hook_totals.lookup(&slot);
+	if (total) {
+		total->packets += 1;
+		total->bytes += amount.bytes;
+		if (amount.extra_packets) {
+			total->extra_packets += amount.extra_packets;
+			total->extra_bytes += amount.extra_bytes;
+		}
 	}
 	return VERDICT;
 }

@@ -1,0 +1,10 @@
+"""One declarative record per feature: what it runs, where, what it needs, what it gives."""
+
+from __future__ import annotations
+
+from otel_netmon.probes.base import Probe
+from otel_netmon.probes.flows import FLOWS
+from otel_netmon.probes.interfaces import INTERFACES
+from otel_netmon.probes.xdp import XDP
+
+PROBES: dict[str, Probe] = {probe.name: probe for probe in (FLOWS, XDP, INTERFACES)}
