@@ -1,0 +1,1 @@
+"""Records to OpenTelemetry: the catalogue of names, the points of one cycle, the resource."""

@@ -1,0 +1,290 @@
+"""The catalogue: every metric and attribute this agent exports, defined once.
+
+Exporters, ``docs/metrics.md`` and the drift tests come from here. Names, units and kinds with the source ``semconv`` are those of
+the OpenTelemetry semantic conventions at ``SCHEMA_URL``; ``otelcol`` marks the names of the OpenTelemetry Collector's own
+telemetry; ``otel`` the OpenTelemetry specification; ``netmon`` our own. ``python -m otel_netmon.otel.catalogue`` prints the page.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from otel_netmon.otel import prometheus_names
+
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
+"""Semantic conventions this release is written against."""
+
+SCOPE_NAME = "otel_netmon"
+"""Instrumentation scope of all metrics."""
+
+Source = Literal["semconv", "otel", "otelcol", "netmon"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An attribute key: meaning, value type and examples of its values."""
+
+    description: str
+    type: type[str | int | bool]
+    examples: tuple[str | int | bool, ...]
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric: its identity in the OpenTelemetry data model and what its numbers mean.
+
+    Attributes:
+        unit: UCUM, annotations in braces.
+        kind: counter (monotonic sum), updowncounter (sum) or gauge.
+        value_type: int or float; points are converted to it, so that a series never changes its number type.
+        attributes: all keys a point may carry. A key without a meaning for a point is left out of it.
+        prometheus_only: served to Prometheus and not sent by OTLP.
+    """
+
+    name: str
+    unit: str
+    kind: prometheus_names.Kind
+    value_type: type[int | float]
+    description: str
+    attributes: tuple[str, ...]
+    source: Source = "netmon"
+    prometheus_only: bool = False
+
+    @property
+    def prometheus_name(self) -> str:
+        """Name of its series in Prometheus."""
+        return prometheus_names.sample_name(self.name, self.unit, self.kind)
+
+
+ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
+    {
+        "network.interface.name": Attribute("Name of the network interface.", str, ("eth0", "lo"), "semconv"),
+        "network.io.direction": Attribute(
+            "Direction as the interface sees it. For a flow: at the edge interface that counted it.",
+            str,
+            ("receive", "transmit"),
+            "semconv",
+        ),
+        "network.type": Attribute(
+            "Network layer. Beside the values of the conventions: `arp`, and `other` for the rest.",
+            str,
+            ("ipv4", "ipv6", "arp", "other"),
+            "semconv",
+        ),
+        "network.transport": Attribute(
+            "Transport layer, by its IANA name in lower case or its protocol number. Left out above a network layer that has none.",
+            str,
+            ("tcp", "udp", "icmp", "ipv6-icmp", "sctp", "47"),
+            "semconv",
+        ),
+        "client.address": Attribute(
+            "Address of the side that opened the conversation.", str, ("10.0.0.7", "2001:db8::7"), "semconv"
+        ),
+        "server.address": Attribute(
+            "Address of the side that was called.", str, ("192.0.2.10", "2001:db8::10"), "semconv"
+        ),
+        "server.port": Attribute(
+            "Port that was called. Left out for transports without ports.", int, (443, 53), "semconv"
+        ),
+        "otel.metric.overflow": Attribute(
+            "True on the one point of each direction that holds everything beyond the exported flows, exactly.",
+            bool,
+            (True,),
+            "otel",
+        ),
+        "netmon.network.namespace": Attribute(
+            "Network namespace of the interface. Left out for the agent's own.",
+            str,
+            ("blue", "/proc/4242/ns/net"),
+            "netmon",
+        ),
+        "netmon.stage": Attribute("Stage of the pipeline.", str, ("kernel", "decode", "queue", "export"), "netmon"),
+        "netmon.outcome": Attribute("What became of the items.", str, ("delivered", "dropped"), "netmon"),
+        "netmon.reason": Attribute(
+            "Why. Left out where there is nothing to explain.", str, ("superseded", "connection"), "netmon"
+        ),
+        "netmon.signal": Attribute("Kind of the items.", str, ("packets", "metric_points"), "netmon"),
+        "netmon.probe": Attribute("Name of the probe.", str, ("flows", "xdp", "interfaces"), "netmon"),
+        "netmon.state": Attribute("State of the probe.", str, ("ok", "degraded", "off"), "netmon"),
+        "netmon.bpf.program.name": Attribute("Name of the eBPF program.", str, ("netmon_ingress",), "netmon"),
+        "netmon.bpf.map.name": Attribute("Name of the eBPF map.", str, ("flow_table",), "netmon"),
+        "receiver": Attribute("Always `otel_netmon`.", str, ("otel_netmon",), "otelcol"),
+        "transport": Attribute("Always `ebpf`.", str, ("ebpf",), "otelcol"),
+    }
+)
+
+_INTERFACE = ("network.interface.name", "network.io.direction", "netmon.network.namespace")
+_PROTOCOL = (*_INTERFACE, "network.type", "network.transport")
+_FLOW = (
+    "client.address",
+    "server.address",
+    "server.port",
+    "network.transport",
+    "network.io.direction",
+    "otel.metric.overflow",
+)
+_RECEIVER = ("receiver", "transport")
+_WIRE = "wire segments after unfolding GSO and GRO, not what the stack handed over"
+
+
+def _metrics() -> Iterable[Metric]:
+    yield Metric(
+        "system.network.io", "By", "counter", int,
+        "Layer-2 bytes of the interface, from the kernel's own interface statistics.",
+        _INTERFACE, "semconv",
+    )  # fmt: skip
+    yield Metric(
+        "system.network.packet.count", "{packet}", "counter", int,
+        "Packets of the interface, from the kernel's own interface statistics. Virtual interfaces count a GSO packet once, "
+        "before it is cut into wire segments.",
+        _INTERFACE, "semconv",
+    )  # fmt: skip
+    yield Metric(
+        "system.network.packet.dropped", "{packet}", "counter", int,
+        "Packets dropped without an error, from the kernel's own interface statistics.",
+        _INTERFACE, "semconv",
+    )  # fmt: skip
+    yield Metric(
+        "system.network.errors", "{error}", "counter", int,
+        "Errors of the interface, from the kernel's own interface statistics.",
+        _INTERFACE, "semconv",
+    )  # fmt: skip
+    yield Metric(
+        "netmon.protocol.io", "By", "counter", int,
+        f"Layer-2 bytes as the interface counts them, by network and transport protocol: {_WIRE}, each with its headers.",
+        _PROTOCOL,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.protocol.packets", "{packet}", "counter", int,
+        f"Packets by network and transport protocol: {_WIRE}.",
+        _PROTOCOL,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.flow.io", "By", "counter", int,
+        f"Layer-2 bytes as the interface counts them, of the largest flows: {_WIRE}, each with its headers. A packet counts at "
+        "one edge interface only. All other flows are in the point with otel.metric.overflow, exactly.",
+        _FLOW,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.flow.packets", "{packet}", "counter", int,
+        f"Packets of the largest flows: {_WIRE}. A packet counts at one edge interface only. All other flows are in the point "
+        "with otel.metric.overflow, exactly.",
+        _FLOW,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.coverage", "1", "gauge", float,
+        "Share of the kernel's own packet count of the interface that the eBPF programs saw, packets compared as the stack "
+        "handed them over.",
+        _INTERFACE,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.pipeline.items", "{item}", "counter", int,
+        "Items that entered a stage of the pipeline, by what became of them. At each stage, produced is the sum of delivered "
+        "and dropped.",
+        ("netmon.stage", "netmon.outcome", "netmon.reason", "netmon.signal"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.probe.state", "1", "gauge", int,
+        "1 for the state that a probe is in.",
+        ("netmon.probe", "netmon.state", "netmon.reason"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.bpf.program.runs", "{run}", "counter", int,
+        "Runs of an eBPF program, all its attachments together, as the kernel counts them while its statistics are on.",
+        ("netmon.bpf.program.name",),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.bpf.program.run_time", "s", "counter", float,
+        "Time spent in an eBPF program, all its attachments together, as the kernel counts it while its statistics are on.",
+        ("netmon.bpf.program.name",),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.bpf.map.entries", "{entry}", "updowncounter", int,
+        "Entries in use in an eBPF map.",
+        ("netmon.bpf.map.name",),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.bpf.map.capacity", "{entry}", "updowncounter", int,
+        "Entries an eBPF map can hold.",
+        ("netmon.bpf.map.name",),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.series.active", "{series}", "updowncounter", int,
+        "Series exported in this cycle.",
+        (),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.series.limit", "{series}", "updowncounter", int,
+        "Series the agent exports at most in one cycle.",
+        (),
+    )  # fmt: skip
+    for outcome, meaning in (
+        ("accepted", "pushed into the pipeline"),
+        ("refused", "that the pipeline did not take"),
+        ("failed", "that failed inside the receiver"),
+    ):
+        yield Metric(
+            f"otelcol_receiver_{outcome}_metric_points", "{datapoint}", "counter", int,
+            f"Metric points {meaning}, named as a collector's receiver names them.",
+            _RECEIVER, "otelcol", prometheus_only=True,
+        )  # fmt: skip
+
+
+CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _metrics()})
+
+
+def markdown() -> str:
+    """The page docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "Generated from the catalogue by `python -m otel_netmon.otel.catalogue`; do not edit.",
+        "",
+        f"Semantic conventions: <{SCHEMA_URL}>. Instrumentation scope: `{SCOPE_NAME}`. Sums are cumulative.",
+        "Sources: `semconv` the OpenTelemetry semantic conventions, `otel` the OpenTelemetry specification, `otelcol` the",
+        "OpenTelemetry Collector's own telemetry, `netmon` this project. Prometheus names follow from the OpenTelemetry ones by",
+        "the specification's compatibility rules.",
+    ]
+    for metric in CATALOGUE.values():
+        keys = ", ".join(f"`{key}`" for key in metric.attributes) or "none"
+        row = (
+            f"| {metric.kind} | `{metric.unit}` | {metric.value_type.__name__} | {metric.source} "
+            f"| `{metric.prometheus_name}` | {'no' if metric.prometheus_only else 'yes'} |"
+        )
+        lines += [
+            "",
+            f"## {metric.name}",
+            "",
+            metric.description,
+            "",
+            "| kind | unit | value | source | Prometheus | sent by OTLP |",
+            "|---|---|---|---|---|---|",
+            row,
+            "",
+            f"Attributes: {keys}.",
+        ]
+    lines += [
+        "",
+        "# Attributes",
+        "",
+        "| key | Prometheus label | type | meaning | examples | source |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key, attribute in ATTRIBUTES.items():
+        examples = ", ".join(
+            f"`{str(value).lower() if isinstance(value, bool) else value}`" for value in attribute.examples
+        )
+        lines.append(
+            f"| `{key}` | `{prometheus_names.label_name(key)}` | {attribute.type.__name__} | {attribute.description} "
+            f"| {examples} | {attribute.source} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

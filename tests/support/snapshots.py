@@ -1,0 +1,35 @@
+"""Snapshots to export: one with every metric of the catalogue, and ones of any size."""
+
+from __future__ import annotations
+
+from otel_netmon.otel.catalogue import ATTRIBUTES, CATALOGUE
+from otel_netmon.otel.points import Point, Snapshot
+
+START, END = 1_700_000_000_000_000_001, 1_700_000_010_000_000_003
+OVERFLOW = {"network.io.direction": "receive", "otel.metric.overflow": True}
+
+
+def every_metric() -> Snapshot:
+    """Two points of each metric, the second with other values of all attributes where they have some, flows with their rest."""
+    points: dict[str, list[Point]] = {}
+    for number, metric in enumerate(CATALOGUE.values(), start=1):
+        keys = [key for key in metric.attributes if key not in {"otel.metric.overflow", "netmon.network.namespace"}]
+        sets = {
+            tuple((key, ATTRIBUTES[key].examples[i % len(ATTRIBUTES[key].examples)]) for key in keys) for i in (0, 1)
+        }
+        points[metric.name] = [
+            Point(dict(pairs), metric.value_type(1000 * number + i), START)
+            for i, pairs in enumerate(sorted(sets, key=repr))
+        ]
+        if "otel.metric.overflow" in metric.attributes:
+            points[metric.name].append(Point(OVERFLOW, 2**53 + 1, START))
+    return Snapshot(END, points)
+
+
+def flows(count: int, *, time_unix_nano: int = END) -> Snapshot:
+    """``count`` points of netmon.flow.packets with the values 1 to ``count``."""
+    points = [
+        Point({"client.address": "10.0.0.1", "server.address": "10.0.0.2", "server.port": port}, port, START)
+        for port in range(1, count + 1)
+    ]
+    return Snapshot(time_unix_nano, {"netmon.flow.packets": points})

@@ -1,0 +1,122 @@
+"""Snapshots, their text, and the MetricsData made of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
+from opentelemetry.sdk.resources import Resource
+
+from otel_netmon import __version__
+from otel_netmon.otel.catalogue import CATALOGUE, SCHEMA_URL
+from otel_netmon.otel.metrics_data import batches, count_points
+from otel_netmon.otel.points import Point, Snapshot, portable_text
+from support.snapshots import END, START, every_metric, flows
+
+RESOURCE = Resource({"service.name": "test"}, SCHEMA_URL)
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+
+
+@pytest.mark.parametrize(
+    ("text", "portable"),
+    [
+        ("eth0", "eth0"),
+        ("größe", "größe"),
+        ("a\x00b", "a\ufffd0000b"),
+        (b"e\xff".decode("utf-8", "surrogateescape"), "e\ufffddcff"),
+        ("\ufffd", "\ufffdfffd"),
+    ],
+)
+def test_portable_text(text: str, portable: str) -> None:
+    assert portable_text(text) == portable
+
+
+@given(st.sets(ANY_TEXT, max_size=5))
+def test_portable_text_is_utf8_without_nul_and_keeps_different_texts_different(texts: set[str]) -> None:
+    portable = {portable_text(text) for text in texts}
+    assert len(portable) == len(texts)
+    assert b"\x00" not in "".join(sorted(portable)).encode()
+
+
+def test_points_are_immutable() -> None:
+    point = Point({}, 1, START)
+    with pytest.raises(AttributeError):
+        point.value = 2  # type: ignore[misc]
+
+
+def test_every_metric_reaches_protobuf_by_value() -> None:
+    snapshot = every_metric()
+    ((count, data),) = batches(snapshot, RESOURCE, 10_000)
+    (resource_metrics,) = encode_metrics(data).resource_metrics
+    (scope_metrics,) = resource_metrics.scope_metrics
+    assert resource_metrics.schema_url == scope_metrics.schema_url == SCHEMA_URL
+    assert (scope_metrics.scope.name, scope_metrics.scope.version) == ("otel_netmon", __version__)
+    sent = {metric.name: metric for metric in scope_metrics.metrics}
+    assert sent.keys() == {name for name, metric in CATALOGUE.items() if not metric.prometheus_only}
+    assert count == count_points(snapshot) == sum(len(snapshot.points[name]) for name in sent)
+    for name, metric in sent.items():
+        definition = CATALOGUE[name]
+        assert (metric.unit, metric.description) == (definition.unit, definition.description)
+        assert metric.WhichOneof("data") == ("gauge" if definition.kind == "gauge" else "sum")
+        if definition.kind != "gauge":
+            assert metric.sum.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+            assert metric.sum.is_monotonic == (definition.kind == "counter")
+        points = getattr(metric, metric.WhichOneof("data") or "").data_points
+        for point, original in zip(points, snapshot.points[name], strict=True):
+            field = "as_int" if definition.value_type is int else "as_double"
+            assert point.WhichOneof("value") == field
+            assert getattr(point, field) == original.value
+            assert point.time_unix_nano == END
+            assert point.start_time_unix_nano == (0 if definition.kind == "gauge" else START)
+            values = {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "") for pair in point.attributes}
+            assert values == original.attributes
+
+
+@pytest.mark.parametrize(
+    ("points", "size", "expected"), [(10, 3, [3, 3, 3, 1]), (6, 3, [3, 3]), (0, 3, []), (2, 3, [2])]
+)
+def test_batches_hold_every_point_once(points: int, size: int, expected: list[int]) -> None:
+    cut = list(batches(flows(points), RESOURCE, size))
+    assert [count for count, _ in cut] == expected
+    values = [
+        point.value
+        for _, data in cut
+        for metric in data.resource_metrics[0].scope_metrics[0].metrics
+        for point in metric.data.data_points
+    ]
+    assert values == list(range(1, points + 1))
+
+
+def test_a_batch_goes_over_several_metrics() -> None:
+    point = Point({}, 1, START)
+    names = ["netmon.series.active", "netmon.series.limit", "netmon.flow.io"]
+    snapshot = Snapshot(END, {name: [point] for name in names})
+    cut = [
+        [metric.name for metric in data.resource_metrics[0].scope_metrics[0].metrics]
+        for _, data in batches(snapshot, RESOURCE, 2)
+    ]
+    assert cut == [names[:2], names[2:]]
+
+
+def test_numbers_of_numpy_become_the_type_of_the_metric() -> None:
+    snapshot = Snapshot(
+        END,
+        {
+            "netmon.flow.io": [Point({}, np.uint64(2**53 + 1), START)],  # type: ignore[arg-type]
+            "netmon.coverage": [Point({}, 1, START)],
+        },
+    )
+    ((_, data),) = batches(snapshot, RESOURCE, 10)
+    flow, coverage = encode_metrics(data).resource_metrics[0].scope_metrics[0].metrics
+    assert flow.sum.data_points[0].as_int == 2**53 + 1
+    assert coverage.gauge.data_points[0].WhichOneof("value") == "as_double"
+
+
+def test_hostile_text_reaches_protobuf() -> None:
+    name = '\udcff\x00\n"' + 65536 * "x"
+    snapshot = Snapshot(END, {"system.network.io": [Point({"network.interface.name": name}, 1, START)]})
+    ((_, data),) = batches(snapshot, RESOURCE, 10)
+    (point,) = encode_metrics(data).resource_metrics[0].scope_metrics[0].metrics[0].sum.data_points
+    assert point.attributes[0].value.string_value == portable_text(name)
