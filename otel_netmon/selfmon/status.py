@@ -1,0 +1,185 @@
+"""The document of /status: what the agent observes and how it is, for people and for ``otel-netmon top``. A stable interface.
+
+Rates are over the last cycle. ``build`` makes the document, ``problems`` checks one.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
+
+from otel_netmon import __version__
+
+
+class ProbeStatus(TypedDict):
+    """One probe; ``reason`` is a word and empty when the state is ok, ``detail`` is for people."""
+
+    name: str
+    state: Literal["ok", "degraded", "off"]
+    reason: str
+    detail: str
+
+
+class StageStatus(TypedDict):
+    """Items of one stage since the start: produced = delivered + the sum of dropped."""
+
+    delivered: int
+    dropped: dict[str, int]
+
+
+class DirectionStatus(TypedDict):
+    """One direction of an interface: wire packets and layer-2 bytes since the start.
+
+    ``coverage`` is the share of the kernel's own packet count that was seen, None where the kernel has counted nothing.
+    """
+
+    packets: int
+    bytes: int
+    packets_per_second: float
+    bytes_per_second: float
+    coverage: float | None
+
+
+class InterfaceStatus(TypedDict):
+    """One interface; ``edge`` tells whether flows are counted here, ``hooks`` how each hook is attached."""
+
+    name: str
+    index: int
+    namespace: str
+    kind: str
+    edge: bool
+    hooks: dict[str, str]
+    receive: DirectionStatus
+    transmit: DirectionStatus
+
+
+class FlowStatus(TypedDict):
+    """One direction of a conversation; ``port`` is the server's, None for transports without ports."""
+
+    client: str
+    server: str
+    port: int | None
+    transport: str
+    direction: Literal["receive", "transmit"]
+    bytes_per_second: float
+    packets_per_second: float
+    bytes: int
+    packets: int
+
+
+class FlowsStatus(TypedDict):
+    """The kernel's flow table and its largest flows."""
+
+    live: int
+    capacity: int
+    top: list[FlowStatus]
+
+
+class OtlpStatus(TypedDict):
+    """What has become of the points, and how the collector is.
+
+    ``points_offered`` = ``points_delivered`` + the sum of ``points_dropped`` + ``points_pending``.
+    """
+
+    endpoint: str
+    protocol: str
+    points_offered: int
+    points_delivered: int
+    points_dropped: dict[str, int]
+    points_pending: int
+    requests: int
+    last_error: str | None
+    last_success_unix_nano: int | None
+
+
+class PrometheusStatus(TypedDict):
+    """Where the page is served."""
+
+    listen: str
+
+
+class ExportStatus(TypedDict, total=False):
+    """Where the metrics go; an exporter that is off is left out."""
+
+    otlp: OtlpStatus
+    prometheus: PrometheusStatus
+
+
+class Status(TypedDict):
+    """The whole document."""
+
+    version: str
+    uptime_seconds: float
+    interval_seconds: float
+    probes: list[ProbeStatus]
+    stages: dict[str, StageStatus]
+    interfaces: list[InterfaceStatus]
+    flows: FlowsStatus
+    export: ExportStatus
+
+
+def build(
+    *,
+    uptime_seconds: float,
+    interval_seconds: float,
+    probes: Sequence[ProbeStatus],
+    stages: Mapping[str, StageStatus],
+    interfaces: Sequence[InterfaceStatus],
+    flows: FlowsStatus,
+    export: ExportStatus,
+) -> Status:
+    """The document of this agent version."""
+    return Status(
+        version=__version__,
+        uptime_seconds=round(uptime_seconds, 3),
+        interval_seconds=interval_seconds,
+        probes=list(probes),
+        stages=dict(stages),
+        interfaces=list(interfaces),
+        flows=flows,
+        export=export,
+    )
+
+
+def problems(document: object) -> list[str]:
+    """Where a document, as JSON gave it back, departs from ``Status``; each with its path."""
+    return list(_problems(document, Status, "status"))
+
+
+def _problems(value: object, expected: Any, path: str) -> list[str]:
+    origin, arguments = get_origin(expected), get_args(expected)
+    if is_typeddict(expected):
+        return _dict_problems(value, expected, path)
+    if origin is Literal:
+        return [] if value in arguments else [f"{path}: {value!r} is none of {', '.join(map(repr, arguments))}"]
+    if origin in {Union, types.UnionType}:
+        found = [_problems(value, each, path) for each in arguments]
+        return [] if not all(found) else found[0]
+    if origin is list and isinstance(value, list):
+        return [text for i, item in enumerate(value) for text in _problems(item, arguments[0], f"{path}[{i}]")]
+    if origin is dict and isinstance(value, dict):
+        return [text for key, item in value.items() for text in _problems(item, arguments[1], f"{path}.{key}")]
+    return _scalar_problems(value, expected, path)
+
+
+def _dict_problems(value: object, expected: Any, path: str) -> list[str]:
+    if not isinstance(value, dict):
+        return [f"{path}: {value!r} is no object"]
+    hints = get_type_hints(expected)
+    found = [f"{path}.{key}: missing" for key in sorted(expected.__required_keys__ - value.keys())]
+    found += [f"{path}.{key}: unknown" for key in sorted(value.keys() - hints.keys())]
+    return found + [
+        text for key in hints.keys() & value.keys() for text in _problems(value[key], hints[key], f"{path}.{key}")
+    ]
+
+
+def _scalar_problems(value: object, expected: Any, path: str) -> list[str]:
+    if expected is float:
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    elif expected is int:
+        good = isinstance(value, int) and not isinstance(value, bool)
+    else:
+        good = isinstance(value, get_origin(expected) or expected)
+    return [] if good else [f"{path}: {value!r} is not {getattr(expected, '__name__', expected)}"]
