@@ -220,7 +220,7 @@ def main() -> int:
         return run(sys.argv[1:])
     except Stopped:
         return 0
-    except CannotRunError as error:
+    except (CannotRunError, FileNotFoundError) as error:
         say(str(error))
         return 1
 
