@@ -97,6 +97,7 @@ def pcapng_files(draw: st.DrawFn) -> Written:
 
 
 FILES = st.one_of(pcap_files(), pcapng_files())
+PIECES = st.sampled_from((1, 3, 16, 100, 1 << 17))
 
 
 @contextmanager
@@ -112,15 +113,17 @@ def opened(content: bytes, piece_bytes: int = capture_source.PIECE_BYTES) -> Ite
         capture_source.PIECE_BYTES = whole_piece
 
 
-@given(FILES, st.sampled_from((1, 3, 16, 1 << 17)))
+@given(FILES, PIECES)
 def test_what_is_written_is_read(written: Written, piece_bytes: int) -> None:
     with opened(written.content(), piece_bytes) as capture:
         assert list(capture) == [frame for frame in written.frames if frame]
         assert (capture.faults, capture.fault_count, capture.skipped) == ([], 0, 0)
 
 
-@given(FILES, st.data())
-def test_frames_before_a_cut_are_read_and_the_cut_is_named(written: Written, data: st.DataObject) -> None:
+@given(FILES, PIECES, st.data())
+def test_frames_before_a_cut_are_read_and_the_cut_is_named(
+    written: Written, piece_bytes: int, data: st.DataObject
+) -> None:
     content = written.content()
     size = data.draw(st.integers(0, len(content)))
     begins, frames, position = 0, [], 0
@@ -131,7 +134,7 @@ def test_frames_before_a_cut_are_read_and_the_cut_is_named(written: Written, dat
             if frame:
                 frames.append(frame)
     try:
-        with opened(content[:size]) as capture:
+        with opened(content[:size], piece_bytes) as capture:
             assert list(capture) == frames
             assert [fault.offset for fault in capture.faults] == ([] if begins == size else [begins])
     except CaptureError as error:
@@ -139,8 +142,8 @@ def test_frames_before_a_cut_are_read_and_the_cut_is_named(written: Written, dat
         assert error.offset <= size
 
 
-@given(FILES, st.data())
-def test_damage_is_a_fault_or_a_capture_error(written: Written, data: st.DataObject) -> None:
+@given(FILES, PIECES, st.data())
+def test_damage_is_a_fault_or_a_capture_error(written: Written, piece_bytes: int, data: st.DataObject) -> None:
     content = bytearray(written.content())
     for _ in range(data.draw(st.integers(1, 4))):
         position = data.draw(st.integers(0, len(content)))
@@ -149,7 +152,7 @@ def test_damage_is_a_fault_or_a_capture_error(written: Written, data: st.DataObj
         content[position : position + replaced] = octets
     damaged = bytes(content)
     try:
-        with opened(damaged) as capture:
+        with opened(damaged, piece_bytes) as capture:
             taken = 0
             for frame in capture:
                 assert frame.data in damaged

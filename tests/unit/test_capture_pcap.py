@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from otel_netmon.decode import capture_source
 from otel_netmon.decode.capture import Capture, Fault, Frame
 from otel_netmon.errors import CaptureError
 from support.capture_files import KUZNETZOV, MICROSECONDS, NANOSECONDS, pcap_header, pcap_record
@@ -92,7 +93,9 @@ def test_captured_length_that_cannot_be_ends_the_iteration(file: Path, link: int
 
 
 @pytest.mark.parametrize("magic", [MICROSECONDS, KUZNETZOV])
-def test_every_cut(file: Path, magic: int) -> None:
+@pytest.mark.parametrize("piece_bytes", [16, capture_source.PIECE_BYTES])
+def test_every_cut(file: Path, magic: int, piece_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture_source, "PIECE_BYTES", piece_bytes)
     record = pcap_record(ETHERNET_FRAME, magic=magic)
     whole = pcap_header(magic=magic) + 3 * record
     for size in range(24, len(whole) + 1):

@@ -7,6 +7,7 @@ from struct import pack
 
 import pytest
 
+from otel_netmon.decode import capture_source
 from otel_netmon.decode.capture import Capture, Fault, Frame
 from support.capture_files import (
     ENHANCED,
@@ -191,15 +192,16 @@ def test_block_length_that_cannot_be_ends_the_iteration(file: Path, length: int)
     frames, faults = read(file, head + pack("<II", 6, length) + bytes(120) + enhanced(DATA))
     assert len(frames) == 1
     assert [fault.offset for fault in faults] == [len(head)]
-    assert f"length of {length}" in faults[0].message
+    assert f"length of {length}, possible are multiples of 4" in faults[0].message
 
 
-def test_lengths_that_differ_end_the_iteration(file: Path) -> None:
+@pytest.mark.parametrize("trailing", [0, 16, 24])
+def test_lengths_that_differ_end_the_iteration(file: Path, trailing: int) -> None:
     head = section() + interface() + enhanced(DATA)
-    frames, faults = read(file, head + block(5, bytes(8), trailing=24) + enhanced(DATA))
+    frames, faults = read(file, head + block(5, bytes(8), trailing=trailing) + enhanced(DATA))
     assert len(frames) == 1
     assert [fault.offset for fault in faults] == [len(head)]
-    assert "20 before and 24 after" in faults[0].message
+    assert f"20 before and {trailing} after" in faults[0].message
 
 
 def test_unknown_byte_order_magic_in_a_later_section_ends_the_iteration(file: Path) -> None:
@@ -236,7 +238,8 @@ def test_short_section_header_leaves_its_section_out(file: Path) -> None:
         (options((TIME_OFFSET, bytes(4))), 16, "if_tsoffset has 4 octets instead of 8"),
         (options((TIME_RESOLUTION, b"\x06"), (TIME_RESOLUTION, b"\x09")), 24, "if_tsresol is given again"),
         (options((2, b"lo")) + pack("<HH", 3, 5), 16, None),
-        (options((2, b"lo"), end=False) + pack("<HH", 3, 5), 24, "option 3 of 5 octets reaches past"),
+        (options((2, b"lo"), end=False) + pack("<HH", 3, 1), 24, "option 3 of 1 octets reaches past"),
+        (options((2, b"lo"), end=False) + pack("<HH", 3, 0), 24, None),
         (options((2, b"lo"), end=False) + pack("<HH", 9, 0xFFFF) + bytes(8), 24, "option 9 of 65535 octets"),
     ],
 )
@@ -250,7 +253,9 @@ def test_broken_options_of_an_interface(file: Path, listed: bytes, offset: int, 
         assert message in faults[0].message
 
 
-def test_every_cut(file: Path) -> None:
+@pytest.mark.parametrize("piece_bytes", [16, capture_source.PIECE_BYTES])
+def test_every_cut(file: Path, piece_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(capture_source, "PIECE_BYTES", piece_bytes)
     blocks = [section(), interface(), enhanced(DATA), simple(DATA), block(5, bytes(8)), enhanced(b"", kind=OBSOLETE)]
     whole = b"".join(blocks)
     ends = [sum(map(len, blocks[: number + 1])) for number in range(len(blocks))]
