@@ -14,7 +14,7 @@ _SHIFT = np.uint64(29)
 
 def fingerprints(keys: npt.NDArray[Any], seed: int) -> npt.NDArray[np.uint64]:
     """Gives a 64-bit hash of each key (itemsize a multiple of 4 bytes, no padding); shape (n,)."""
-    words = np.ascontiguousarray(keys).view("<u4").reshape(len(keys), -1)
+    words = np.ascontiguousarray(keys).view("<u4").reshape(len(keys), keys.dtype.itemsize // 4)
     result = np.full(len(keys), seed, np.uint64)
     for column in words.T:
         result ^= column

@@ -78,6 +78,7 @@ class FlowReader:
         self._sweep = syscalls.TestRun(maps.sweep_program, SWEEP_HEADER_SIZE + SWEEP_KEYS_MAX * FLOW_KEY_SIZE)
         self._clock = syscalls.TestRun(maps.clock_program, SWEEP_HEADER_SIZE)
         self.idle_seconds = idle_seconds
+        self.protocol_entries = maps.protocol_entries
         self.tick_rate = 0
 
     def read(self) -> FlowReading:

@@ -1,0 +1,445 @@
+"""The supervisor: loads, attaches, follows the interfaces, keeps the maps, and keeps the pipeline running.
+
+It imports neither bcc, OpenTelemetry, numpy nor structlog: about 15 MB for the whole life of the agent. The pipeline is a
+fork of it, so both share the interpreter's pages; it imports what it needs after the fork.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import selectors
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from otel_netmon.attachments import TC_HOOKS, Attachments
+from otel_netmon.config import reload
+from otel_netmon.config.load import Loaded
+from otel_netmon.config.model import Config
+from otel_netmon.control import Channel
+from otel_netmon.errors import NetmonError
+from otel_netmon.kernel import loader
+from otel_netmon.kernel.interfaces import Added, Changed, Event, Interface, InterfaceTable, Removed, Renamed
+from otel_netmon.kernel.namespaces import open_netdev
+from otel_netmon.selfmon.journal import Journal
+
+RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
+STABLE_SECONDS = 60.0
+REFRESH_SECONDS = 1.0
+KILL_GRACE_SECONDS = 2.0
+
+Reload = Callable[[], Loaded]
+
+
+class Supervisor:
+    """One run of the agent.
+
+    Args:
+        loaded: the configuration and its origins.
+        read_again: loads the configuration anew, for SIGHUP.
+        journal: the event log.
+        duration: seconds after which to stop, None for never.
+    """
+
+    def __init__(self, loaded: Loaded, read_again: Reload, journal: Journal, duration: float | None = None) -> None:
+        self._loaded = loaded
+        self._read_again = read_again
+        self._journal = journal
+        self._duration = duration
+        self._started = time.monotonic()
+        self._started_unix_ns = time.time_ns()
+        self._selector = selectors.DefaultSelector()
+        self._watched: set[int] = set()
+        self._stop_reason: str | None = None
+        self._exit_code = 0
+        self._child = 0
+        self._channel: Channel | None = None
+        self._ready = False
+        self._generation = 0
+        self._child_started = 0.0
+        self._failures = 0
+        self._restart_at: float | None = None
+        self._kill_at: float | None = None
+        self._images: dict[str, str] = {}
+        self._tc: loader.LoadedImage | None = None
+        self._xdp: loader.LoadedImage | None = None
+        self._failed_probes: dict[str, tuple[str, str]] = {}
+        self._found: list[Event] = []
+
+    @property
+    def _config(self) -> Config:
+        return self._loaded.config
+
+    def run(self) -> int:
+        """Runs until a signal, the end of the duration, or a failure at start; gives the exit code."""
+        wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1):
+            signal.signal(number, lambda *_: None)
+        self._selector.register(wake_read, selectors.EVENT_READ)
+        try:
+            self._load()
+            self._find_interfaces()
+            try:
+                # The pipeline imports its libraries while this process attaches.
+                self._start_child()
+                self._attach_interfaces()
+                self._loop(wake_read)
+            finally:
+                self._end_child()
+                self._close_interfaces()
+        finally:
+            self._close_images()
+            signal.set_wakeup_fd(-1)
+        self._journal.info("agent.stopped", reason=self._stop_reason, uptime_seconds=round(self._uptime(), 3))
+        return self._exit_code
+
+    def _uptime(self) -> float:
+        return time.monotonic() - self._started
+
+    # ---- kernel side
+
+    def _load(self) -> None:
+        """Loads the images of the enabled probes; one that the kernel refuses is off, the rest runs."""
+        config = self._config
+        loader.raise_memlock()
+        cache = Path(config.images.directory)
+        for name, enabled, sizes in (
+            ("flows", config.probes.flows.enabled, {"flow_table": config.probes.flows.table_entries}),
+            ("xdp", config.probes.xdp.enabled, {}),
+        ):
+            if not enabled:
+                continue
+            stem = "tc_monitor" if name == "flows" else "xdp_monitor"
+            sources = Path(config.images.sources) if config.images.sources else None
+            image, origin = loader.obtain(stem, cache, sources, interpreter=config.images.compiler)
+            self._images[stem] = origin
+            try:
+                loaded = loader.LoadedImage(image, sizes)
+                for program in image.programs:
+                    loaded.program(program)
+            except NetmonError as error:
+                if error.exit_code == 77:
+                    raise  # nothing can run without privilege
+                self._failed_probes[name] = ("kernel_refuses", str(error))
+                self._journal.error("probe.off", probe=name, reason="kernel_refuses", detail=str(error))
+                continue
+            if name == "flows":
+                self._tc = loaded
+            else:
+                self._xdp = loaded
+
+    def _find_interfaces(self) -> None:
+        settings = self._config.interfaces
+        self._attachments = Attachments(self._config, self._tc, self._xdp)
+        self._table = InterfaceTable(settings.namespaces, settings.include, settings.exclude)
+        self._found = self._table.refresh()
+        if not settings.allow_missing:
+            self._table.require_names()
+
+    def _attach_interfaces(self) -> None:
+        self._apply(self._found)
+        self._found = []
+        self._watch()
+        self._tell_interfaces()
+
+    def _close_interfaces(self) -> None:
+        for fd in self._watched:
+            self._selector.unregister(fd)
+        self._watched = set()
+        self._attachments.close()
+        self._table.close()
+
+    def _close_images(self) -> None:
+        for image in (self._tc, self._xdp):
+            if image is not None:
+                image.close()
+        self._tc = self._xdp = None
+
+    def _apply(self, events: list[Event]) -> bool:
+        """Attaches and detaches as interfaces come and go; tells whether anything changed."""
+        for event in events:
+            interface = event.interface
+            fields = {"interface": interface.name, "index": interface.index, "namespace": interface.namespace_name}
+            if isinstance(event, Added):
+                attached = self._attachments.add(interface, self._table.namespaces[interface.namespace])
+                self._journal.info("interface.added", **fields, interface_kind=interface.kind, **attached.hooks)
+            elif isinstance(event, Removed):
+                self._attachments.remove(interface.key)
+                self._journal.info("interface.removed", **fields)
+            elif isinstance(event, Renamed | Changed) and interface.key in self._attachments.table:
+                self._attachments.table[interface.key].interface = interface
+                if isinstance(event, Renamed):
+                    self._journal.info("interface.renamed", **fields, old_name=event.old_name)
+        return bool(events)
+
+    def _watch(self) -> None:
+        wanted = set(self._table.filenos())
+        for fd in self._watched - wanted:
+            self._selector.unregister(fd)
+        for fd in wanted - self._watched:
+            self._selector.register(fd, selectors.EVENT_READ)
+        self._watched = wanted
+
+    # ---- the loop
+
+    def _loop(self, wake: int) -> None:
+        refresh_at = time.monotonic() + REFRESH_SECONDS
+        while self._stop_reason is None:
+            now = time.monotonic()
+            times = [t for t in (self._restart_at, self._kill_at) if t is not None]
+            if self._config.interfaces.namespaces:
+                times.append(refresh_at)
+            if self._duration is not None:
+                times.append(self._started + self._duration)
+            ready = self._selector.select(max(0.0, min(times) - now) if times else None)
+            now = time.monotonic()
+            for key, _ in ready:
+                if key.fd == wake:
+                    for number in os.read(wake, 4096):
+                        self._signalled(number)
+                elif self._channel is not None and key.fd == self._channel.fileno():
+                    self._read_channel(self._channel)
+            if self._watched & {key.fd for key, _ in ready} and self._apply(self._table.process()):
+                self._tell_interfaces()
+            if self._config.interfaces.namespaces and now >= refresh_at:
+                refresh_at = now + REFRESH_SECONDS
+                if self._apply(self._table.refresh()):
+                    self._tell_interfaces()
+            self._watch()
+            if self._restart_at is not None and now >= self._restart_at and self._stop_reason is None:
+                self._restart_at = None
+                self._start_child()
+                self._tell_interfaces()
+            if self._kill_at is not None and now >= self._kill_at:
+                self._kill_at = None
+                os.kill(self._child, signal.SIGKILL)
+            if self._duration is not None and now >= self._started + self._duration:
+                self._stop_reason = self._stop_reason or "duration"
+
+    def _signalled(self, number: int) -> None:
+        if number in (signal.SIGTERM, signal.SIGINT):
+            self._stop_reason = signal.Signals(number).name
+        elif number == signal.SIGHUP:
+            self._reload()
+        elif number == signal.SIGUSR1 and self._child:
+            os.kill(self._child, signal.SIGUSR1)  # flush now
+        elif number == signal.SIGCHLD:
+            self._reap()
+
+    def _reload(self) -> None:
+        attempt = reload.attempt(self._loaded, self._read_again)
+        if attempt.error is not None:
+            self._journal.error("config.reload_refused", error=str(attempt.error))
+            return
+        self._loaded = attempt.loaded
+        self._journal.info("config.reloaded", changed=list(attempt.plan.keys), reach=attempt.plan.reach.name.lower())
+        if attempt.plan.reach == reload.Reach.PROGRAMS:
+            self._end_child()
+            self._close_interfaces()
+            self._close_images()
+            self._failed_probes.clear()
+            self._load()
+            self._find_interfaces()
+            self._generation = 0
+            self._started_unix_ns = time.time_ns()
+            self._start_child()
+            self._attach_interfaces()
+            return
+        if "interfaces" in attempt.plan.sections:
+            self._close_interfaces()
+            self._find_interfaces()
+            self._attach_interfaces()
+        if attempt.plan.reach == reload.Reach.PIPELINE:
+            self._end_child()
+            self._start_child()
+            self._tell_interfaces()
+
+    # ---- the pipeline
+
+    def _start_child(self) -> None:
+        parent_end, child_end = Channel.pair()
+        netdev = {number: open_netdev(namespace) for number, namespace in self._table.namespaces.items()}
+        setup = {
+            "generation": self._generation,
+            "started_monotonic": self._started,
+            "started_unix_ns": self._started_unix_ns,
+            "netdev": netdev,
+            "maps": {
+                stem: {name: (fd, image.definitions[name].max_entries) for name, fd in image.maps.items()}
+                for stem, image in (("tc_monitor", self._tc), ("xdp_monitor", self._xdp))
+                if image is not None
+            },
+            "programs": {
+                stem: image.programs()
+                for stem, image in (("tc_monitor", self._tc), ("xdp_monitor", self._xdp))
+                if image is not None
+            },
+            "images": self._images,
+        }
+        sys.stdout.flush()
+        sys.stderr.flush()
+        gc.collect()
+        gc.freeze()
+        self._child = os.fork()
+        if self._child == 0:
+            self._become_pipeline(child_end, setup)
+        child_end.close()
+        for fd in netdev.values():
+            os.close(fd)
+        self._channel = parent_end
+        self._selector.register(parent_end.fileno(), selectors.EVENT_READ)
+        self._child_started = time.monotonic()
+        self._generation += 1
+
+    def _become_pipeline(self, channel: Channel, setup: dict[str, Any]) -> NoReturn:
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            self._selector.close()
+            # A copy of a link in this process would keep the program attached after the supervisor is gone.
+            for fd in self._attachments.link_fds():
+                os.close(fd)
+            from otel_netmon.pipeline import main  # after the fork: the supervisor never pays for it
+
+            code = main(channel, self._config, setup)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+    def _read_channel(self, channel: Channel) -> None:
+        for message, _ in channel.receive():
+            if message["kind"] == "ready" and not self._ready:
+                self._ready = True
+                self._journal.info(
+                    "agent.ready",
+                    seconds=round(self._uptime(), 3),
+                    interfaces=len(self._attachments.table),
+                    images=self._images,
+                    prometheus=message["prometheus"],
+                    otlp=message["otlp"],
+                )
+            elif message["kind"] == "failed" and not self._ready:
+                self._journal.error("agent.start_failed", error=message["error"])
+                self._stop_reason = "start_failed"
+                self._exit_code = int(message["exit_code"])
+        if channel.closed:
+            self._forget_channel()
+
+    def _forget_channel(self) -> None:
+        if self._channel is not None:
+            self._selector.unregister(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+
+    def _tell_interfaces(self) -> None:
+        if self._channel is None:
+            return
+        probes = []
+        for name, hooks, enabled in (
+            ("flows", tuple(TC_HOOKS), self._config.probes.flows.enabled),
+            ("xdp", ("xdp",), self._config.probes.xdp.enabled),
+            ("interfaces", (), self._config.probes.interfaces.enabled),
+        ):
+            if not enabled:
+                state = ("off", "not_enabled", f"probes.{name}.enabled is false")
+            elif name in self._failed_probes:
+                state = ("off", *self._failed_probes[name])
+            else:
+                state = self._attachments.state(hooks)
+            probes.append({"name": name, "state": state[0], "reason": state[1], "detail": state[2]})
+        attached = self._attachments.table
+        rows = [
+            _describe(interface, attached[key].hooks if key in attached else None)
+            for key, interface in self._table.interfaces.items()
+        ]
+        fds, numbers = [], []
+        for number, namespace in self._table.namespaces.items():
+            fds.append(open_netdev(namespace))
+            numbers.append(number)
+        try:
+            self._channel.send("interfaces", {"interfaces": rows, "probes": probes, "netdev": numbers}, fds)
+        except OSError as error:
+            self._journal.warning("pipeline.deaf", error=str(error))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._child:
+                self._child = 0
+                self._kill_at = None
+                if self._channel is not None:
+                    self._read_channel(self._channel)
+                    self._forget_channel()
+                if self._stop_reason is None:
+                    self._child_died(os.waitstatus_to_exitcode(status))
+
+    def _child_died(self, code: int) -> None:
+        if not self._ready:
+            self._stop_reason = "start_failed"
+            self._exit_code = self._exit_code or 1
+            self._journal.error("pipeline.failed_at_start", exit_code=code)
+            return
+        if time.monotonic() - self._child_started > STABLE_SECONDS:
+            self._failures = 0
+        delay = RESTART_SECONDS[min(self._failures, len(RESTART_SECONDS) - 1)]
+        self._failures += 1
+        self._restart_at = time.monotonic() + delay
+        self._journal.error("pipeline.died", exit_code=code, restart_in_seconds=delay, restarts=self._failures)
+
+    def _end_child(self) -> None:
+        """Asks the pipeline to export a last time and to end; kills it when its time is up."""
+        if not self._child:
+            return
+        deadline = time.monotonic() + self._config.export.shutdown_seconds + KILL_GRACE_SECONDS
+        os.kill(self._child, signal.SIGTERM)
+        while self._child and time.monotonic() < deadline:
+            self._selector.select(max(0.0, deadline - time.monotonic()))
+            self._drain_wakeups()
+            pid, _ = os.waitpid(self._child, os.WNOHANG)
+            if pid:
+                self._child = 0
+        if self._child:
+            self._journal.error("pipeline.killed", reason="it did not end in time")
+            os.kill(self._child, signal.SIGKILL)
+            os.waitpid(self._child, 0)
+            self._child = 0
+        self._forget_channel()
+
+    def _drain_wakeups(self) -> None:
+        """Empties what select() would report again and again while the child ends."""
+        for key in list(self._selector.get_map().values()):
+            if self._channel is not None and key.fd == self._channel.fileno():
+                for _ in self._channel.receive():
+                    pass
+                if self._channel.closed:
+                    self._forget_channel()
+            elif key.fd in self._watched:
+                self._table.process()
+            else:
+                try:
+                    os.read(key.fd, 4096)
+                except BlockingIOError:
+                    continue
+
+
+def _describe(interface: Interface, hooks: dict[str, str] | None) -> dict[str, Any]:
+    row = {name: getattr(interface, name) for name in Interface.__dataclass_fields__ if name != "address"}
+    return {**row, "hooks": hooks}
+

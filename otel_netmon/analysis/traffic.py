@@ -1,0 +1,114 @@
+"""One cycle of analysis: a reading of the maps to exact totals, the largest conversations, and the proof that nothing is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.abi.enums import FLOW_FORWARDED, Direction
+from otel_netmon.analysis.differences import Differences, group
+from otel_netmon.analysis.edges import Edge
+from otel_netmon.analysis.flows import FlowRanking, TopConversations, conversations
+from otel_netmon.analysis.protocols import COUNTERS, Conservation, ProtocolTotals, unplaced
+from otel_netmon.analysis.roles import source_is_client
+from otel_netmon.kernel.interfaces import Key
+from otel_netmon.readers.flows import FlowReading
+
+_SIGHTING = np.dtype(
+    [("ifindex", "<u4"), ("ingress", "<u4"), ("namespace", "u1"), ("direction", "u1"), ("pad", "u1", 2)]
+)
+
+
+class Traffic:
+    """State of the flows probe over time.
+
+    Args:
+        top_k: conversations exported one by one.
+        start_ns: Unix time from which the counts are told.
+        ephemeral: range of the host's local ports.
+        begin_at_zero: False where an earlier pipeline process has told the counts so far: the first reading is the base.
+    """
+
+    def __init__(self, top_k: int, start_ns: int, ephemeral: tuple[int, int], begin_at_zero: bool) -> None:
+        self.totals = ProtocolTotals()
+        self.conservation = Conservation()
+        self._ranking = FlowRanking(top_k, start_ns)
+        self._flows = Differences(COUNTERS)
+        self._rows = Differences(COUNTERS)
+        self._ephemeral = ephemeral
+        self._base_only = not begin_at_zero
+        self._edges: dict[Key, Edge] = {}
+
+    def set_edges(self, edges: Mapping[Key, Edge]) -> None:
+        """Takes the edge rule; interfaces that are gone keep theirs until their last flows have left."""
+        self._edges.update(edges)
+
+    def update(self, reading: FlowReading, totals_before: dict[int, int], now_ns: int) -> TopConversations:
+        """Takes a reading.
+
+        Args:
+            totals_before: packets by slot of hook_totals, read before the rows.
+            now_ns: Unix time of the reading.
+        """
+        gains = self._flows.update(reading.keys, reading.flows, reading.closed_keys, reading.closed_flows)
+        row_gains = self._rows.update(reading.protocol_keys, reading.protocol_counters)
+        if self._base_only:
+            gains[:], row_gains[:] = 0, 0
+            self._base_only = False
+        keys = np.concatenate([reading.keys, reading.closed_keys])
+        flows = np.concatenate([reading.flows, reading.closed_flows])
+        self.totals.add_flows(keys, gains)
+        self.totals.add_rows(reading.protocol_keys, row_gains)
+        self.conservation.check(totals_before, self.totals.packets_by_slot())
+        counted = self._counted(keys, flows)
+        keys, flows, gains = keys[counted], flows[counted], gains[:, counted]
+        return self._ranking.update(
+            conversations(keys, source_is_client(keys, flows, self._ephemeral)),
+            gains[0] + gains[2],
+            gains[1] + gains[3],
+            self._unplaced_at_edges(reading.protocol_keys, row_gains),
+            now_ns,
+        )
+
+    def forget(self, gone: Iterable[Key]) -> None:
+        """Drops the protocol series of interfaces that are gone."""
+        for namespace, ifindex in gone:
+            self.totals.forget(namespace, ifindex)
+
+    def _counted(self, keys: npt.NDArray[Any], flows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+        """Tells which rows the edge rule counts; one decision for all rows of an interface, direction and way in."""
+        if not len(keys):
+            return np.zeros(0, np.bool_)
+        sightings = np.zeros(len(keys), _SIGHTING)
+        sightings["ifindex"] = keys["ifindex"]
+        sightings["namespace"] = keys["namespace"]
+        sightings["direction"] = keys["direction"]
+        sightings["ingress"] = np.where(keys["flags"] & FLOW_FORWARDED, flows["ingress_ifindex"], 0)
+        first, inverse = group(sightings)
+        decisions = [self._counts(*sighting[:4]) for sighting in sightings[first].tolist()]
+        result: npt.NDArray[np.bool_] = np.array(decisions, np.bool_)[inverse]
+        return result
+
+    def _counts(self, ifindex: int, ingress: int, namespace: int, direction: int) -> bool:
+        edge = self._edges.get((namespace, ifindex))
+        return edge is None or edge.counts(Direction(direction), ingress)
+
+    def _unplaced_at_edges(
+        self, keys: npt.NDArray[Any], gains: npt.NDArray[np.uint64]
+    ) -> dict[int, tuple[int, int]]:
+        """Packets in no flow by direction, where the edge rule counts them.
+
+        They carry no way in: forwarded ones count where no other interface could have counted them before.
+        """
+        result: dict[int, tuple[int, int]] = {}
+        for (namespace, ifindex, direction, forwarded), (packets, octets) in unplaced(keys, gains).items():
+            edge = self._edges.get((namespace, ifindex))
+            if edge is not None:
+                if not edge.counts(Direction(direction)) or (forwarded and edge.counted - {ifindex}):
+                    continue
+            before = result.get(direction, (0, 0))
+            result[direction] = (before[0] + packets, before[1] + octets)
+        return result

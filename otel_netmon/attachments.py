@@ -1,0 +1,150 @@
+"""What is attached where: programs to interfaces as they come and go, and why not where not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from otel_netmon.abi.enums import Direction, Late
+from otel_netmon.config.model import Config
+from otel_netmon.kernel import links
+from otel_netmon.kernel.interfaces import Interface, Key
+from otel_netmon.kernel.loader import LoadedImage
+from otel_netmon.kernel.namespaces import Namespace
+
+if TYPE_CHECKING:
+    from otel_netmon.kernel.clsact import Clsact
+
+TC_HOOKS: Mapping[str, tuple[Direction, str]] = {
+    "tc_receive": (Direction.RECEIVE, "netmon_receive"),
+    "tc_transmit": (Direction.TRANSMIT, "netmon_transmit"),
+}
+ATTACHED = frozenset({"tcx", "clsact", "native", "generic"})
+
+
+@dataclass(slots=True)
+class Attached:
+    """One interface: how each hook is attached (a word of ATTACHED) or why not, and what takes it off again."""
+
+    interface: Interface
+    hooks: dict[str, str] = field(default_factory=dict)
+    undo: list[Callable[[], None]] = field(default_factory=list)
+    links: list[int] = field(default_factory=list)
+
+
+class Attachments:
+    """Attaches the enabled probes to interfaces.
+
+    Args:
+        config: which probes run.
+        tc: the loaded tc_monitor, None where the flows probe is off.
+        xdp: the loaded xdp_monitor, None where the xdp probe is off.
+    """
+
+    def __init__(self, config: Config, tc: LoadedImage | None, xdp: LoadedImage | None) -> None:
+        self._config = config
+        self._tc = tc
+        self._xdp = xdp
+        self._clsact: Clsact | None = None
+        self._has_tcx = True
+        self.table: dict[Key, Attached] = {}
+
+    def add(self, interface: Interface, namespace: Namespace) -> Attached:
+        """Attaches every hook of an interface; a refused one is told in ``hooks`` and the others go on."""
+        attached = Attached(interface)
+        self.table[interface.key] = attached
+        if self._tc is not None:
+            for hook, (direction, program) in TC_HOOKS.items():
+                try:
+                    attached.hooks[hook] = self._attach_tc(attached, namespace, direction, program, self._tc)
+                except links.Refused as refused:
+                    attached.hooks[hook] = refused.reason
+        if self._xdp is not None:
+            try:
+                attached.hooks["xdp"] = self._attach_xdp(attached, namespace, self._xdp)
+            except links.Refused as refused:
+                attached.hooks["xdp"] = refused.reason
+        return attached
+
+    def remove(self, key: Key) -> None:
+        """Takes everything off an interface, also one that is gone."""
+        attached = self.table.pop(key, None)
+        if attached is not None:
+            for undo in reversed(attached.undo):
+                undo()
+
+    def close(self) -> None:
+        """Takes everything off."""
+        for key in list(self.table):
+            self.remove(key)
+        if self._clsact is not None:
+            self._clsact.close()
+
+    def link_fds(self) -> list[int]:
+        """File descriptors whose closing detaches: a child must not keep them."""
+        return [fd for attached in self.table.values() for fd in attached.links]
+
+    def state(self, hooks: tuple[str, ...]) -> tuple[str, str, str]:
+        """State of the probe that owns these hooks: ok, degraded or off; a reason; a detail for people."""
+        failed = [
+            (attached.interface.name, hook, attached.hooks[hook])
+            for attached in self.table.values()
+            for hook in hooks
+            if hook in attached.hooks and attached.hooks[hook] not in ATTACHED
+        ]
+        working = any(attached.hooks.get(hook) in ATTACHED for attached in self.table.values() for hook in hooks)
+        if not self.table:
+            return "ok", "", "no interface matches at the moment"
+        if not failed:
+            return "ok", "", ""
+        detail = ", ".join(f"{name} {hook}: {reason}" for name, hook, reason in failed[:5])
+        if len(failed) > 5:
+            detail += f" and {len(failed) - 5} more"
+        return ("degraded" if working else "off"), failed[0][2], detail
+
+    def _attach_tc(
+        self, attached: Attached, namespace: Namespace, direction: Direction, program: str, image: LoadedImage
+    ) -> str:
+        interface = attached.interface
+        length = links.l2_length(interface.type)
+        if length is None:
+            raise links.Refused(f"link_layer_{interface.type}")
+        late = {
+            Late.NAMESPACE: interface.namespace,
+            Late.L2_LENGTH: length,
+            Late.DECAPSULATE: int(self._config.probes.flows.decapsulate),
+        }
+        fd = image.program(program, late)
+        if self._has_tcx:
+            try:
+                link = links.attach_tcx(namespace, interface.index, direction, fd)
+            except links.Refused as refused:
+                if not refused.lacks_feature:
+                    raise
+                self._has_tcx = False
+            else:
+                attached.links.append(link)
+                attached.undo.append(lambda: links.detach(link))
+                return "tcx"
+        if self._clsact is None:
+            from otel_netmon.kernel.clsact import Clsact
+
+            self._clsact = Clsact()
+        undo = self._clsact.attach(namespace, interface.index, direction, fd)
+        attached.undo.append(undo)
+        return "clsact"
+
+    def _attach_xdp(self, attached: Attached, namespace: Namespace, image: LoadedImage) -> str:
+        interface = attached.interface
+        mode = self._config.probes.xdp.mode
+        if interface.type not in links.ETHERNET_LIKE or interface.kind == "loopback":
+            raise links.Refused(f"link_layer_{interface.type}")
+        if mode == "auto" and interface.kind != "physical":
+            raise links.Refused("virtual_interface")  # native XDP on veth turns segmentation offload off
+        link = links.attach_xdp(
+            namespace, interface.index, image.program("netmon_xdp", {Late.NAMESPACE: interface.namespace}), mode == "generic"
+        )
+        attached.links.append(link)
+        attached.undo.append(lambda: links.detach(link))
+        return "generic" if mode == "generic" else "native"

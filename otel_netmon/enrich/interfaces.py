@@ -1,0 +1,31 @@
+"""Names of interfaces by (namespace number, ifindex), as attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from otel_netmon.kernel.interfaces import Interface, Key
+
+GONE_KEPT = 4096
+
+
+class InterfaceNames:
+    """Keeps the name of every interface, also of those that are gone while their last counts are still exported."""
+
+    def __init__(self) -> None:
+        self._names: dict[Key, dict[str, str]] = {}
+
+    def update(self, interfaces: Iterable[Interface]) -> None:
+        """Takes the interfaces that are there now."""
+        for interface in interfaces:
+            name = {"network.interface.name": interface.name}
+            if interface.namespace_name:
+                name["netmon.network.namespace"] = interface.namespace_name
+            self._names.pop(interface.key, None)
+            self._names[interface.key] = name
+        while len(self._names) > GONE_KEPT:
+            del self._names[next(iter(self._names))]
+
+    def attributes(self, namespace: int, ifindex: int) -> dict[str, str]:
+        """Gives network.interface.name, and netmon.network.namespace outside the agent's own; the number if not known."""
+        return self._names.get((namespace, ifindex)) or {"network.interface.name": f"#{ifindex}"}

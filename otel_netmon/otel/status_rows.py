@@ -1,0 +1,79 @@
+"""Rows of the /status document from what the analysis found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from otel_netmon.abi.enums import Direction, protocol_name
+from otel_netmon.analysis.edges import Edge
+from otel_netmon.analysis.flows import TopConversations
+from otel_netmon.analysis.protocols import Side
+from otel_netmon.enrich.addresses import address_text
+from otel_netmon.kernel.interfaces import Interface, Key
+from otel_netmon.otel.points import portable_text
+from otel_netmon.selfmon.status import DirectionStatus, FlowStatus, InterfaceStatus
+
+
+def interface_rows(
+    known: Iterable[Interface],
+    edges: Mapping[Key, Edge],
+    hooks: Mapping[Key, dict[str, str]],
+    totals: Mapping[Side, list[int]],
+    rates: Mapping[Side, tuple[float, float]],
+    shares: Mapping[tuple[int, int, int], float],
+) -> list[InterfaceStatus]:
+    """One row an interface, in the order of namespaces and indexes.
+
+    Args:
+        totals: wire packets and bytes by side.
+        rates: packets and bytes a second by side, over the last cycle.
+        shares: coverage by (namespace, ifindex, direction).
+    """
+    rows = []
+    for interface in sorted(known, key=lambda each: each.key):
+        sides = {}
+        for direction in Direction:
+            side = Side(*interface.key, direction)
+            packets, octets = totals.get(side, (0, 0))
+            packet_rate, octet_rate = rates.get(side, (0.0, 0.0))
+            sides[direction] = DirectionStatus(
+                packets=packets,
+                bytes=octets,
+                packets_per_second=round(packet_rate, 3),
+                bytes_per_second=round(octet_rate, 3),
+                coverage=shares.get((*interface.key, int(direction))),
+            )
+        edge = edges[interface.key]
+        rows.append(
+            InterfaceStatus(
+                name=portable_text(interface.name),
+                index=interface.index,
+                namespace=portable_text(interface.namespace_name),
+                kind=interface.kind,
+                edge=edge.count_receive or edge.count_transmit,
+                hooks=hooks[interface.key],
+                receive=sides[Direction.RECEIVE],
+                transmit=sides[Direction.TRANSMIT],
+            )
+        )
+    return rows
+
+
+def flow_rows(top: TopConversations, seconds: float) -> list[FlowStatus]:
+    """One row a conversation and direction, the largest first; rates over the last cycle of this many seconds."""
+    names: dict[int, Literal["receive", "transmit"]] = {0: "receive", 1: "transmit"}
+    return [
+        FlowStatus(
+            client=address_text(each.client),
+            server=address_text(each.server),
+            port=each.server_port or None,
+            transport=protocol_name(each.protocol),
+            direction=names[each.direction],
+            bytes_per_second=round(each.bytes_gained / seconds, 3),
+            packets_per_second=round(each.packets_gained / seconds, 3),
+            bytes=each.bytes,
+            packets=each.packets,
+        )
+        for each in top.conversations
+    ]
