@@ -26,6 +26,7 @@ test: lint ## lint, conformance where there are captures, then all tests with co
 	@scripts/setup test
 	scripts/require-root test
 	scripts/build-otelcol
+	scripts/get-promtool
 	if [[ -f $(CAPTURES)/check.py ]]; then
 		$(MAKE) conformance
 	else
@@ -33,7 +34,7 @@ test: lint ## lint, conformance where there are captures, then all tests with co
 	fi
 	rm -rf .cache/coverage
 	mkdir -p .cache/coverage
-	$(python) -m pytest --cov --cov-report=term-missing:skip-covered --timeout=600 $(ARGS)
+	PATH="$(CURDIR)/.cache/bin:$$PATH" $(python) -m pytest --cov --cov-report=term-missing:skip-covered --timeout=600 $(ARGS)
 
 lint: ## ruff, mypy --strict, import-linter, clang-format: nothing is changed
 	@scripts/setup lint
