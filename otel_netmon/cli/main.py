@@ -124,7 +124,7 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         if len(arguments) > 1 and arguments[0] == "help":
             return _dispatch([arguments[1], "--help"])
-        print(_overview(), end="")
+        print(_overview(), end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else UsageError.exit_code
     if arguments[0] in ("-V", "--version"):
         print(f"{PROGRAM} {__version__}")

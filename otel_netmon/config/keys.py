@@ -35,7 +35,7 @@ _KINDS: dict[object, Kind] = {
 }
 
 
-class Invalid(Exception):  # noqa: N818 - never leaves this package; load turns it into one ConfigError for all problems
+class Invalid(Exception):
     """A value that its key cannot take; the message is a sentence without place and key."""
 
 
@@ -117,6 +117,8 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             Invalid: with the accepted type or range, and the value unless it is a secret.
         """
+        if not all(_is_unicode(text) for text in _texts(value)):
+            raise Invalid("the text is not valid Unicode")
         try:
             converted: Value = msgspec.convert(value, self.annotation, strict=True)
         except msgspec.ValidationError:
@@ -124,9 +126,6 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
             raise Invalid(f"expected {self.expectation()}{shown}") from None
         if isinstance(converted, float) and not math.isfinite(converted):
             raise Invalid(f"expected {self.expectation()}, got {converted}")
-        for item in _texts(converted):
-            if not _is_unicode(item):
-                raise Invalid("the text is not valid Unicode")
         if self.check is not None:
             self._run_check(self.check, converted)
         if self.fold_case and isinstance(converted, dict):
@@ -186,10 +185,10 @@ def _unquote(text: str, position: int) -> str:
         raise Invalid(f"the percent-encoding of pair {position} is not UTF-8") from None
 
 
-def _texts(value: Value) -> Iterable[str]:
+def _texts(value: object) -> Iterable[str]:
     if isinstance(value, str):
         return (value,)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return value
     if isinstance(value, dict):
         return (*value.keys(), *value.values())
@@ -260,9 +259,24 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
     """The candidate that a mistyped name most likely meant, or None when nothing is close."""
     import difflib  # only when there is an error to explain
 
-    pool = list(candidates)
-    found = difflib.get_close_matches(name, pool, n=1, cutoff=0.6)
-    if not found:
-        last = name.rpartition(".")[2]
-        found = [item for item in pool if item.rpartition(".")[2] == last][:1]
+    found = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+def suggest(name: str) -> str:
+    """For a dotted name that is not in the model: the end of an error message that helps to find the right one, or nothing.
+
+    Looked for in this order: a similar name in the same section, the same name in another section, a similar dotted name.
+    """
+    if name in SECTIONS:
+        return "; it is a section, set one of its keys"
+    parent, _, last = name.rpartition(".")
+    known = [*KEYS, *SECTIONS]
+    siblings = [item for item in known if item.rpartition(".")[0] == parent]
+    similar = nearest(last, [item.rpartition(".")[2] for item in siblings])
+    if similar is not None:
+        return f"; did you mean {parent}.{similar}?" if parent else f"; did you mean {similar}?"
+    elsewhere = next((item for item in known if item.rpartition(".")[2] == last), None) or nearest(name, KEYS)
+    if elsewhere is not None:
+        return f"; did you mean {elsewhere}?"
+    return f"; {parent} has {', '.join(item.rpartition('.')[2] for item in siblings)}" if parent and siblings else ""

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from otel_netmon.config import checks, environment
-from otel_netmon.config.keys import KEYS, Invalid, Value, resolve
+from otel_netmon.config.keys import KEYS, Invalid, Value, resolve, show, suggest
 from otel_netmon.config.model import Config
 from otel_netmon.config.origins import DEFAULT, STRENGTH, Origin, Values
-from otel_netmon.config.source import read_file, unknown_key
+from otel_netmon.config.source import read_file
 from otel_netmon.errors import ConfigError
 
 DEFAULT_FILE = "/etc/otel-netmon/config.yaml"
@@ -105,7 +105,7 @@ def _read_sets(sets: Sequence[str]) -> tuple[Values, list[str]]:
         if not equals:
             problems.append(f"--set {text}: expected KEY=VALUE")
         elif target is None:
-            problems.append(f"--set {name}: {unknown_key(name)}")
+            problems.append(f"--set {name}: unknown key {show(name)}{suggest(name)}")
         else:
             key, item = target
             try:

@@ -260,6 +260,13 @@ class Images(Section, frozen=True):
         str,
         Meta(description="Cache of compiled program images.", extra={"check": checks.absolute_path}),
     ] = "/var/cache/otel-netmon"
+    sources: Annotated[
+        str | None,
+        Meta(
+            description="Folder of eBPF sources (as bpf/ of the project) to compile in place of the installed ones.",
+            extra={"check": checks.absolute_path},
+        ),
+    ] = None
     compiler: Annotated[
         str | None,
         Meta(

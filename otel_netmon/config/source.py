@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
-from otel_netmon.config.keys import KEYS, SECTIONS, Invalid, Key, Value, nearest, show
+from otel_netmon.config.keys import KEYS, SECTIONS, Invalid, Key, Value, show, suggest
 from otel_netmon.config.origins import Origin, Values
 from otel_netmon.errors import ConfigError
 
@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 1 << 20
 MAX_DEPTH = 16
 """Deeper nesting than any key has; libyaml and PyYAML compose by recursion."""
 
-# libyaml where PyYAML was built with it: 20 times faster, the same marks.
+# libyaml where PyYAML was built with it: about four times faster, the same marks.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SUBSTITUTION = re.compile(
@@ -85,14 +85,18 @@ def _problem_at(before: str, message: str) -> Problem:
     return Problem(len(lines), len(lines[-1]) + 1, message)
 
 
+def _problem(mark: Any, message: str) -> Problem:
+    """A problem at a mark of PyYAML or libyaml, which count from 0; a parser that gives no mark means the beginning."""
+    return Problem(1, 1, message) if mark is None else Problem(mark.line + 1, mark.column + 1, message)
+
+
 def _depth_problem(text: str) -> Problem | None:
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                mark = event.start_mark
-                return Problem(mark.line + 1, mark.column + 1, f"nested deeper than {MAX_DEPTH} levels")
+                return _problem(event.start_mark, f"nested deeper than {MAX_DEPTH} levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
     return None
@@ -123,8 +127,7 @@ class _Reader:
             root = yaml.compose(text, Loader=_LOADER)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-            self.problems.append(Problem(line, column, f"not valid YAML: {error.problem or error.context}"))
+            self.problems.append(_problem(mark, f"not valid YAML: {error.problem or error.context}"))
             return
         if root is not None:
             self._section(root, "")
@@ -140,7 +143,7 @@ class _Reader:
             elif full in KEYS:
                 self._key(KEYS[full], value_node)
             else:
-                self._complain(name_node, unknown_key(full))
+                self._complain(name_node, f"unknown key {show(full)}{suggest(full)}")
 
     def _pairs(self, node: yaml.Node, what: str) -> list[tuple[yaml.Node, str, yaml.Node]]:
         """The entries of a mapping node, with problems for keys that are not text or come twice; none for null."""
@@ -258,14 +261,7 @@ class _Reader:
         return node.tag in _TAGS
 
     def _complain(self, node: yaml.Node, message: str) -> None:
-        mark = node.start_mark
-        self.problems.append(Problem(mark.line + 1, mark.column + 1, message))
-
-
-def unknown_key(name: str) -> str:
-    """The message for a key that the model does not have, with the one that was probably meant."""
-    meant = nearest(name, (*KEYS, *SECTIONS))
-    return f"unknown key {show(name)}" + (f"; did you mean {meant}?" if meant else "")
+        self.problems.append(_problem(node.start_mark, message))
 
 
 def _is_plain(node: yaml.ScalarNode) -> bool:
