@@ -51,6 +51,14 @@ def watched(*followed: NetNs) -> Iterator[tuple[InterfaceTable, Sightings]]:
             yield table, seen
 
 
+def arrived(table: InterfaceTable, seen: Sightings, last: str, *, length: int = FRAME, packets: int = PACKETS) -> None:
+    """Wait until the last interface on the way has seen them all: the kernel may hand frames on a little later."""
+    (key,) = keys(table, last)
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while sum(frames for (at, _, _, size), frames in seen.rows().items() if (at, size) == (key, length)) < packets:
+        assert time.monotonic() < deadline
+
+
 def counted(
     table: InterfaceTable, seen: Sightings, monitored: set[Key], *, length: int = FRAME, opened: int = 0
 ) -> int:
