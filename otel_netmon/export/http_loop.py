@@ -110,14 +110,15 @@ class Loop:
         self._selector.register(self._listener, _READ)
         self._selector.register(self._wake, _READ)
         while True:
-            for key, _ in self._selector.select(self._patience()):
+            ready = self._selector.select(self._patience())
+            now = time.monotonic()  # before the answers: the time they take is not the other clients'
+            for key, _ in ready:
                 if key.fd == self._wake:
                     return
                 if key.data is None:
                     self._accept()
                 else:
                     self._advance(key.data)
-            now = time.monotonic()
             for connection in [each for each in self._connections if each.deadline <= now]:
                 self._close(connection)
 

@@ -16,7 +16,6 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_netmon.config.checks import mask_userinfo
 from otel_netmon.config.model import Otlp
-from otel_netmon.errors import ConfigError
 from otel_netmon.export import otlp_transport
 from otel_netmon.export.otlp_transport import Observer
 from otel_netmon.otel import metrics_data
@@ -70,22 +69,13 @@ class OtlpSink:
         self._state = "starting"
 
     def start(self) -> None:
-        """Build the exporter and begin to send. A collector that is absent is tried again with every snapshot.
-
-        Raises:
-            ConfigError: the exporter refuses its settings.
-        """
+        """Build the exporter and begin to send. A collector that is absent is tried again with every snapshot."""
         otlp_transport.route_stock_logs()
         if self._settings.protocol == "grpc":
             from otel_netmon.export import otlp_grpc as transport
         else:
             from otel_netmon.export import otlp_http as transport  # type: ignore[no-redef]
-        try:
-            exporter = transport.build(self._settings, self._target, self._observer)
-        except (ValueError, KeyError, OSError) as error:
-            raise ConfigError(
-                f"OTLP cannot be set up: {error}", "check the otlp section and OTEL_EXPORTER_OTLP_*"
-            ) from error
+        exporter = transport.build(self._settings, self._target, self._observer)
         self._exporter = exporter
         self._thread = threading.Thread(target=self._work, args=(exporter,), name="otlp", daemon=True)
         self._thread.start()
@@ -119,6 +109,8 @@ class OtlpSink:
         """Send what waits, then stop; returns within ``deadline_s`` seconds. What is not sent by then is counted as dropped."""
         deadline = time.monotonic() + deadline_s
         with self._changed:
+            if self._abandoned.is_set():
+                return
             self._stopping = True
             self._changed.notify_all()
         if self._exporter is None or self._thread is None:
@@ -182,7 +174,7 @@ class OtlpSink:
                 return False
             self._exporting_points -= points
             if failure is None:
-                rejected = min(max(self._observer.rejected, 0), points)
+                rejected = min(self._observer.rejected, points)
                 self._delivered += points - rejected
                 if rejected:
                     self._dropped["rejected"] += rejected

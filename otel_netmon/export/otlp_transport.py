@@ -6,10 +6,12 @@ points a collector rejected, is seen one level below, where a request leaves and
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import ssl
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -63,7 +65,7 @@ class Observer:
         """A request was taken, perhaps not all of it (OTLP specification, "Partial Success")."""
         self.requests += 1
         self.failure = None
-        self.rejected = response.partial_success.rejected_data_points
+        self.rejected = max(0, response.partial_success.rejected_data_points)
         self.message = response.partial_success.error_message
 
 
@@ -85,22 +87,31 @@ def target_of(settings: Otlp) -> str:
 
 
 def check_tls_files(settings: Otlp) -> None:
-    """See that the PEM files can be used, for the transports would say so at the first request only, or not at all.
+    """Try the PEM files, for the transports would do so at the first request only, and ask a terminal for a key's password.
 
     Raises:
-        ConfigError: a file that cannot be read, or a key without its certificate.
+        ConfigError: a file that cannot be read or is not what it should be, or a key without its certificate.
     """
-    for key in ("certificate", "client_certificate", "client_key"):
-        path = getattr(settings, key)
-        try:
-            if path:
-                Path(path).read_bytes()
-        except OSError as error:
-            raise ConfigError(
-                f"cannot read otlp.{key} {path}: {error.strerror}", "correct the path or its mode"
-            ) from error
     if settings.client_key and not settings.client_certificate:
         raise ConfigError("otlp.client_key without otlp.client_certificate", "set both, or neither")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if settings.certificate:
+        with _named(f"otlp.certificate {settings.certificate}", "name a PEM file with CA certificates"):
+            context.load_verify_locations(settings.certificate)
+    if settings.client_certificate:
+        files = " and ".join(filter(None, (settings.client_certificate, settings.client_key)))
+        with _named(
+            f"otlp.client_certificate {files}", "name PEM files with the chain and its key, without a password"
+        ):
+            context.load_cert_chain(settings.client_certificate, settings.client_key, password="")
+
+
+@contextlib.contextmanager
+def _named(what: str, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(f"cannot use {what}: {error.strerror or error}", remedy) from error
 
 
 class _StockLogHandler(logging.Handler):
