@@ -165,6 +165,21 @@ def _metrics() -> Iterable[Metric]:
         _PROTOCOL,
     )  # fmt: skip
     yield Metric(
+        "netmon.protocol.unparsed", "{packet}", "counter", int,
+        "Frames that could not be read, by reason. They are in netmon.protocol.packets too, with the network type `unparsed`.",
+        (*_INTERFACE, "netmon.reason"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.xdp.io", "By", "counter", int,
+        "Layer-2 bytes of received frames as the driver delivers them, before GRO and before the firewall.",
+        _PROTOCOL,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.xdp.packets", "{packet}", "counter", int,
+        "Received frames as the driver delivers them, before GRO and before the firewall.",
+        _PROTOCOL,
+    )  # fmt: skip
+    yield Metric(
         "netmon.flow.io", "By", "counter", int,
         f"Layer-2 bytes as the interface counts them, of the largest flows: {_WIRE}, each with its headers. A packet counts at "
         "one edge interface only. All other flows are in the point with otel.metric.overflow, exactly.",

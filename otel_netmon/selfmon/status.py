@@ -32,11 +32,14 @@ class StageStatus(TypedDict):
 class DirectionStatus(TypedDict):
     """One direction of an interface: wire packets and layer-2 bytes since the start.
 
+    ``skb_packets`` and ``skb_bytes`` are what the stack handed over, a GSO or GRO super-packet being one: what virtual interfaces count.
     ``coverage`` is the share of the kernel's own packet count that was seen, None where the kernel has counted nothing.
     """
 
     packets: int
     bytes: int
+    skb_packets: int
+    skb_bytes: int
     packets_per_second: float
     bytes_per_second: float
     coverage: float | None
@@ -171,7 +174,7 @@ def _dict_problems(value: object, expected: Any, path: str) -> list[str]:
     found = [f"{path}.{key}: missing" for key in sorted(expected.__required_keys__ - value.keys())]
     found += [f"{path}.{key}: unknown" for key in sorted(value.keys() - hints.keys())]
     return found + [
-        text for key in hints.keys() & value.keys() for text in _problems(value[key], hints[key], f"{path}.{key}")
+        text for key in hints if key in value for text in _problems(value[key], hints[key], f"{path}.{key}")
     ]
 
 

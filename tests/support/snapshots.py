@@ -6,7 +6,7 @@ from otel_netmon.otel.catalogue import ATTRIBUTES, CATALOGUE
 from otel_netmon.otel.points import Point, Snapshot
 
 START, END = 1_700_000_000_000_000_001, 1_700_000_010_000_000_003
-OVERFLOW = {"network.io.direction": "receive", "otel.metric.overflow": True}
+OVERFLOW: dict[str, str | int | float | bool] = {"network.io.direction": "receive", "otel.metric.overflow": True}
 
 
 def every_metric() -> Snapshot:
@@ -18,7 +18,7 @@ def every_metric() -> Snapshot:
             tuple((key, ATTRIBUTES[key].examples[i % len(ATTRIBUTES[key].examples)]) for key in keys) for i in (0, 1)
         }
         points[metric.name] = [
-            Point(dict(pairs), metric.value_type(1000 * number + i), START)
+            Point(dict[str, str | int | float | bool](pairs), metric.value_type(1000 * number + i), START)
             for i, pairs in enumerate(sorted(sets, key=repr))
         ]
         if "otel.metric.overflow" in metric.attributes:

@@ -81,10 +81,9 @@ def test_batches_hold_every_point_once(points: int, size: int, expected: list[in
     cut = list(batches(flows(points), RESOURCE, size))
     assert [count for count, _ in cut] == expected
     values = [
-        point.value
+        point.as_int
         for _, data in cut
-        for metric in data.resource_metrics[0].scope_metrics[0].metrics
-        for point in metric.data.data_points
+        for point in encode_metrics(data).resource_metrics[0].scope_metrics[0].metrics[0].sum.data_points
     ]
     assert values == list(range(1, points + 1))
 
