@@ -29,12 +29,17 @@ class Sightings:
     def attach(self, interface: Interface) -> None:
         """Count at both hooks of the interface from now on."""
         for direction in Direction:
-            mark = interface.namespace << 8 | direction
-            program, _ = syscalls.program_load(syscalls.PROG_TYPE_SCHED_CLS, _counting(self._map, mark), "sighting")
-            self._fds.append(program)
+            program = self.program(interface, direction)
             namespace = self._table.namespaces[interface.namespace]
             attach = partial(syscalls.link_create, program, interface.index, _ATTACH[direction])
             self._fds.append(opened_in(namespace, attach))
+
+    def program(self, interface: Interface, direction: Direction) -> int:
+        """A program that counts for that hook and gives TC_ACT_UNSPEC; its file descriptor is closed by `close`."""
+        mark = interface.namespace << 8 | direction
+        program, _ = syscalls.program_load(syscalls.PROG_TYPE_SCHED_CLS, _counting(self._map, mark), "sighting")
+        self._fds.append(program)
+        return program
 
     def close(self) -> None:
         """Detach everything."""
