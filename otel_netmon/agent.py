@@ -442,4 +442,3 @@ class Supervisor:
 def _describe(interface: Interface, hooks: dict[str, str] | None) -> dict[str, Any]:
     row = {name: getattr(interface, name) for name in Interface.__dataclass_fields__ if name != "address"}
     return {**row, "hooks": hooks}
-

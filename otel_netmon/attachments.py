@@ -143,7 +143,10 @@ class Attachments:
         if mode == "auto" and interface.kind != "physical":
             raise links.Refused("virtual_interface")  # native XDP on veth turns segmentation offload off
         link = links.attach_xdp(
-            namespace, interface.index, image.program("netmon_xdp", {Late.NAMESPACE: interface.namespace}), mode == "generic"
+            namespace,
+            interface.index,
+            image.program("netmon_xdp", {Late.NAMESPACE: interface.namespace}),
+            mode == "generic",
         )
         attached.links.append(link)
         attached.undo.append(lambda: links.detach(link))

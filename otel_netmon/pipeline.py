@@ -323,7 +323,10 @@ class Pipeline:
         then, previous = self._previous
         seconds = max(now - then, 1e-3)
         self._rates = {
-            side: ((packets - previous.get(side, [0, 0])[0]) / seconds, (octets - previous.get(side, [0, 0])[1]) / seconds)
+            side: (
+                (packets - previous.get(side, [0, 0])[0]) / seconds,
+                (octets - previous.get(side, [0, 0])[1]) / seconds,
+            )
             for side, (packets, octets) in current.items()
         }
         self._previous = (now, current)
@@ -340,7 +343,13 @@ class Pipeline:
             probes=self._probes,
             stages=stages,
             interfaces=interface_rows(
-                self._known.values(), self._edges, self._hooks, self._previous[1], self._rates, self._shares
+                self._known.values(),
+                self._edges,
+                self._hooks,
+                self._previous[1],
+                self._traffic.totals.handed_over if self._traffic is not None else {},
+                self._rates,
+                self._shares,
             ),
             flows=FlowsStatus(
                 live=live,

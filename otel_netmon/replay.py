@@ -66,9 +66,7 @@ def replay(path: str, cache: Path, decapsulate: bool = False) -> Replay:
     """
     loader.raise_memlock()
     source, _ = loader.obtain("tc_monitor", cache)
-    loaded = loader.LoadedImage(
-        source, {"flow_table": FLOW_ENTRIES}, {"flow_table": syscalls.BPF_F_NO_PREALLOC}
-    )
+    loaded = loader.LoadedImage(source, {"flow_table": FLOW_ENTRIES}, {"flow_table": syscalls.BPF_F_NO_PREALLOC})
     try:
         program = loaded.program("netmon_receive", {Late.REPLAY: 1, Late.DECAPSULATE: int(decapsulate)})
         with Capture(path) as capture:

@@ -109,9 +109,7 @@ class FlowRanking:
             np.add.at(sums[1], inverse, octets)
             names = rows[first].tobytes()
             size = CONVERSATION.itemsize
-            gained = {
-                names[i * size : (i + 1) * size]: (int(sums[0, i]), int(sums[1, i])) for i in range(len(first))
-            }
+            gained = {names[i * size : (i + 1) * size]: (int(sums[0, i]), int(sums[1, i])) for i in range(len(first))}
         for direction, (more_packets, more_bytes) in unplaced.items():
             self._rest[direction][0] += more_packets
             self._rest[direction][1] += more_bytes

@@ -96,9 +96,7 @@ class Traffic:
         edge = self._edges.get((namespace, ifindex))
         return edge is None or edge.counts(Direction(direction), ingress)
 
-    def _unplaced_at_edges(
-        self, keys: npt.NDArray[Any], gains: npt.NDArray[np.uint64]
-    ) -> dict[int, tuple[int, int]]:
+    def _unplaced_at_edges(self, keys: npt.NDArray[Any], gains: npt.NDArray[np.uint64]) -> dict[int, tuple[int, int]]:
         """Packets in no flow by direction, where the edge rule counts them.
 
         They carry no way in: forwarded ones count where no other interface could have counted them before.

@@ -119,7 +119,9 @@ def parse(text: str, origin: str) -> Image:
             programs=programs,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ImageError(f"{origin}: damaged program image ({error})", "delete it, it will be compiled again") from error
+        raise ImageError(
+            f"{origin}: damaged program image ({error})", "delete it, it will be compiled again"
+        ) from error
 
 
 def source_directory() -> Path:
@@ -182,7 +184,10 @@ def patch(instructions: bytes, map_fds: tuple[int, ...], late: Mapping[Late, int
                 index = int.from_bytes(code[at + 4 : at + 8], "little")
                 code[at + 4 : at + 8] = map_fds[index].to_bytes(4, "little")
             elif code[at + 1] >> 4 == 0:
-                mark = int.from_bytes(code[at + 4 : at + 8], "little") | int.from_bytes(code[at + 12 : at + 16], "little") << 32
+                mark = (
+                    int.from_bytes(code[at + 4 : at + 8], "little")
+                    | int.from_bytes(code[at + 12 : at + 16], "little") << 32
+                )
                 if mark & ~0xFF == LATE_MARK:
                     value = values[Late(mark & 0xFF)]
                     code[at + 4 : at + 8] = (value & 0xFFFFFFFF).to_bytes(4, "little")

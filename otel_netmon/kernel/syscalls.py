@@ -13,7 +13,13 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_SYSCALLS = {"x86_64": (321, 324), "aarch64": (280, 283), "riscv64": (280, 283), "s390x": (351, 356), "ppc64le": (361, 365)}
+_SYSCALLS = {
+    "x86_64": (321, 324),
+    "aarch64": (280, 283),
+    "riscv64": (280, 283),
+    "s390x": (351, 356),
+    "ppc64le": (361, 365),
+}
 _BPF, _MEMBARRIER = _SYSCALLS.get(platform.machine(), (-1, -1))
 _libc = ctypes.CDLL(None, use_errno=True)
 _ATTR_SIZE = 128
@@ -115,9 +121,7 @@ def map_delete(fd: int, key: bytes) -> bool:
     return True
 
 
-def map_lookup_batch(
-    fd: int, resume: int, token: int, keys: int, values: int, count: int
-) -> tuple[int, bool]:
+def map_lookup_batch(fd: int, resume: int, token: int, keys: int, values: int, count: int) -> tuple[int, bool]:
     """One BPF_MAP_LOOKUP_BATCH (kernel 5.6) into memory at the addresses given.
 
     Args:
@@ -150,7 +154,9 @@ class VerifierRefusal(Exception):
         self.log = log
 
 
-def program_load(kind: int, instructions: bytes, name: str, log_level: int = 0, licence: str = "GPL") -> tuple[int, str]:
+def program_load(
+    kind: int, instructions: bytes, name: str, log_level: int = 0, licence: str = "GPL"
+) -> tuple[int, str]:
     """Loads a program; gives its file descriptor and the verifier's log (empty at log level 0).
 
     Raises:
@@ -221,7 +227,9 @@ class TestRun:
         self._out_address = ctypes.addressof(self._out)
         self._attr_pointer = ctypes.byref(self._attr_c)
 
-    def run(self, frame: bytes | memoryview, cb: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0), time_ns: int = 0) -> int:
+    def run(
+        self, frame: bytes | memoryview, cb: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0), time_ns: int = 0
+    ) -> int:
         """Runs the program once on the frame; gives its return value (as unsigned 32 bits)."""
         length = len(frame)
         self._frame[:length] = bytes(frame)

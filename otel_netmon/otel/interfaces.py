@@ -37,7 +37,9 @@ def coverage_points(
     """Gives netmon.coverage by (namespace, ifindex, direction)."""
     return {
         "netmon.coverage": [
-            Point({**names.attributes(namespace, ifindex), "network.io.direction": DIRECTIONS[direction]}, share, start_ns)
+            Point(
+                {**names.attributes(namespace, ifindex), "network.io.direction": DIRECTIONS[direction]}, share, start_ns
+            )
             for (namespace, ifindex, direction), share in shares.items()
         ]
     }

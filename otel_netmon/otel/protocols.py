@@ -21,7 +21,10 @@ def protocol_points(
     sums: dict[tuple[tuple[str, str], ...], list[int]] = {}
     unparsed: dict[tuple[tuple[str, str], ...], int] = {}
     for key, (packets, octets) in totals.items():
-        side = (*names.attributes(key.namespace, key.ifindex).items(), ("network.io.direction", DIRECTIONS[key.direction]))
+        side = (
+            *names.attributes(key.namespace, key.ifindex).items(),
+            ("network.io.direction", DIRECTIONS[key.direction]),
+        )
         if key.reason:
             attributes: tuple[tuple[str, str], ...] = (*side, ("network.type", "unparsed"))
             why = (*side, ("netmon.reason", Reason(key.reason).name.lower()))

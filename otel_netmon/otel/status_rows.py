@@ -20,6 +20,7 @@ def interface_rows(
     edges: Mapping[Key, Edge],
     hooks: Mapping[Key, dict[str, str]],
     totals: Mapping[Side, list[int]],
+    handed_over: Mapping[Side, list[int]],
     rates: Mapping[Side, tuple[float, float]],
     shares: Mapping[tuple[int, int, int], float],
 ) -> list[InterfaceStatus]:
@@ -27,6 +28,7 @@ def interface_rows(
 
     Args:
         totals: wire packets and bytes by side.
+        handed_over: packets and bytes by side as the stack handed them over.
         rates: packets and bytes a second by side, over the last cycle.
         shares: coverage by (namespace, ifindex, direction).
     """
@@ -40,6 +42,8 @@ def interface_rows(
             sides[direction] = DirectionStatus(
                 packets=packets,
                 bytes=octets,
+                skb_packets=handed_over.get(side, [0, 0])[0],
+                skb_bytes=handed_over.get(side, [0, 0])[1],
                 packets_per_second=round(packet_rate, 3),
                 bytes_per_second=round(octet_rate, 3),
                 coverage=shares.get((*interface.key, int(direction))),
