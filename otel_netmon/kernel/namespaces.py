@@ -13,12 +13,11 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from otel_netmon.errors import ConfigError, NetmonError, PrivilegeError
 
-NAMES_FOLDER = Path("/run/netns")
+NAMES_FOLDER = "/run/netns"
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
 _NETDEV = "/proc/thread-self/net/dev"
 _CLONE_NEWNET = 0x40000000
@@ -60,7 +59,7 @@ def namespace_path(name: str) -> str:
             f"{name!r} names no network namespace",
             "give a name as `ip netns list` shows it, or an absolute path such as /proc/PID/ns/net",
         )
-    return str(NAMES_FOLDER / name)
+    return f"{NAMES_FOLDER}/{name}"
 
 
 def own_namespace() -> Namespace:
