@@ -144,6 +144,13 @@ class Supervisor:
     def _attach_interfaces(self) -> None:
         self._apply(self._found)
         self._found = []
+        for left in self._attachments.leftovers:
+            self._journal.warning(
+                "clsact.leftover_removed",
+                index=left.ifindex,
+                namespace=left.namespace_name,
+                direction=left.direction.name.lower(),
+            )
         self._watch()
         self._tell_interfaces()
 
@@ -302,8 +309,7 @@ class Supervisor:
             signal.set_wakeup_fd(-1)
             self._selector.close()
             # A copy of a link in this process would keep the program attached after the supervisor is gone.
-            for fd in self._attachments.link_fds():
-                os.close(fd)
+            self._attachments.leave_to_parent()
             from otel_netmon.pipeline import main  # after the fork: the supervisor never pays for it
 
             code = main(channel, self._config, setup)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from otel_netmon.abi.enums import Direction, Late
 from otel_netmon.config.model import Config
+from otel_netmon.errors import KernelLacksError
 from otel_netmon.kernel import links
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.kernel.loader import LoadedImage
 from otel_netmon.kernel.namespaces import Namespace
+from otel_netmon.kernel.rtnetlink import RtnetlinkError
 
 if TYPE_CHECKING:
-    from otel_netmon.kernel.clsact import Clsact
+    from otel_netmon.kernel.clsact import Clsact, Leftover
 
 TC_HOOKS: Mapping[str, tuple[Direction, str]] = {
     "tc_receive": (Direction.RECEIVE, "netmon_receive"),
@@ -47,7 +50,9 @@ class Attachments:
         self._tc = tc
         self._xdp = xdp
         self._clsact: Clsact | None = None
-        self._has_tcx = True
+        self._has_tcx = config.probes.flows.attach != "clsact"
+        self._swept: set[tuple[int, int]] = set()
+        self.leftovers: list[Leftover] = []
         self.table: dict[Key, Attached] = {}
 
     def add(self, interface: Interface, namespace: Namespace) -> Attached:
@@ -81,9 +86,13 @@ class Attachments:
         if self._clsact is not None:
             self._clsact.close()
 
-    def link_fds(self) -> list[int]:
-        """File descriptors whose closing detaches: a child must not keep them."""
-        return [fd for attached in self.table.values() for fd in attached.links]
+    def leave_to_parent(self) -> None:
+        """In a forked child: lets go of every link, so that the parent's end detaches them, and of the filters."""
+        for attached in self.table.values():
+            for fd in attached.links:
+                os.close(fd)
+        if self._clsact is not None:
+            self._clsact.leave_to_parent()
 
     def state(self, hooks: tuple[str, ...]) -> tuple[str, str, str]:
         """State of the probe that owns these hooks: ok, degraded or off; a reason; a detail for people."""
@@ -120,20 +129,31 @@ class Attachments:
             try:
                 link = links.attach_tcx(namespace, interface.index, direction, fd)
             except links.Refused as refused:
-                if not refused.lacks_feature:
+                if not refused.lacks_feature or self._config.probes.flows.attach == "tcx":
                     raise
                 self._has_tcx = False
             else:
                 attached.links.append(link)
                 attached.undo.append(lambda: links.detach(link))
                 return "tcx"
+        clsact = self._use_clsact(namespace)
+        try:
+            made = clsact.attach(namespace, interface.index, direction, fd)
+        except (KernelLacksError, RtnetlinkError) as error:
+            raise links.Refused(error.message) from error
+        attached.undo.append(lambda: clsact.detach(made))
+        return "clsact"
+
+    def _use_clsact(self, namespace: Namespace) -> Clsact:
+        """The filters of this process; what a killed run left in this namespace goes first."""
         if self._clsact is None:
             from otel_netmon.kernel.clsact import Clsact
 
             self._clsact = Clsact()
-        undo = self._clsact.attach(namespace, interface.index, direction, fd)
-        attached.undo.append(undo)
-        return "clsact"
+        if namespace.identity not in self._swept:
+            self._swept.add(namespace.identity)
+            self.leftovers += self._clsact.sweep_leftovers([namespace])
+        return self._clsact
 
     def _attach_xdp(self, attached: Attached, namespace: Namespace, image: LoadedImage) -> str:
         interface = attached.interface

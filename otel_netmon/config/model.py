@@ -71,6 +71,13 @@ class FlowsProbe(Section, frozen=True):
     """The tc program that counts flows in the kernel."""
 
     enabled: Annotated[bool, Meta(description="Count flows and protocols on every observed interface.")] = True
+    attach: Annotated[
+        Literal["auto", "tcx", "clsact"],
+        Meta(
+            description="`auto` attaches by TCX links (Linux 6.6), which end with the agent, and by filters of a clsact "
+            "qdisc where the kernel has none; the others use only that way."
+        ),
+    ] = "auto"
     decapsulate: Annotated[
         bool,
         Meta(description="Count the inner flow of VXLAN, Geneve, GRE and IP-in-IP instead of the outer one."),
