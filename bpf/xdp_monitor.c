@@ -13,9 +13,12 @@ static __always_inline int frame_load(struct xdp_md *xdp, u32 offset, void *to, 
 	u8 *data = (u8 *)(long)xdp->data;
 	u8 *end = (u8 *)(long)xdp->data_end;
 
+	u64 at = offset;
+
 	if (offset > FRAME_OFFSET_MAX)
 		return -1;
-	data += offset;
+	asm volatile("%0 &= 0x7ff" : "+r"(at)); /* or the compiler checks one register and adds another */
+	data += at;
 	if (data + length > end)
 		return -1;
 	__builtin_memcpy(to, data, length);
