@@ -8,6 +8,7 @@
 #define NETMON_PACKET_H
 
 #define LINK_LAYERS_MAX 8    /* VLAN tags, MPLS labels, PPPoE, LLC before the network layer */
+#define INNER_LAYERS_MAX 3   /* the same inside a tunnel */
 #define IPV6_EXTENSIONS_MAX 8
 #define ENCAPSULATIONS_MAX 4 /* with decapsulate: levels opened */
 
@@ -209,14 +210,14 @@ static __always_inline u32 ipv6(CONTEXT *ctx, struct packet *p, u32 offset, u8 *
 }
 
 /* Walks link layers from offset; leaves the EtherType of the network layer and its offset. 0: cannot be read. */
-static __always_inline int link_layers(CONTEXT *ctx, u16 *ethertype, u32 *offset, u8 *reason)
+static __always_inline int link_layers(CONTEXT *ctx, u16 *ethertype, u32 *offset, u8 *reason, const int most)
 {
 	u16 type = *ethertype;
 	u32 at = *offset;
 	u8 header[8];
 	int i;
 
-	for (i = 0; i < LINK_LAYERS_MAX; i++) {
+	for (i = 0; i < most; i++) {
 		if (type == ETHERTYPE_VLAN || type == ETHERTYPE_SVLAN || type == 0x9100 || type == 0x9200) {
 			*reason = NETMON_REASON_SHORT_VLAN;
 			if (frame_load(ctx, at, header, 4))
@@ -337,7 +338,7 @@ static __always_inline void decapsulate(CONTEXT *ctx, struct packet *p, u32 offs
 		} else if (type < 0x600) {
 			return;
 		}
-		if (!link_layers(ctx, &type, &offset, &reason) || (type != ETHERTYPE_IPV4 && type != ETHERTYPE_IPV6))
+		if (!link_layers(ctx, &type, &offset, &reason, INNER_LAYERS_MAX) || (type != ETHERTYPE_IPV4 && type != ETHERTYPE_IPV6))
 			return; /* not IP inside, or cut: the flow stays the outer one */
 		offset = network(ctx, p, type, offset, &reason);
 		if (!offset)
@@ -372,7 +373,7 @@ static __always_inline void parse(CONTEXT *ctx, struct packet *p, u32 zero)
 		type = header[0] >> 4 == 6 ? ETHERTYPE_IPV6 : ETHERTYPE_IPV4;
 	}
 	offset += zero;
-	if (!link_layers(ctx, &type, &offset, &reason))
+	if (!link_layers(ctx, &type, &offset, &reason, LINK_LAYERS_MAX))
 		return unreadable(p, reason);
 	if (type != ETHERTYPE_IPV4 && type != ETHERTYPE_IPV6) {
 		p->kind = NETMON_KIND_OTHER;
