@@ -1,0 +1,59 @@
+"""Loads every program of the shipped images and tells what the running kernel's verifier said, as JSON.
+
+Run with the agent's interpreter and the project's root on PYTHONPATH; needs root.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+
+from otel_netmon.abi.enums import Late
+from otel_netmon.errors import NetmonError
+from otel_netmon.kernel import image
+from otel_netmon.kernel.loader import LoadedImage, raise_memlock
+
+_TC: dict[str, dict[Late, int]] = {
+    "default": {},
+    "no layer 2": {Late.L2_LENGTH: 0},
+    "decapsulate": {Late.DECAPSULATE: 1},
+}
+VARIANTS: dict[str, dict[str, dict[Late, int]]] = {
+    "netmon_receive": {**_TC, "replay": {Late.REPLAY: 1}, "replay, decapsulate": {Late.REPLAY: 1, Late.DECAPSULATE: 1}},
+    "netmon_transmit": _TC,
+}
+"""The late constants that the agent and replay use, by program: each makes other code live. The rest has only the default."""
+
+_STATISTICS = re.compile(r"processed (\d+) insns")
+
+
+def reports() -> list[dict[str, object]]:
+    """One record for each program and variant: its instructions, how many the verifier processed, its words if it refused."""
+    raise_memlock()
+    result: list[dict[str, object]] = []
+    for path in sorted(image.SHIPPED.glob("*.json")):
+        source = image.parse(path.read_text(), str(path))
+        try:
+            loaded = LoadedImage(source)
+        except NetmonError as error:
+            result.append({"program": f"maps of {source.name}", "variant": "default", "refused": str(error)})
+            continue
+        for name, program in sorted(source.programs.items()):
+            for variant, late in VARIANTS.get(name, {"default": {}}).items():
+                record: dict[str, object] = {"program": name, "variant": variant}
+                record["instructions"] = len(program.instructions) // 8
+                try:
+                    log = loaded.verifier_report(name, late)
+                except NetmonError as error:
+                    record["refused"] = str(error)
+                else:
+                    found = _STATISTICS.search(log)
+                    record["processed"] = int(found.group(1)) if found else None
+                result.append(record)
+        loaded.close()
+    return result
+
+
+if __name__ == "__main__":
+    json.dump(reports(), sys.stdout)
