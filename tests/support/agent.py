@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from support.collectors import free_ports
+
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
-PROMETHEUS_PORT = 19464
 
 _SAMPLE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -30,23 +31,30 @@ class Agent:
     """A running agent.
 
     Attributes:
-        process: the supervisor.
-        log: events so far, each a dict.
+        process: the supervisor, leader of a session of its own.
+        port: of the Prometheus page, on 127.0.0.1 of its namespace.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], log_path: Path, enter: Sequence[str], port: int) -> None:
         self.process = process
+        self.port = port
         self._log_path = log_path
         self._enter = enter
-        self._port = port
+
+    @property
+    def pid(self) -> int:
+        """Of the supervisor."""
+        return self.process.pid
 
     @property
     def log(self) -> list[dict[str, Any]]:
+        """Events so far."""
         lines = self._log_path.read_text(errors="replace").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
     @property
     def log_text(self) -> str:
+        """All that the agent has written."""
         return self._log_path.read_text(errors="replace")
 
     def events(self, name: str) -> list[dict[str, Any]]:
@@ -84,7 +92,7 @@ class Agent:
                 "--max-time",
                 "10",
                 *headers,
-                f"http://127.0.0.1:{self._port}{path}",
+                f"http://127.0.0.1:{self.port}{path}",
             ],
             capture_output=True,
             check=True,
@@ -110,9 +118,21 @@ class Agent:
 
     def pipeline_pid(self) -> int:
         """The pid of the pipeline process."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         assert len(children) == 1, children
         return int(children[0])
+
+    def members(self) -> set[int]:
+        """Pids of the processes of this agent that live, also of those whose supervisor is gone."""
+        found = set()
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = stat.read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if int(fields[3]) == self.pid and fields[0] not in "ZX":  # session, state
+                found.add(int(stat.parent.name))
+        return found
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Sends a signal and waits for the end; gives the exit code."""
@@ -142,7 +162,7 @@ def agent(
     enter: Sequence[str] = (),
     interval: float = 1.0,
     environment: Mapping[str, str] | None = None,
-    port: int = PROMETHEUS_PORT,
+    port: int | None = None,
     otlp: bool = False,
     wait_ready: bool = True,
 ) -> Iterator[Agent]:
@@ -152,8 +172,10 @@ def agent(
         arguments: of ``otel-netmon run``.
         enter: a command prefix, for example ``NetNs.command()``.
         interval: export interval in seconds.
+        port: of the Prometheus page; a free one when not given.
         otlp: whether to export by OTLP; the endpoint is in the arguments or the environment.
     """
+    port = port or free_ports(1)[0]
     line = [
         *enter,
         *command(
@@ -170,6 +192,7 @@ def agent(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
                 env={**os.environ, **(environment or {}), "NO_COLOR": "1"},
             )
         running = Agent(process, log_path, enter, port)
