@@ -23,7 +23,7 @@ from otel_netmon.config.model import Config
 from otel_netmon.control import Channel
 from otel_netmon.errors import NetmonError
 from otel_netmon.kernel import loader
-from otel_netmon.kernel.interfaces import Added, Changed, Event, Interface, InterfaceTable, Removed, Renamed
+from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
 from otel_netmon.kernel.namespaces import open_netdev
 from otel_netmon.selfmon.journal import Journal
 
@@ -63,7 +63,6 @@ class Supervisor:
         self._child_started = 0.0
         self._failures = 0
         self._restart_at: float | None = None
-        self._kill_at: float | None = None
         self._images: dict[str, str] = {}
         self._tc: loader.LoadedImage | None = None
         self._xdp: loader.LoadedImage | None = None
@@ -178,7 +177,7 @@ class Supervisor:
             elif isinstance(event, Removed):
                 self._attachments.remove(interface.key)
                 self._journal.info("interface.removed", **fields)
-            elif isinstance(event, Renamed | Changed) and interface.key in self._attachments.table:
+            elif interface.key in self._attachments.table:
                 self._attachments.table[interface.key].interface = interface
                 if isinstance(event, Renamed):
                     self._journal.info("interface.renamed", **fields, old_name=event.old_name)
@@ -198,7 +197,7 @@ class Supervisor:
         refresh_at = time.monotonic() + REFRESH_SECONDS
         while self._stop_reason is None:
             now = time.monotonic()
-            times = [t for t in (self._restart_at, self._kill_at) if t is not None]
+            times = [self._restart_at] if self._restart_at is not None else []
             if self._config.interfaces.namespaces:
                 times.append(refresh_at)
             if self._duration is not None:
@@ -222,11 +221,8 @@ class Supervisor:
                 self._restart_at = None
                 self._start_child()
                 self._tell_interfaces()
-            if self._kill_at is not None and now >= self._kill_at:
-                self._kill_at = None
-                os.kill(self._child, signal.SIGKILL)
             if self._duration is not None and now >= self._started + self._duration:
-                self._stop_reason = self._stop_reason or "duration"
+                self._stop_reason = "duration"
 
     def _signalled(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
@@ -313,12 +309,11 @@ class Supervisor:
             from otel_netmon.pipeline import main  # after the fork: the supervisor never pays for it
 
             code = main(channel, self._config, setup)
-        except BaseException:
+        except BaseException as error:  # noqa: BLE001 - the last frame of this process: told, and it ends
             import traceback
 
-            traceback.print_exc()
+            self._journal.error("pipeline.crashed", error=repr(error), traceback=traceback.format_exc())
         finally:
-            sys.stderr.flush()
             os._exit(code)
 
     def _read_channel(self, channel: Channel) -> None:
@@ -389,7 +384,6 @@ class Supervisor:
                 return
             if pid == self._child:
                 self._child = 0
-                self._kill_at = None
                 if self._channel is not None:
                     self._read_channel(self._channel)
                     self._forget_channel()

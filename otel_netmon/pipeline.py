@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from otel_netmon.abi import layout
 from otel_netmon.abi.enums import Direction, hook_slot
@@ -99,7 +100,9 @@ class Pipeline:
             if config.prometheus.enabled
             else None
         )
-        self._sink = OtlpSink(config.otlp, resource) if config.otlp.enabled else None
+        timeout = min(config.otlp.timeout_seconds, config.export.timeout_seconds)
+        otlp = structs.replace(config.otlp, timeout_seconds=timeout)
+        self._sink = OtlpSink(otlp, resource) if otlp.enabled else None
 
     def _flows_probe(self, setup: Mapping[str, Any], first: bool) -> tuple[FlowReader | None, Traffic | None]:
         maps = setup["maps"].get("tc_monitor")
@@ -205,12 +208,14 @@ class Pipeline:
         self._known = monitored
         self._edges = edge_rule(every, monitored, decapsulate=self._config.probes.flows.decapsulate).edges
         if self._traffic is not None:
-            self._traffic.set_edges(self._edges)
+            self._traffic.set_interfaces(
+                self._edges, [key for key, interface in monitored.items() if interface.kind == "physical"]
+            )
         self._probes = message["probes"]
         if self._snapshot is None:
             self._cycle()
             otlp = self._sink.stats()["endpoint"] if self._sink is not None else None
-            listen = "{}:{}".format(*self._server.address) if self._server is not None else None
+            listen = self._server.listening if self._server is not None else None
             self._channel.send("ready", {"prometheus": listen, "otlp": otlp})
 
     def _stop(self) -> None:
@@ -240,8 +245,9 @@ class Pipeline:
             maps["flow_table"] = (live, self._config.probes.flows.table_entries)
             maps["protocol_stats"] = (len(reading.protocol_keys), self._reader.protocol_entries)
             points |= protocols.protocol_points(
-                self._traffic.totals.wire, self._names, self._start_ns, "netmon.protocol"
+                self._traffic.totals.counted, self._names, self._start_ns, "netmon.protocol"
             )
+            points |= protocols.wire_points(self._traffic.totals.wire, self._names, self._start_ns)
             points |= flows.flow_points(top)
             stages["kernel"] = StageStatus(
                 delivered=self._traffic.conservation.attributed,
@@ -255,7 +261,7 @@ class Pipeline:
             for field in COUNTERS:
                 counters[field] = per_cpu[field].sum(axis=1, dtype=np.uint64)
             self._xdp_totals.add_rows(keys, self._xdp_differences.update(keys, counters))
-            points |= protocols.protocol_points(self._xdp_totals.wire, self._names, self._start_ns, "netmon.xdp")
+            points |= protocols.protocol_points(self._xdp_totals.counted, self._names, self._start_ns, "netmon.xdp")
         self._measure_rates()
         if self._sink is not None:
             stats = self._sink.stats()
@@ -316,7 +322,7 @@ class Pipeline:
         now = time.monotonic()
         current: dict[Side, list[int]] = {}
         if self._traffic is not None:
-            for key, (packets, octets) in self._traffic.totals.wire.items():
+            for key, (packets, octets) in self._traffic.totals.counted.items():
                 total = current.setdefault(Side(key.namespace, key.ifindex, key.direction), [0, 0])
                 total[0] += packets
                 total[1] += octets
@@ -336,7 +342,7 @@ class Pipeline:
         if self._sink is not None:
             export["otlp"] = self._sink.stats()
         if self._server is not None:
-            export["prometheus"] = {"listen": "{}:{}".format(*self._server.address)}
+            export["prometheus"] = {"listen": self._server.listening}
         return build(
             uptime_seconds=time.monotonic() - self._started_monotonic,
             interval_seconds=self._config.export.interval_seconds,
@@ -348,6 +354,7 @@ class Pipeline:
                 self._hooks,
                 self._previous[1],
                 self._traffic.totals.handed_over if self._traffic is not None else {},
+                self._traffic.totals.wire if self._traffic is not None else {},
                 self._rates,
                 self._shares,
             ),

@@ -47,7 +47,7 @@ class Differences:
     def __init__(self, fields: tuple[str, ...]) -> None:
         self._fields = fields
         self._seed = secrets.randbits(64)
-        self._keys: npt.NDArray[Any] | None = None
+        self._keys: npt.NDArray[Any] = np.empty(0)
         self._marks = np.empty(0, np.uint64)
         self._counters = np.empty((len(fields), 0), np.uint64)
 
@@ -73,7 +73,7 @@ class Differences:
             counters = np.concatenate([counters, np.stack([closed_values[f] for f in self._fields])], axis=1)
         gains = counters.copy()
         marks = fingerprints(every, self._seed)
-        if self._keys is not None and len(self._keys) and len(every):
+        if len(self._keys) and len(every):
             at = np.searchsorted(self._marks, marks)
             at[at == len(self._marks)] = 0
             known = self._marks[at] == marks
@@ -90,7 +90,6 @@ class Differences:
         return gains
 
     def _reseed(self) -> None:
-        assert self._keys is not None
         while True:
             self._seed = secrets.randbits(64)
             marks = fingerprints(self._keys, self._seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,11 +41,22 @@ def is_ipv4(keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 class ProtocolTotals:
-    """Cumulative counts by ProtocolKey: [packets, bytes] on the wire, and by Side: [packets, bytes] as handed over."""
+    """Cumulative [packets, bytes] by ProtocolKey as the interface counts them, and by Side as handed over and on the wire.
+
+    A physical interface counts wire segments; a virtual one counts what crosses it, a GSO or GRO super-packet once.
+
+    Attributes:
+        counted: by ProtocolKey, as the interface counts.
+        handed_over: by Side, what the stack handed over: super-packets count once.
+        wire: by Side, the segments that super-packets stand for on a wire, each with its headers.
+        physical: (namespace, ifindex) of the physical interfaces.
+    """
 
     def __init__(self) -> None:
-        self.wire: dict[ProtocolKey, list[int]] = {}
+        self.counted: dict[ProtocolKey, list[int]] = {}
         self.handed_over: dict[Side, list[int]] = {}
+        self.wire: dict[Side, list[int]] = {}
+        self.physical: set[tuple[int, int]] = set()
 
     def add_flows(self, keys: npt.NDArray[Any], gains: npt.NDArray[np.uint64]) -> None:
         """Adds what rows of flow_table gained.
@@ -88,12 +100,18 @@ class ProtocolTotals:
 
     def _add(self, key: ProtocolKey, amount: list[int]) -> None:
         packets, octets, extra_packets, extra_bytes = amount
-        wire = self.wire.setdefault(key, [0, 0])
-        wire[0] += packets + extra_packets
-        wire[1] += octets + extra_bytes
-        handed = self.handed_over.setdefault(Side(key.namespace, key.ifindex, key.direction), [0, 0])
+        side = Side(key.namespace, key.ifindex, key.direction)
+        handed = self.handed_over.setdefault(side, [0, 0])
         handed[0] += packets
         handed[1] += octets
+        wire = self.wire.setdefault(side, [0, 0])
+        wire[0] += packets + extra_packets
+        wire[1] += octets + extra_bytes
+        counted = self.counted.setdefault(key, [0, 0])
+        if key[:2] in self.physical:
+            packets, octets = packets + extra_packets, octets + extra_bytes
+        counted[0] += packets
+        counted[1] += octets
 
     def packets_by_slot(self) -> dict[int, int]:
         """Packets as handed over, by index of hook_totals."""
@@ -105,17 +123,17 @@ class ProtocolTotals:
 
     def forget(self, namespace: int, ifindex: int) -> None:
         """Drops the series of an interface that is gone."""
-        for key in [k for k in self.wire if k.namespace == namespace and k.ifindex == ifindex]:
-            del self.wire[key]
+        for key in [k for k in self.counted if k.namespace == namespace and k.ifindex == ifindex]:
+            del self.counted[key]
 
 
 def unplaced(
-    keys: npt.NDArray[Any], gains: npt.NDArray[np.uint64]
+    keys: npt.NDArray[Any], gains: npt.NDArray[np.uint64], physical: AbstractSet[tuple[int, int]]
 ) -> dict[tuple[int, int, int, bool], tuple[int, int]]:
     """Picks from rows of protocol_stats the IP packets that had no place in flow_table.
 
     Returns:
-        wire packets and bytes by (namespace, ifindex, direction, forwarded).
+        packets and bytes as the interface counts them, by (namespace, ifindex, direction, forwarded).
     """
     result: dict[tuple[int, int, int, bool], tuple[int, int]] = {}
     for key, amount in zip(keys.tolist(), gains.T.tolist(), strict=True):
@@ -123,7 +141,10 @@ def unplaced(
         if amount[0] and kind in (Kind.OVERFLOW, Kind.OVERFLOW_FORWARDED):
             name = (namespace, ifindex, direction, kind == Kind.OVERFLOW_FORWARDED)
             packets, octets = result.get(name, (0, 0))
-            result[name] = (packets + amount[0] + amount[2], octets + amount[1] + amount[3])
+            more_packets, more_octets = amount[0], amount[1]
+            if (namespace, ifindex) in physical:
+                more_packets, more_octets = more_packets + amount[2], more_octets + amount[3]
+            result[name] = (packets + more_packets, octets + more_octets)
     return result
 
 
@@ -146,6 +167,6 @@ class Conservation:
             self._base = {slot: totals_before[slot] - attributed.get(slot, 0) for slot in totals_before}
         for slot, total in totals_before.items():
             self._base.setdefault(slot, 0)
-            total -= max(self._base[slot], 0)
-            self.missing = max(self.missing, total - attributed.get(slot, 0))
+            expected = total - max(self._base[slot], 0)
+            self.missing = max(self.missing, expected - attributed.get(slot, 0))
         self.attributed = sum(attributed.values())

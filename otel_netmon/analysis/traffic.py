@@ -42,9 +42,10 @@ class Traffic:
         self._base_only = not begin_at_zero
         self._edges: dict[Key, Edge] = {}
 
-    def set_edges(self, edges: Mapping[Key, Edge]) -> None:
-        """Takes the edge rule; interfaces that are gone keep theirs until their last flows have left."""
+    def set_interfaces(self, edges: Mapping[Key, Edge], physical: Iterable[Key]) -> None:
+        """Takes the edge rule and which interfaces are physical; those that are gone keep theirs while flows of them live."""
         self._edges.update(edges)
+        self.totals.physical.update(physical)
 
     def update(self, reading: FlowReading, totals_before: dict[int, int], now_ns: int) -> TopConversations:
         """Takes a reading.
@@ -63,12 +64,12 @@ class Traffic:
         self.totals.add_flows(keys, gains)
         self.totals.add_rows(reading.protocol_keys, row_gains)
         self.conservation.check(totals_before, self.totals.packets_by_slot())
-        counted = self._counted(keys, flows)
-        keys, flows, gains = keys[counted], flows[counted], gains[:, counted]
+        counted, physical = self._counted(keys, flows)
+        keys, flows, gains, physical = keys[counted], flows[counted], gains[:, counted], physical[counted]
         return self._ranking.update(
             conversations(keys, source_is_client(keys, flows, self._ephemeral)),
-            gains[0] + gains[2],
-            gains[1] + gains[3],
+            gains[0] + gains[2] * physical,
+            gains[1] + gains[3] * physical,
             self._unplaced_at_edges(reading.protocol_keys, row_gains),
             now_ns,
         )
@@ -78,19 +79,22 @@ class Traffic:
         for namespace, ifindex in gone:
             self.totals.forget(namespace, ifindex)
 
-    def _counted(self, keys: npt.NDArray[Any], flows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Tells which rows the edge rule counts; one decision for all rows of an interface, direction and way in."""
+    def _counted(
+        self, keys: npt.NDArray[Any], flows: npt.NDArray[Any]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """Tells which rows the edge rule counts, and which are of physical interfaces; decided once for each sighting."""
         if not len(keys):
-            return np.zeros(0, np.bool_)
+            return np.zeros(0, np.bool_), np.zeros(0, np.bool_)
         sightings = np.zeros(len(keys), _SIGHTING)
         sightings["ifindex"] = keys["ifindex"]
         sightings["namespace"] = keys["namespace"]
         sightings["direction"] = keys["direction"]
         sightings["ingress"] = np.where(keys["flags"] & FLOW_FORWARDED, flows["ingress_ifindex"], 0)
         first, inverse = group(sightings)
-        decisions = [self._counts(*sighting[:4]) for sighting in sightings[first].tolist()]
-        result: npt.NDArray[np.bool_] = np.array(decisions, np.bool_)[inverse]
-        return result
+        kinds = [sighting[:4] for sighting in sightings[first].tolist()]
+        counts = np.array([self._counts(*kind) for kind in kinds], np.bool_)
+        physical = np.array([(kind[2], kind[0]) in self.totals.physical for kind in kinds], np.bool_)
+        return counts[inverse], physical[inverse]
 
     def _counts(self, ifindex: int, ingress: int, namespace: int, direction: int) -> bool:
         edge = self._edges.get((namespace, ifindex))
@@ -102,11 +106,12 @@ class Traffic:
         They carry no way in: forwarded ones count where no other interface could have counted them before.
         """
         result: dict[int, tuple[int, int]] = {}
-        for (namespace, ifindex, direction, forwarded), (packets, octets) in unplaced(keys, gains).items():
+        for (namespace, ifindex, direction, forwarded), (packets, octets) in unplaced(
+            keys, gains, self.totals.physical
+        ).items():
             edge = self._edges.get((namespace, ifindex))
-            if edge is not None:
-                if not edge.counts(Direction(direction)) or (forwarded and edge.counted - {ifindex}):
-                    continue
+            if edge is not None and (not edge.counts(Direction(direction)) or (forwarded and edge.counted - {ifindex})):
+                continue
             before = result.get(direction, (0, 0))
             result[direction] = (before[0] + packets, before[1] + octets)
         return result

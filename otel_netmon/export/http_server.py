@@ -56,6 +56,12 @@ class Server:
         host, port = self._address
         return str(host), int(port)
 
+    @property
+    def listening(self) -> str:
+        """The address as ``host:port`` or ``[v6]:port``."""
+        host, port = self.address
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
     def start(self) -> None:
         """Begin to answer."""
         self._loop.start()

@@ -157,7 +157,7 @@ def main() -> int:
     except (NetmonError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    except Exception as error:  # bcc raises bare Exception; its own words are on stderr already
+    except Exception as error:  # noqa: BLE001 - bcc raises bare Exception; its own words are on stderr already
         print(f"bcc: {error}", file=sys.stderr)
         return 1
     return 0

@@ -211,7 +211,8 @@ class TestRun:
     TSTAMP_OFFSET = 152
 
     def __init__(self, program: int, room: int) -> None:
-        self._frame = (ctypes.c_char * max(room, 1)).from_buffer(bytearray(max(room, 1)))
+        self._frame_bytes = bytearray(max(room, 1))
+        self._frame = (ctypes.c_char * max(room, 1)).from_buffer(self._frame_bytes)
         self._skb_bytes = bytearray(self.SKB_SIZE)
         self._skb = (ctypes.c_char * self.SKB_SIZE).from_buffer(self._skb_bytes)
         self._out_bytes = bytearray(self.SKB_SIZE)
@@ -232,7 +233,7 @@ class TestRun:
     ) -> int:
         """Runs the program once on the frame; gives its return value (as unsigned 32 bits)."""
         length = len(frame)
-        self._frame[:length] = bytes(frame)
+        self._frame_bytes[:length] = frame
         self._context(self._skb_bytes, self.CB_OFFSET, *cb)
         self._time(self._skb_bytes, self.TSTAMP_OFFSET, time_ns)
         self._pack(
@@ -247,7 +248,7 @@ class TestRun:
 
     def repeat(self, frame: bytes, times: int) -> int:
         """Runs the program many times in one call; gives the mean time of a run in ns as the kernel measured it."""
-        self._frame[: len(frame)] = frame
+        self._frame_bytes[: len(frame)] = frame
         self._context(self._skb_bytes, self.CB_OFFSET, 0, 0, 0, 0, 0)
         self._pack(
             self._attr, 0, self._program, 0, len(frame), 0, self._address, 0, times, 0,

@@ -129,7 +129,10 @@ _FLOW = (
     "otel.metric.overflow",
 )
 _RECEIVER = ("receiver", "transport")
-_WIRE = "wire segments after unfolding GSO and GRO, not what the stack handed over"
+_COUNTED = (
+    "as the interface counts them: on a physical interface wire segments after unfolding GSO and GRO, on a virtual one what "
+    "the stack hands over, a super-packet once"
+)
 
 
 def _metrics() -> Iterable[Metric]:
@@ -156,18 +159,29 @@ def _metrics() -> Iterable[Metric]:
     )  # fmt: skip
     yield Metric(
         "netmon.protocol.io", "By", "counter", int,
-        f"Layer-2 bytes as the interface counts them, by network and transport protocol: {_WIRE}, each with its headers.",
+        f"Layer-2 bytes by network and transport protocol, {_COUNTED}.",
         _PROTOCOL,
     )  # fmt: skip
     yield Metric(
         "netmon.protocol.packets", "{packet}", "counter", int,
-        f"Packets by network and transport protocol: {_WIRE}.",
+        f"Packets by network and transport protocol, {_COUNTED}.",
         _PROTOCOL,
     )  # fmt: skip
     yield Metric(
         "netmon.protocol.unparsed", "{packet}", "counter", int,
         "Frames that could not be read, by reason. They are in netmon.protocol.packets too, with the network type `unparsed`.",
         (*_INTERFACE, "netmon.reason"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.wire.io", "By", "counter", int,
+        "Layer-2 bytes of wire segments after unfolding GSO and GRO, each segment with its headers, also on interfaces that have "
+        "no wire.",
+        _INTERFACE,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.wire.packets", "{packet}", "counter", int,
+        "Wire segments after unfolding GSO and GRO, also on interfaces that have no wire.",
+        _INTERFACE,
     )  # fmt: skip
     yield Metric(
         "netmon.xdp.io", "By", "counter", int,
@@ -181,13 +195,13 @@ def _metrics() -> Iterable[Metric]:
     )  # fmt: skip
     yield Metric(
         "netmon.flow.io", "By", "counter", int,
-        f"Layer-2 bytes as the interface counts them, of the largest flows: {_WIRE}, each with its headers. A packet counts at "
-        "one edge interface only. All other flows are in the point with otel.metric.overflow, exactly.",
+        f"Layer-2 bytes of the largest flows, {_COUNTED}. A packet counts at one edge interface only. All other flows are in the "
+        "point with otel.metric.overflow, exactly.",
         _FLOW,
     )  # fmt: skip
     yield Metric(
         "netmon.flow.packets", "{packet}", "counter", int,
-        f"Packets of the largest flows: {_WIRE}. A packet counts at one edge interface only. All other flows are in the point "
+        f"Packets of the largest flows, {_COUNTED}. A packet counts at one edge interface only. All other flows are in the point "
         "with otel.metric.overflow, exactly.",
         _FLOW,
     )  # fmt: skip
@@ -230,12 +244,12 @@ def _metrics() -> Iterable[Metric]:
     )  # fmt: skip
     yield Metric(
         "netmon.series.active", "{series}", "updowncounter", int,
-        "Series exported in this cycle.",
+        "Flow series exported one by one in this cycle.",
         (),
     )  # fmt: skip
     yield Metric(
         "netmon.series.limit", "{series}", "updowncounter", int,
-        "Series the agent exports at most in one cycle.",
+        "Flow series exported one by one at most, flows.top_k.",
         (),
     )  # fmt: skip
     for outcome, meaning in (

@@ -33,7 +33,10 @@ def flow_points(top: TopConversations) -> Mapping[str, list[Point]]:
         octets.append(Point(attributes, conversation.bytes, conversation.start_ns))
         packets.append(Point(attributes, conversation.packets, conversation.start_ns))
     for rest in top.rest:
-        other = {"otel.metric.overflow": True, "network.io.direction": DIRECTIONS[rest.direction]}
+        other: dict[str, str | bool] = {
+            "otel.metric.overflow": True,
+            "network.io.direction": DIRECTIONS[rest.direction],
+        }
         octets.append(Point(other, rest.bytes, rest.start_ns))
         packets.append(Point(other, rest.packets, rest.start_ns))
     return {"netmon.flow.io": octets, "netmon.flow.packets": packets}

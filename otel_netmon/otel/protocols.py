@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from otel_netmon.abi.enums import ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_NAMES, Reason, protocol_name
-from otel_netmon.analysis.protocols import ProtocolKey
+from otel_netmon.analysis.protocols import ProtocolKey, Side
 from otel_netmon.enrich.interfaces import InterfaceNames
 from otel_netmon.otel.flows import DIRECTIONS
 from otel_netmon.otel.points import Point
@@ -43,3 +43,17 @@ def protocol_points(
     if prefix == "netmon.protocol":
         points["netmon.protocol.unparsed"] = [Point(dict(a), packets, start_ns) for a, packets in unparsed.items()]
     return points
+
+
+def wire_points(totals: Mapping[Side, list[int]], names: InterfaceNames, start_ns: int) -> dict[str, list[Point]]:
+    """Gives netmon.wire.packets and netmon.wire.io by interface and direction."""
+    sums: dict[tuple[tuple[str, str], ...], list[int]] = {}
+    for side, (packets, octets) in totals.items():
+        name = names.attributes(side.namespace, side.ifindex)
+        total = sums.setdefault((*name.items(), ("network.io.direction", DIRECTIONS[side.direction])), [0, 0])
+        total[0] += packets
+        total[1] += octets
+    return {
+        "netmon.wire.packets": [Point(dict(a), packets, start_ns) for a, (packets, _) in sums.items()],
+        "netmon.wire.io": [Point(dict(a), octets, start_ns) for a, (_, octets) in sums.items()],
+    }

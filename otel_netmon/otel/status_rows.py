@@ -21,14 +21,15 @@ def interface_rows(
     hooks: Mapping[Key, dict[str, str]],
     totals: Mapping[Side, list[int]],
     handed_over: Mapping[Side, list[int]],
+    wire: Mapping[Side, list[int]],
     rates: Mapping[Side, tuple[float, float]],
     shares: Mapping[tuple[int, int, int], float],
 ) -> list[InterfaceStatus]:
     """One row an interface, in the order of namespaces and indexes.
 
     Args:
-        totals: wire packets and bytes by side.
-        handed_over: packets and bytes by side as the stack handed them over.
+        totals: packets and bytes by side as the interface counts them.
+        handed_over, wire: packets and bytes by side, see ``ProtocolTotals``.
         rates: packets and bytes a second by side, over the last cycle.
         shares: coverage by (namespace, ifindex, direction).
     """
@@ -44,6 +45,8 @@ def interface_rows(
                 bytes=octets,
                 skb_packets=handed_over.get(side, [0, 0])[0],
                 skb_bytes=handed_over.get(side, [0, 0])[1],
+                wire_packets=wire.get(side, [0, 0])[0],
+                wire_bytes=wire.get(side, [0, 0])[1],
                 packets_per_second=round(packet_rate, 3),
                 bytes_per_second=round(octet_rate, 3),
                 coverage=shares.get((*interface.key, int(direction))),

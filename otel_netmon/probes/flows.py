@@ -17,6 +17,8 @@ FLOWS = Probe(
         "netmon.protocol.io",
         "netmon.protocol.packets",
         "netmon.protocol.unparsed",
+        "netmon.wire.io",
+        "netmon.wire.packets",
         "netmon.coverage",
     ),
     capabilities=("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"),

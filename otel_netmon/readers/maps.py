@@ -37,7 +37,7 @@ class HashReader:
         self._value_size = value.itemsize * (cpus or 1)
 
     def read(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Gives keys (shape n) and values (shape n, or n × CPUs) as views that the next read overwrites.
+        """Gives keys (shape n) and values (shape n, or n by CPUs) as views that the next read overwrites.
 
         Each bucket is read under its lock: an entry that exists during the whole read is given exactly once.
         """

@@ -30,9 +30,9 @@ class StageStatus(TypedDict):
 
 
 class DirectionStatus(TypedDict):
-    """One direction of an interface: wire packets and layer-2 bytes since the start.
+    """One direction of an interface: packets and layer-2 bytes since the start, as the interface counts them.
 
-    ``skb_packets`` and ``skb_bytes`` are what the stack handed over, a GSO or GRO super-packet being one: what virtual interfaces count.
+    ``skb_*`` is what the stack handed over, a GSO or GRO super-packet being one; ``wire_*`` the segments that they stand for.
     ``coverage`` is the share of the kernel's own packet count that was seen, None where the kernel has counted nothing.
     """
 
@@ -40,6 +40,8 @@ class DirectionStatus(TypedDict):
     bytes: int
     skb_packets: int
     skb_bytes: int
+    wire_packets: int
+    wire_bytes: int
     packets_per_second: float
     bytes_per_second: float
     coverage: float | None

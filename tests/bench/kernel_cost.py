@@ -59,7 +59,9 @@ def compile_bench(folder: Path) -> image.Image:
     return made
 
 
-def measure(entries: int, flows: list[int], rounds: int, repeat: int, programs: tuple[str, ...]) -> list[dict[str, float]]:
+def measure(
+    entries: int, flows: list[int], rounds: int, repeat: int, programs: tuple[str, ...]
+) -> list[dict[str, float]]:
     """Gives a row for each number of flows: ns a run of each program, the net ratio and its spread."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -119,7 +121,9 @@ def main() -> int:
     if arguments.json:
         print(json.dumps({"placed": placed, "flood": flood, "instructions": instructions}, indent=1))
         return 0
-    print("ns a run; net ratio = (flows - empty) / (bare per-CPU hash increment - empty), median and extremes of the rounds")
+    print(
+        "ns a run; net ratio = (flows - empty) / (bare per-CPU hash increment - empty), median and extremes of the rounds"
+    )
     for row in placed:
         print("  " + "  ".join(f"{key} {value:g}" for key, value in row.items()))
     one, many = flood

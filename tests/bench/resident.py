@@ -37,7 +37,9 @@ def usage(pid: int) -> dict[str, float]:
             if line.startswith("voluntary_ctxt_switches"):
                 switches += int(line.split()[1])
     pss = next(
-        int(line.split()[1]) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines() if line.startswith("Pss:")
+        int(line.split()[1])
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        if line.startswith("Pss:")
     )
     return {"cpu": (int(fields[11]) + int(fields[12])) / TICK, "wakeups": switches, "pss": pss / 1024}
 
@@ -95,15 +97,28 @@ def main() -> int:
     parser.add_argument("--interval", type=float, default=10)
     arguments = parser.parse_args()
     report: dict[str, object] = {}
-    with tempfile.TemporaryDirectory() as folder, otelcol(Path(folder)) as collector, veth_pair() as (left, right, pair):
-        options = ["--interface", pair.left, "--set", f"interfaces.namespaces={left.name}", "--otlp-endpoint", collector.http]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        otelcol(Path(folder)) as collector,
+        veth_pair() as (left, right, pair),
+    ):
+        options = [
+            "--interface",
+            pair.left,
+            "--set",
+            f"interfaces.namespaces={left.name}",
+            "--otlp-endpoint",
+            collector.http,
+        ]
         with agent(*options, interval=arguments.interval, otlp=True) as running:
             flows = LiveFlows(right, pair.left_address, arguments.flows)
             time.sleep(2 * arguments.interval + 1)
             report["live flows"] = running.status()["flows"]["live"]
             report["at rest on the flows"] = observe(running, arguments.seconds)
             load = threading.Thread(
-                target=iperf, args=(left, right, pair.left_address, "-u", "-l", "64", "-b", "0", "-t", "12"), daemon=True
+                target=iperf,
+                args=(left, right, pair.left_address, "-u", "-l", "64", "-b", "0", "-t", "12"),
+                daemon=True,
             )
             packets = left.counters(pair.left).receive_packets
             load.start()
