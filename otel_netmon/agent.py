@@ -290,6 +290,7 @@ class Supervisor:
         gc.freeze()
         self._child = os.fork()
         if self._child == 0:
+            parent_end.close()  # or the pipeline would never see its end
             self._become_pipeline(child_end, setup)
         child_end.close()
         for fd in netdev.values():
@@ -306,6 +307,8 @@ class Supervisor:
             self._selector.close()
             # A copy of a link in this process would keep the program attached after the supervisor is gone.
             self._attachments.leave_to_parent()
+            # A copy of an open namespace would keep the namespace after the supervisor has let go of it.
+            self._table.close()
             from otel_netmon.pipeline import main  # after the fork: the supervisor never pays for it
 
             code = main(channel, self._config, setup)
@@ -369,7 +372,9 @@ class Supervisor:
         try:
             self._channel.send("interfaces", {"interfaces": rows, "probes": probes, "netdev": numbers}, fds)
         except OSError as error:
-            self._journal.warning("pipeline.deaf", error=str(error))
+            self._journal.error("pipeline.deaf", error=str(error))
+            self._forget_channel()  # it may hold half a message; the pipeline ends when it sees the end of it
+            self._kill_at = time.monotonic() + KILL_GRACE_SECONDS
         finally:
             for fd in fds:
                 os.close(fd)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import array
 import json
+import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-_FDS_MAX = 16
+_FDS_MAX = 253  # SCM_MAX_FD: what the kernel takes with one piece
 _RECEIVE_BYTES = 1 << 16
 
 
@@ -22,6 +23,7 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._partial = b""
+        self._fds: list[int] = []
         self.closed = False
 
     @classmethod
@@ -38,17 +40,21 @@ class Channel:
         """Sends one message; blocks while the other end does not read, for at most 5 s.
 
         Raises:
-            OSError: the other end is gone or does not read.
+            OSError: the other end is gone or does not read. Half a message may be under way then: close the channel.
         """
         self._socket.settimeout(5.0)
-        line = json.dumps({"kind": kind, **fields}).encode() + b"\n"
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-        sent = self._socket.sendmsg([line], ancillary)
+        line = json.dumps({"kind": kind, "fds": len(fds), **fields}).encode() + b"\n"
+        sent = 0
+        for start in range(0, len(fds), _FDS_MAX):
+            part = array.array("i", fds[start : start + _FDS_MAX])
+            sent += self._socket.sendmsg([line[sent : sent + 1]], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, part)])
         self._socket.sendall(line[sent:])
 
     def receive(self) -> Iterator[tuple[dict[str, Any], list[int]]]:
-        """Gives the messages that have arrived, with the file descriptors that came with them; sets ``closed`` at the end."""
-        fds: list[int] = []
+        """Gives the messages that have arrived, with the file descriptors that came with them; sets ``closed`` at the end.
+
+        File descriptors come before the end of their message, in order, and are kept until all of it is there.
+        """
         self._socket.setblocking(False)
         while True:
             try:
@@ -61,16 +67,21 @@ class Channel:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     numbers = array.array("i")
                     numbers.frombytes(payload[: len(payload) - len(payload) % 4])
-                    fds += numbers
+                    self._fds += numbers
             if not data:
                 self.closed = True
                 break
             self._partial += data
         *lines, self._partial = self._partial.split(b"\n")
         for line in lines:
-            yield json.loads(line), fds
-            fds = []
+            message = json.loads(line)
+            count = message.pop("fds")
+            fds, self._fds = self._fds[:count], self._fds[count:]
+            yield message, fds
 
     def close(self) -> None:
-        """Closes this end."""
+        """Closes this end, and the file descriptors of a message that never came whole."""
         self._socket.close()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds = []
