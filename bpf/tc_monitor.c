@@ -69,7 +69,7 @@ static __always_inline int parse_fast(struct __sk_buff *skb, struct packet *p)
 		return 0;
 	}
 	if (p->flow.protocol == PROTOCOL_TCP) {
-		if (at + 16 > end)
+		if (at + 16 > end || at[12] < 5 << 4)
 			return 0;
 		p->tcp = 1;
 		p->sequence = bpf_ntohl(*(u32 *)(at + 4));

@@ -20,8 +20,9 @@ static __always_inline u64 flow_clock(struct __sk_buff *skb)
 
 /*
  * Retransmitted segments by the sequence numbers of one direction: a segment that occupies sequence space below the
- * highest end already seen, unless it is a keep-alive (RFC 9293, 3.8.4). A SYN with another initial sequence number is
- * a new connection on the same ports. Packets of one direction are handled in order by one CPU at a time.
+ * highest already seen, unless it repeats one octet alone: a keep-alive (RFC 9293, 3.8.4), or the data behind a probe of
+ * a zero window (3.8.6.1). A SYN with another initial sequence number is a new connection on the same ports. Packets of
+ * one direction are handled in order by one CPU at a time.
  */
 static __always_inline void tcp_sequence(struct netmon_flow *flow, const struct packet *p, u32 payload, u32 segments)
 {
@@ -48,16 +49,13 @@ static __always_inline void tcp_sequence(struct netmon_flow *flow, const struct 
 	} else if (!(flow->sequence_state & NETMON_SEQUENCE_NEXT)) {
 		flow->sequence_state |= NETMON_SEQUENCE_NEXT;
 		flow->next_sequence = end;
-	} else if (space) {
+	} else {
 		s32 ahead = sequence - flow->next_sequence;
 
-		if (ahead >= 0) {
-			flow->next_sequence = end;
-		} else if (!(payload <= 1 && ahead == -1 && !(flags & (TCP_FIN | TCP_RST)))) {
+		if (space && ahead < 0 && !(ahead == -1 && (payload > 1 || !(flags & (TCP_FIN | TCP_RST)))))
 			flow->retransmits += segments;
-			if ((s32)(end - flow->next_sequence) > 0)
-				flow->next_sequence = end;
-		}
+		if ((s32)(end - flow->next_sequence) > 0)
+			flow->next_sequence = end; /* by a bare ACK too: what came before it was sent, and not seen here */
 	}
 }
 

@@ -47,7 +47,7 @@ struct packet {
 	u8 kind;
 	u8 reason;
 	u8 tcp_flags;
-	u8 tcp; /* the TCP header was there */
+	u8 tcp; /* a TCP header was there, of a length that one can have */
 };
 
 static __always_inline u16 be16(const u8 *at)
@@ -90,7 +90,10 @@ static __always_inline u16 known_ethertype(u16 type)
 	return type < 0x600 ? 1 : 0; /* 1: an IEEE 802.3 length, LLC follows */
 }
 
-/* IPv6 headers that carry no transport of their own (RFC 8200, 4; RFC 6275; RFC 7401; RFC 5533). */
+/*
+ * IPv6 headers that another header follows (RFC 8200, 4; RFC 6275; RFC 7401; RFC 5533). Mobility, HIP and Shim6 messages
+ * end the packet in practice, with "no next header" behind them: then they are its protocol.
+ */
 static __always_inline int is_extension(u8 protocol)
 {
 	return protocol == 0 || protocol == 43 || protocol == 44 || protocol == 51 || protocol == 60 ||
@@ -104,7 +107,7 @@ static __always_inline void transport(CONTEXT *ctx, struct packet *p, u32 offset
 
 	p->headers = offset;
 	if (protocol == PROTOCOL_TCP) {
-		if (frame_load(ctx, offset, header, 16) == 0) {
+		if (frame_load(ctx, offset, header, 16) == 0 && header[12] >= 5 << 4) {
 			p->tcp = 1;
 			p->flow.source_port = *(u16 *)header;
 			p->flow.destination_port = *(u16 *)(header + 2);
@@ -187,6 +190,8 @@ static __always_inline u32 ipv6(CONTEXT *ctx, struct packet *p, u32 offset, u8 *
 
 		if (!is_extension(next) || frame_load(ctx, offset, extension, 4))
 			break;
+		if (next >= 135 && extension[0] == 59)
+			break;
 		if (next == 44) {
 			offset += 8;
 			if ((be16(extension + 2) & 0xfff8) != 0) {
@@ -209,6 +214,25 @@ static __always_inline u32 ipv6(CONTEXT *ctx, struct packet *p, u32 offset, u8 *
 	return offset;
 }
 
+/* Octets of a tag between two EtherTypes, the second included; 0: this is no tag. */
+static __always_inline u32 tag_length(u16 type)
+{
+	switch (type) {
+	case ETHERTYPE_VLAN:
+	case ETHERTYPE_SVLAN:
+	case 0x9100: /* two VLAN tags before there was 802.1ad */
+	case 0x9200:
+		return 4;
+	case 0x8926: /* VN-Tag */
+		return 6;
+	case 0x893f: /* E-Tag, IEEE 802.1BR */
+		return 8;
+	case 0x88e7: /* I-Tag, IEEE 802.1ah: the customer's addresses are part of it */
+		return 18;
+	}
+	return 0;
+}
+
 /* Walks link layers from offset; leaves the EtherType of the network layer and its offset. 0: cannot be read. */
 static __always_inline int link_layers(CONTEXT *ctx, u16 *ethertype, u32 *offset, u8 *reason, const int most)
 {
@@ -218,12 +242,14 @@ static __always_inline int link_layers(CONTEXT *ctx, u16 *ethertype, u32 *offset
 	int i;
 
 	for (i = 0; i < most; i++) {
-		if (type == ETHERTYPE_VLAN || type == ETHERTYPE_SVLAN || type == 0x9100 || type == 0x9200) {
+		u32 tag = tag_length(type);
+
+		if (tag) {
 			*reason = NETMON_REASON_SHORT_VLAN;
-			if (frame_load(ctx, at, header, 4))
+			if (frame_load(ctx, at + tag - 2, header, 2))
 				return 0;
-			type = be16(header + 2);
-			at += 4;
+			type = be16(header);
+			at += tag;
 		} else if (type == ETHERTYPE_MPLS || type == ETHERTYPE_MPLS_MULTICAST) {
 			*reason = NETMON_REASON_SHORT_MPLS;
 			if (frame_load(ctx, at, header, 4))
@@ -268,6 +294,10 @@ static __always_inline int link_layers(CONTEXT *ctx, u16 *ethertype, u32 *offset
 		} else {
 			break;
 		}
+	}
+	if (i == most && type != ETHERTYPE_IPV4 && type != ETHERTYPE_IPV6) {
+		*reason = NETMON_REASON_DEEP_LINK_LAYER;
+		return 0;
 	}
 	*ethertype = type;
 	*offset = at;
