@@ -309,7 +309,9 @@ class Supervisor:
             self._attachments.leave_to_parent()
             # A copy of an open namespace would keep the namespace after the supervisor has let go of it.
             self._table.close()
-            from otel_netmon.pipeline import main  # after the fork: the supervisor never pays for it
+            # After the fork, so that the supervisor never pays for it; logging first: it keeps structlog from loading rich.
+            from otel_netmon.selfmon import logging as _  # noqa: F401
+            from otel_netmon.pipeline import main
 
             code = main(channel, self._config, setup)
         except BaseException as error:  # noqa: BLE001 - the last frame of this process: told, and it ends

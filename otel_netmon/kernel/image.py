@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -156,6 +155,8 @@ def load(path: Path) -> Image | None:
 
 def save(image: Image, path: Path) -> None:
     """Writes an image file whole or not at all."""
+    import tempfile  # only the compiler writes images
+
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".image-")
     try:

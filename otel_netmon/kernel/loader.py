@@ -11,7 +11,7 @@ from pathlib import Path
 
 from otel_netmon.abi.enums import Late
 from otel_netmon.errors import ImageError, KernelLacksError, PrivilegeError
-from otel_netmon.kernel import compiler, image, syscalls
+from otel_netmon.kernel import image, syscalls
 
 CAPABILITIES = "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON (CAP_SYS_ADMIN before Linux 5.8), or root"
 
@@ -44,6 +44,8 @@ def obtain(
         cached = image.load(path)
         if cached is not None and cached.hash == wanted:
             return cached, "cache"
+    from otel_netmon.kernel import compiler  # subprocess and what it needs: 20 ms that few starts pay
+
     try:
         return compiler.compile_image(folder, name, constants or {}, path, interpreter), "compiled"
     except OSError as error:

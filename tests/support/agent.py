@@ -78,7 +78,7 @@ class Agent:
                 raise AssertionError(
                     f"the agent ended ({self.process.returncode}) before {what}\n{self.log_text[-4000:]}"
                 )
-            time.sleep(0.02)
+            time.sleep(0.005)
 
     def get(self, path: str, accept: str = "") -> str:
         """A page of the agent, fetched inside its namespace."""
