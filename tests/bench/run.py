@@ -1,0 +1,45 @@
+"""Every measurement that docs/benchmarks.md keeps, one after the other: ``make bench``.
+
+Each part is a program of its own (``--help`` tells more); its output follows its name. The machine should have nothing else to do.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+PARTS: dict[str, tuple[str, ...]] = {
+    "kernel_cost": (),
+    "start": (),
+    "resident": ("--seconds", "40"),
+    "exact": ("--packets", "1000003", "--gigabytes", "1"),
+    "replay": ("--packets", "200003"),
+    "leaves_nothing": ("--rounds", "10"),
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the parts named, or all; exit code 1 if one failed."""
+    unknown = set(arguments) - set(PARTS)
+    if unknown:
+        print(f"unknown: {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}", file=sys.stderr)
+        return 2
+    failed = []
+    for name in arguments or PARTS:
+        load = os.getloadavg()[0]
+        print(f"== {name} (load before: {load:.2f})", flush=True)
+        started = time.monotonic()
+        if subprocess.run([sys.executable, HERE / f"{name}.py", *PARTS[name]], check=False).returncode:
+            failed.append(name)
+        print(f"== {name}: {time.monotonic() - started:.0f} s", flush=True)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
