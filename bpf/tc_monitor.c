@@ -112,9 +112,7 @@ static __always_inline void unfold(struct __sk_buff *skb, const struct packet *p
 #define control(skb, index)                                                                                            \
 	({                                                                                                             \
 		u64 word;                                                                                              \
-		asm volatile("%0 = *(u32 *)(%1 + %2)"                                                                  \
-			     : "=r"(word)                                                                              \
-			     : "r"(skb), "i"(48 + 4 * (index)));                                                       \
+		asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(word) : "r"(skb), "i"(48 + 4 * (index)));                 \
 		(u32) word;                                                                                            \
 	})
 
@@ -124,7 +122,8 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 	struct netmon_counters amount;
 	struct netmon_counters *total;
 	u32 ifindex = skb->ifindex;
-	u32 slot = ((ifindex + (u32)late_namespace() * NETMON_HOOK_NAMESPACE_STRIDE) % NETMON_HOOK_SLOTS) * 2 + direction;
+	u32 slot =
+		((ifindex + (u32)late_namespace() * NETMON_HOOK_NAMESPACE_STRIDE) % NETMON_HOOK_SLOTS) * 2 + direction;
 	u32 length = late_replay() ? control(skb, 0) : skb->len;
 
 	if (!(late_fast_path() && parse_fast(skb, &p)))
@@ -151,8 +150,8 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 		p.flow.namespace = late_namespace();
 		p.flow.flags = direction == NETMON_TRANSMIT && skb->ingress_ifindex ? NETMON_FLOW_FORWARDED : 0;
 		if (!count_flow(skb, &p, length, payload, &amount))
-			count_row(&p, p.flow.flags ? NETMON_KIND_OVERFLOW_FORWARDED : NETMON_KIND_OVERFLOW, ifindex, direction,
-				  &amount);
+			count_row(&p, p.flow.flags ? NETMON_KIND_OVERFLOW_FORWARDED : NETMON_KIND_OVERFLOW, ifindex,
+				  direction, &amount);
 	} else {
 		count_row(&p, p.kind, ifindex, direction, &amount);
 	}

@@ -25,10 +25,11 @@ enum netmon_direction {
 
 /* What a frame was counted as; the kind of a row of protocol_stats. */
 enum netmon_kind {
-	NETMON_KIND_FLOW = 0,	  /* an IP packet: counted in flow_table, never in protocol_stats (XDP has no flows: there it is) */
-	NETMON_KIND_OVERFLOW = 1, /* an IP packet whose flow had no place in flow_table */
-	NETMON_KIND_OTHER = 2,	  /* a frame that is not IP: by its EtherType */
-	NETMON_KIND_UNPARSED = 3, /* a frame that could not be read: by its reason */
+	NETMON_KIND_FLOW =
+		0, /* an IP packet: counted in flow_table, never in protocol_stats (XDP has no flows: there it is) */
+	NETMON_KIND_OVERFLOW = 1,	    /* an IP packet whose flow had no place in flow_table */
+	NETMON_KIND_OTHER = 2,		    /* a frame that is not IP: by its EtherType */
+	NETMON_KIND_UNPARSED = 3,	    /* a frame that could not be read: by its reason */
 	NETMON_KIND_OVERFLOW_FORWARDED = 4, /* as NETMON_KIND_OVERFLOW, of a forwarded packet */
 };
 
@@ -52,10 +53,10 @@ enum netmon_reason {
 #define NETMON_FLOW_FORWARDED 1 /* transmitted, but not made here: it came in by an interface of this namespace */
 
 /* netmon_flow.sequence_state */
-#define NETMON_SEQUENCE_NEXT 1	   /* next_sequence is known */
-#define NETMON_SEQUENCE_INITIAL 2  /* initial_sequence is known */
-#define NETMON_SEQUENCE_CLIENT 4   /* the last SYN came without ACK: the source opens */
-#define NETMON_SEQUENCE_SERVER 8   /* the last SYN came with ACK: the source was asked */
+#define NETMON_SEQUENCE_NEXT 1	  /* next_sequence is known */
+#define NETMON_SEQUENCE_INITIAL 2 /* initial_sequence is known */
+#define NETMON_SEQUENCE_CLIENT 4  /* the last SYN came without ACK: the source opens */
+#define NETMON_SEQUENCE_SERVER 8  /* the last SYN came with ACK: the source was asked */
 
 /* One direction of one conversation at one interface: 44 bytes. */
 struct netmon_flow_key {
@@ -90,10 +91,10 @@ struct netmon_flow {
 	__u64 bytes;
 	__u64 last; /* jiffies64 of the last packet; in a replay the capture's time in ns */
 	__u32 next_sequence;
-	__u16 tcp_flags;      /* every flag seen, RFC 9293 order, FIN = 1 */
-	__u8 sequence_state;  /* NETMON_SEQUENCE_* */
-	__u8 closing;	      /* set by the sweep: counts nothing any more and will be deleted */
-	__u64 extra_packets;  /* as in netmon_counters */
+	__u16 tcp_flags;     /* every flag seen, RFC 9293 order, FIN = 1 */
+	__u8 sequence_state; /* NETMON_SEQUENCE_* */
+	__u8 closing;	     /* set by the sweep: counts nothing any more and will be deleted */
+	__u64 extra_packets; /* as in netmon_counters */
 	__u64 extra_bytes;
 	__u64 first_ns; /* CLOCK_MONOTONIC of the first packet; in a replay the capture's time */
 	__u32 initial_sequence;

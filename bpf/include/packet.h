@@ -7,8 +7,8 @@
 #ifndef NETMON_PACKET_H
 #define NETMON_PACKET_H
 
-#define LINK_LAYERS_MAX 8    /* VLAN tags, MPLS labels, PPPoE, LLC before the network layer */
-#define INNER_LAYERS_MAX 3   /* the same inside a tunnel */
+#define LINK_LAYERS_MAX 8  /* VLAN tags, MPLS labels, PPPoE, LLC before the network layer */
+#define INNER_LAYERS_MAX 3 /* the same inside a tunnel */
 #define IPV6_EXTENSIONS_MAX 8
 #define ENCAPSULATIONS_MAX 4 /* with decapsulate: levels opened */
 
@@ -255,7 +255,8 @@ static __always_inline int link_layers(CONTEXT *ctx, u16 *ethertype, u32 *offset
 			if (frame_load(ctx, at, header, 4))
 				return 0;
 			at += 4;
-			if (header[2] & 1) { /* bottom of stack: the payload tells itself by its first nibble (RFC 4928) */
+			if (header[2] &
+			    1) { /* bottom of stack: the payload tells itself by its first nibble (RFC 4928) */
 				if (frame_load(ctx, at, header, 1))
 					return 0;
 				if (header[0] >> 4 == 4)
@@ -368,7 +369,8 @@ static __always_inline void decapsulate(CONTEXT *ctx, struct packet *p, u32 offs
 		} else if (type < 0x600) {
 			return;
 		}
-		if (!link_layers(ctx, &type, &offset, &reason, INNER_LAYERS_MAX) || (type != ETHERTYPE_IPV4 && type != ETHERTYPE_IPV6))
+		if (!link_layers(ctx, &type, &offset, &reason, INNER_LAYERS_MAX) ||
+		    (type != ETHERTYPE_IPV4 && type != ETHERTYPE_IPV6))
 			return; /* not IP inside, or cut: the flow stays the outer one */
 		offset = network(ctx, p, type, offset, &reason);
 		if (!offset)
