@@ -202,6 +202,10 @@ class Rounds:
         # A filter belongs to the interface and outlives every process; the next start has to sweep it.
         filters = {direction: inventory.filter_programs(INTERFACE, direction) for direction in DIRECTIONS}
         self._report.figures["filters_left_by_kill"] = {side: len(found) for side, found in filters.items()}
+        theirs = sorted(number for found in filters.values() for number in found)
+        left = settled(lambda: sorted((inventory.loaded() & held).program), theirs, GONE_SECONDS)
+        self._report.equal(f"{name}: programs left are those of the filters", theirs, left)
+        self._report.equal(f"{name}: links left", [], sorted((inventory.loaded() & held).link))
         self._report.equal(f"{name}: XDP programs left", {}, inventory.xdp_programs(INTERFACE))
 
     def after(self) -> None:
