@@ -6,6 +6,7 @@ fork of it, so both share the interpreter's pages; it imports what it needs afte
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import selectors
@@ -14,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from otel_netmon.attachments import TC_HOOKS, Attachments
 from otel_netmon.config import reload
@@ -33,6 +34,26 @@ REFRESH_SECONDS = 1.0
 KILL_GRACE_SECONDS = 2.0
 
 Reload = Callable[[], Loaded]
+
+
+class Images(NamedTuple):
+    """What the probes run.
+
+    Attributes:
+        loaded: images in the kernel, by the name of their file in bpf/.
+        origins: where each came from: shipped, cache or compiled.
+        failed: probes that the kernel refuses: a reason and a detail.
+    """
+
+    loaded: dict[str, loader.LoadedImage]
+    origins: dict[str, str]
+    failed: dict[str, tuple[str, str]]
+
+    def close(self) -> None:
+        """Gives maps and programs back."""
+        for image in self.loaded.values():
+            image.close()
+        self.loaded.clear()
 
 
 class Supervisor:
@@ -56,6 +77,7 @@ class Supervisor:
         self._watched: set[int] = set()
         self._stop_reason: str | None = None
         self._exit_code = 0
+        self._postponed = b""
         self._child = 0
         self._channel: Channel | None = None
         self._ready = False
@@ -63,11 +85,7 @@ class Supervisor:
         self._child_started = 0.0
         self._failures = 0
         self._restart_at: float | None = None
-        self._images: dict[str, str] = {}
-        self._tc: loader.LoadedImage | None = None
-        self._xdp: loader.LoadedImage | None = None
-        self._failed_probes: dict[str, tuple[str, str]] = {}
-        self._found: list[Event] = []
+        self._images = Images({}, {}, {})
 
     @property
     def _config(self) -> Config:
@@ -81,18 +99,17 @@ class Supervisor:
             signal.signal(number, lambda *_: None)
         self._selector.register(wake_read, selectors.EVENT_READ)
         try:
-            self._load()
-            self._find_interfaces()
+            self._images = self._load(self._config)
+            found = self._find_interfaces(self._config)
             try:
                 # The pipeline imports its libraries while this process attaches.
-                self._start_child()
-                self._attach_interfaces()
+                self._begin(*found)
                 self._loop(wake_read)
             finally:
                 self._end_child()
                 self._close_interfaces()
         finally:
-            self._close_images()
+            self._images.close()
             signal.set_wakeup_fd(-1)
         self._journal.info("agent.stopped", reason=self._stop_reason, uptime_seconds=round(self._uptime(), 3))
         return self._exit_code
@@ -102,47 +119,65 @@ class Supervisor:
 
     # ---- kernel side
 
-    def _load(self) -> None:
+    def _load(self, config: Config) -> Images:
         """Loads the images of the enabled probes; one that the kernel refuses is off, the rest runs."""
-        config = self._config
         loader.raise_memlock()
         cache = Path(config.images.directory)
-        for name, enabled, sizes in (
-            ("flows", config.probes.flows.enabled, {"flow_table": config.probes.flows.table_entries}),
-            ("xdp", config.probes.xdp.enabled, {}),
-        ):
-            if not enabled:
-                continue
-            stem = "tc_monitor" if name == "flows" else "xdp_monitor"
-            sources = Path(config.images.sources) if config.images.sources else None
-            image, origin = loader.obtain(stem, cache, sources, interpreter=config.images.compiler)
-            self._images[stem] = origin
-            try:
-                loaded = loader.LoadedImage(image, sizes)
-                for program in image.programs:
-                    loaded.program(program)
-            except NetmonError as error:
-                if error.exit_code == 77:
-                    raise  # nothing can run without privilege
-                self._failed_probes[name] = ("kernel_refuses", str(error))
-                self._journal.error("probe.off", probe=name, reason="kernel_refuses", detail=str(error))
-                continue
-            if name == "flows":
-                self._tc = loaded
-            else:
-                self._xdp = loaded
+        sources = Path(config.images.sources) if config.images.sources else None
+        images = Images({}, {}, {})
+        try:
+            for name, stem, enabled, sizes in (
+                (
+                    "flows",
+                    "tc_monitor",
+                    config.probes.flows.enabled,
+                    {"flow_table": config.probes.flows.table_entries},
+                ),
+                ("xdp", "xdp_monitor", config.probes.xdp.enabled, {}),
+            ):
+                if not enabled:
+                    continue
+                image, images.origins[stem] = loader.obtain(stem, cache, sources, interpreter=config.images.compiler)
+                try:
+                    loaded = loader.LoadedImage(image, sizes)
+                    try:
+                        for program in image.programs:
+                            loaded.program(program)
+                    except NetmonError:
+                        loaded.close()
+                        raise
+                except NetmonError as error:
+                    if error.exit_code == 77:
+                        raise  # nothing can run without privilege
+                    images.failed[name] = ("kernel_refuses", str(error))
+                    self._journal.error("probe.off", probe=name, reason="kernel_refuses", detail=str(error))
+                    continue
+                images.loaded[stem] = loaded
+        except BaseException:
+            images.close()
+            raise
+        return images
 
-    def _find_interfaces(self) -> None:
-        settings = self._config.interfaces
-        self._attachments = Attachments(self._config, self._tc, self._xdp)
-        self._table = InterfaceTable(settings.namespaces, settings.include, settings.exclude)
-        self._found = self._table.refresh()
-        if not settings.allow_missing:
-            self._table.require_names()
+    def _find_interfaces(self, config: Config) -> tuple[InterfaceTable, list[Event]]:
+        settings = config.interfaces
+        table = InterfaceTable(settings.namespaces, settings.include, settings.exclude)
+        try:
+            found = table.refresh()
+            if not settings.allow_missing:
+                table.require_names()
+        except BaseException:
+            table.close()
+            raise
+        return table, found
 
-    def _attach_interfaces(self) -> None:
-        self._apply(self._found)
-        self._found = []
+    def _begin(self, table: InterfaceTable, found: list[Event]) -> None:
+        """Starts the pipeline and attaches what was found."""
+        self._table = table
+        self._attachments = Attachments(
+            self._config, self._images.loaded.get("tc_monitor"), self._images.loaded.get("xdp_monitor")
+        )
+        self._start_child()
+        self._apply(found)
         for left in self._attachments.leftovers:
             self._journal.warning(
                 "clsact.leftover_removed",
@@ -153,18 +188,28 @@ class Supervisor:
         self._watch()
         self._tell_interfaces()
 
-    def _close_interfaces(self) -> None:
+    def _take_table(self, table: InterfaceTable, found: list[Event]) -> None:
+        """Follows another choice of interfaces; what both choices have stays attached and misses no packet."""
+        self._forget_watched()
+        self._table.close()
+        self._table = table
+        wanted = {event.interface.key for event in found}
+        present = self._attachments.table
+        gone: list[Event] = [Removed(there.interface) for key, there in present.items() if key not in wanted]
+        come = [event for event in found if event.interface.key not in present]
+        self._apply(gone + come)
+        self._watch()
+        self._tell_interfaces()
+
+    def _forget_watched(self) -> None:
         for fd in self._watched:
             self._selector.unregister(fd)
         self._watched = set()
+
+    def _close_interfaces(self) -> None:
+        self._forget_watched()
         self._attachments.close()
         self._table.close()
-
-    def _close_images(self) -> None:
-        for image in (self._tc, self._xdp):
-            if image is not None:
-                image.close()
-        self._tc = self._xdp = None
 
     def _apply(self, events: list[Event]) -> bool:
         """Attaches and detaches as interfaces come and go; tells whether anything changed."""
@@ -195,7 +240,12 @@ class Supervisor:
 
     def _loop(self, wake: int) -> None:
         refresh_at = time.monotonic() + REFRESH_SECONDS
-        while self._stop_reason is None:
+        while True:
+            postponed, self._postponed = self._postponed, b""
+            for number in postponed:
+                self._signalled(number)
+            if self._stop_reason is not None:
+                return
             now = time.monotonic()
             times = [self._restart_at] if self._restart_at is not None else []
             if self._config.interfaces.namespaces:
@@ -218,7 +268,6 @@ class Supervisor:
                     self._tell_interfaces()
             self._watch()
             if self._restart_at is not None and now >= self._restart_at and self._stop_reason is None:
-                self._restart_at = None
                 self._start_child()
                 self._tell_interfaces()
             if self._duration is not None and now >= self._started + self._duration:
@@ -239,25 +288,35 @@ class Supervisor:
         if attempt.error is not None:
             self._journal.error("config.reload_refused", error=str(attempt.error))
             return
+        plan, config = attempt.plan, attempt.loaded.config
+        restart = plan.reach == reload.Reach.PROGRAMS
+        table: InterfaceTable | None = None
+        images: Images | None = None
+        try:
+            if restart or "interfaces" in plan.sections:
+                table, found = self._find_interfaces(config)
+                restart = restart or not _same_numbers(self._table, table)
+            if restart:
+                images = self._load(config)
+        except NetmonError as error:
+            if table is not None:
+                table.close()
+            self._journal.error("config.reload_refused", error=str(error))
+            return
         self._loaded = attempt.loaded
-        self._journal.info("config.reloaded", changed=list(attempt.plan.keys), reach=attempt.plan.reach.name.lower())
-        if attempt.plan.reach == reload.Reach.PROGRAMS:
+        self._journal.info("config.reloaded", changed=list(plan.keys), reach=plan.reach.name.lower())
+        if table is not None and images is not None:
             self._end_child()
             self._close_interfaces()
-            self._close_images()
-            self._failed_probes.clear()
-            self._load()
-            self._find_interfaces()
+            self._images.close()
+            self._images = images
             self._generation = 0
             self._started_unix_ns = time.time_ns()
-            self._start_child()
-            self._attach_interfaces()
+            self._begin(table, found)
             return
-        if "interfaces" in attempt.plan.sections:
-            self._close_interfaces()
-            self._find_interfaces()
-            self._attach_interfaces()
-        if attempt.plan.reach == reload.Reach.PIPELINE:
+        if table is not None:
+            self._take_table(table, found)
+        if plan.reach == reload.Reach.PIPELINE:
             self._end_child()
             self._start_child()
             self._tell_interfaces()
@@ -274,15 +333,9 @@ class Supervisor:
             "netdev": netdev,
             "maps": {
                 stem: {name: (fd, image.definitions[name].max_entries) for name, fd in image.maps.items()}
-                for stem, image in (("tc_monitor", self._tc), ("xdp_monitor", self._xdp))
-                if image is not None
+                for stem, image in self._images.loaded.items()
             },
-            "programs": {
-                stem: image.programs()
-                for stem, image in (("tc_monitor", self._tc), ("xdp_monitor", self._xdp))
-                if image is not None
-            },
-            "images": self._images,
+            "programs": {stem: image.programs() for stem, image in self._images.loaded.items()},
         }
         sys.stdout.flush()
         sys.stderr.flush()
@@ -298,6 +351,7 @@ class Supervisor:
         self._channel = parent_end
         self._selector.register(parent_end.fileno(), selectors.EVENT_READ)
         self._child_started = time.monotonic()
+        self._restart_at = None
         self._generation += 1
 
     def _become_pipeline(self, channel: Channel, setup: dict[str, Any]) -> NoReturn:
@@ -310,7 +364,7 @@ class Supervisor:
             # A copy of an open namespace would keep the namespace after the supervisor has let go of it.
             self._table.close()
             # After the fork, so that the supervisor never pays for it; logging first: it keeps structlog from loading rich.
-            from otel_netmon.selfmon import logging as _  # noqa: F401
+            from otel_netmon.selfmon import logging as _logging  # noqa: F401, I001
             from otel_netmon.pipeline import main
 
             code = main(channel, self._config, setup)
@@ -329,11 +383,13 @@ class Supervisor:
                     "agent.ready",
                     seconds=round(self._uptime(), 3),
                     interfaces=len(self._attachments.table),
-                    images=self._images,
+                    images=self._images.origins,
                     prometheus=message["prometheus"],
                     otlp=message["otlp"],
                 )
-            elif message["kind"] == "failed" and not self._ready:
+            elif message["kind"] == "failed" and self._ready:
+                self._journal.error("pipeline.start_failed", error=message["error"])
+            elif message["kind"] == "failed":
                 self._journal.error("agent.start_failed", error=message["error"])
                 self._stop_reason = "start_failed"
                 self._exit_code = int(message["exit_code"])
@@ -357,8 +413,8 @@ class Supervisor:
         ):
             if not enabled:
                 state = ("off", "not_enabled", f"probes.{name}.enabled is false")
-            elif name in self._failed_probes:
-                state = ("off", *self._failed_probes[name])
+            elif name in self._images.failed:
+                state = ("off", *self._images.failed[name])
             else:
                 state = self._attachments.state(hooks)
             probes.append({"name": name, "state": state[0], "reason": state[1], "detail": state[2]})
@@ -373,10 +429,13 @@ class Supervisor:
             numbers.append(number)
         try:
             self._channel.send("interfaces", {"interfaces": rows, "probes": probes, "netdev": numbers}, fds)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it has ended; what it said before is read when it is reaped
         except OSError as error:
             self._journal.error("pipeline.deaf", error=str(error))
-            self._forget_channel()  # it may hold half a message; the pipeline ends when it sees the end of it
-            self._kill_at = time.monotonic() + KILL_GRACE_SECONDS
+            self._forget_channel()  # it may hold half a message
+            if self._child:
+                os.kill(self._child, signal.SIGKILL)  # it has hung for seconds; the next one is told everything anew
         finally:
             for fd in fds:
                 os.close(fd)
@@ -430,7 +489,7 @@ class Supervisor:
         self._forget_channel()
 
     def _drain_wakeups(self) -> None:
-        """Empties what select() would report again and again while the child ends."""
+        """Takes what select() would report again and again while the child ends; signals wait until it has ended."""
         for key in list(self._selector.get_map().values()):
             if self._channel is not None and key.fd == self._channel.fileno():
                 for _ in self._channel.receive():
@@ -438,14 +497,21 @@ class Supervisor:
                 if self._channel.closed:
                     self._forget_channel()
             elif key.fd in self._watched:
-                self._table.process()
+                self._apply(self._table.process())
             else:
-                try:
-                    os.read(key.fd, 4096)
-                except BlockingIOError:
-                    continue
+                with contextlib.suppress(BlockingIOError):
+                    self._postponed += os.read(key.fd, 4096)
 
 
 def _describe(interface: Interface, hooks: dict[str, str] | None) -> dict[str, Any]:
     row = {name: getattr(interface, name) for name in Interface.__dataclass_fields__ if name != "address"}
     return {**row, "hooks": hooks}
+
+
+def _same_numbers(old: InterfaceTable, new: InterfaceTable) -> bool:
+    """Whether each number stands for one namespace in both: the kernel's keys hold the number."""
+    return all(
+        new.namespaces[number].identity == namespace.identity
+        for number, namespace in old.namespaces.items()
+        if number in new.namespaces
+    )

@@ -1,6 +1,6 @@
 """Promise P2 at full size: packets over veth, counted by flows, by protocol, by the hook and by the link.
 
-    python tests/bench/exact.py --packets 10000000 --gigabytes 5
+    python -m bench.exact --packets 10000000 --gigabytes 5
 
 Needs root and iperf3. The agent watches one end of a veth pair; the other end sends 64-byte UDP datagrams, then TCP. The
 figures come from the agent's Prometheus page and its OTLP push to a real collector, the truth from `ip -s link`.
@@ -11,17 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
-
 from support.agent import Agent, agent, parse_samples
 from support.collectors import Collector, otelcol
 from support.netns import LinkCounters, NetNs, veth_pair
-from support.points import Point
+from support.points import Histogram, Point
 
 
 def iperf(server: NetNs, client: NetNs, address: str, *arguments: str) -> dict[str, object]:
@@ -73,7 +70,11 @@ def figures(running: Agent, points: list[Point]) -> dict[str, dict[str, int]]:
     ):
         latest = {json.dumps(p.attributes, sort_keys=True): p for p in points if p.name == name}
         result[f"{source}, {unit}"] = {
-            direction: int(sum(p.value for p in latest.values() if p.attributes["network.io.direction"] == direction))
+            direction: sum(
+                int(p.value)
+                for p in latest.values()
+                if not isinstance(p.value, Histogram) and p.attributes["network.io.direction"] == direction
+            )
             for direction in ("receive", "transmit")
         }
     for unit in ("packets", "bytes"):

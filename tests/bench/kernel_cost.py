@@ -1,6 +1,6 @@
 """What flow accounting costs in the kernel, net of the empty program, against a bare per-CPU hash increment.
 
-    python tests/bench/kernel_cost.py
+    python -m bench.kernel_cost
 
 BPF_PROG_TEST_RUN with repeat, the three programs in turn, pinned to one CPU; the figures are medians over the rounds. The
 programs of kernel_cost.c are compiled by bcc together with tc_monitor.c. Needs root and python3-bpfcc.
@@ -15,15 +15,13 @@ import shutil
 import statistics
 import struct
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
 from otel_netmon.abi.enums import Late
 from otel_netmon.kernel import compiler, image, loader, syscalls
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAMS = ("bench_empty", "bench_bare", "bench_flows")
 FRAME = (

@@ -1,6 +1,6 @@
 """A capture of known traffic through replay: the same counts as the link and the agent had, and how fast.
 
-    python tests/bench/replay.py --packets 1000003
+    python -m bench.replay --packets 1000003
 
 tcpdump writes what one end of a veth pair receives while the agent counts it. Needs root, iperf3 and tcpdump.
 """
@@ -12,14 +12,11 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
-
-from exact import iperf
+from bench.exact import iperf
 from support.agent import agent, command
 from support.netns import veth_pair
 

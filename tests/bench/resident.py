@@ -1,6 +1,6 @@
 """What the agent costs while it runs: CPU, wake-ups and PSS of each process, at 1,000 live flows and at a high packet rate.
 
-    python tests/bench/resident.py --seconds 60
+    python -m bench.resident --seconds 60
 
 The agent follows one end of a veth pair and pushes to a real collector every 10 s. Needs root and iperf3.
 """
@@ -10,17 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
+import socket
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
-
-import socket
-
-from exact import iperf
+from bench.exact import iperf
 from support.agent import Agent, agent
 from support.collectors import otelcol
 from support.netns import NetNs, veth_pair

@@ -1,6 +1,7 @@
 """Every measurement that docs/benchmarks.md keeps, one after the other: ``make bench``.
 
-Each part is a program of its own (``--help`` tells more); its output follows its name. The machine should have nothing else to do.
+Each part is a program of its own: ``PYTHONPATH=.:tests python -m bench.PART --help`` tells more. Its output follows its name. The machine
+should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+TESTS = Path(__file__).resolve().parents[1]
 PARTS: dict[str, tuple[str, ...]] = {
     "kernel_cost": (),
     "start": (),
@@ -28,12 +29,15 @@ def main(arguments: list[str]) -> int:
     if unknown:
         print(f"unknown: {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}", file=sys.stderr)
         return 2
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
     failed = []
     for name in arguments or PARTS:
         load = os.getloadavg()[0]
         print(f"== {name} (load before: {load:.2f})", flush=True)
         started = time.monotonic()
-        if subprocess.run([sys.executable, HERE / f"{name}.py", *PARTS[name]], check=False).returncode:
+        if subprocess.run(
+            [sys.executable, "-m", f"bench.{name}", *PARTS[name]], env=environment, check=False
+        ).returncode:
             failed.append(name)
         print(f"== {name}: {time.monotonic() - started:.0f} s", flush=True)
     if failed:

@@ -1,6 +1,6 @@
 """How long the agent takes from exec to `ready` and to its first point at a collector.
 
-    python tests/bench/start.py --rounds 7
+    python -m bench.start --rounds 7
 
 Cases: shipped images; cached images and bcc compiling (from a copy of the sources with a comment more); a root file system
 without bcc (its package hidden by an empty mount in a mount namespace of its own). Needs root.
@@ -13,13 +13,10 @@ import json
 import shutil
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parents[2])]
 
 from support.agent import ROOT, agent
 from support.collectors import Collector, otelcol

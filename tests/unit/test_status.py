@@ -16,6 +16,8 @@ RATES: status.DirectionStatus = {
     "bytes": 64,
     "skb_packets": 1,
     "skb_bytes": 64,
+    "wire_packets": 1,
+    "wire_bytes": 64,
     "packets_per_second": 0.5,
     "bytes_per_second": 32.0,
     "coverage": None,
