@@ -54,9 +54,9 @@ static __always_inline void tcp_sequence(struct netmon_flow *flow, const struct 
 
 		if (space && ahead < 0 && !(ahead == -1 && (payload > 1 || !(flags & (TCP_FIN | TCP_RST)))))
 			flow->retransmits += segments;
-		if ((s32)(end - flow->next_sequence) > 0)
-			flow->next_sequence =
-				end; /* by a bare ACK too: what came before it was sent, and not seen here */
+		/* A bare ACK counts too: what it follows was sent. A reset does not: it may echo the other side's number. */
+		if (!(flags & TCP_RST) && (s32)(end - flow->next_sequence) > 0)
+			flow->next_sequence = end;
 	}
 }
 

@@ -229,6 +229,8 @@ static __always_inline u32 tag_length(u16 type)
 		return 8;
 	case 0x88e7: /* I-Tag, IEEE 802.1ah: the customer's addresses are part of it */
 		return 18;
+	case 0x8903: /* FabricPath: the addresses of the frame inside are part of it */
+		return 16;
 	}
 	return 0;
 }
@@ -267,18 +269,23 @@ static __always_inline int link_layers(CONTEXT *ctx, u16 *ethertype, u32 *offset
 			}
 		} else if (type == ETHERTYPE_PPPOE_SESSION) {
 			u16 ppp;
+			u32 length = 8;
 
 			*reason = NETMON_REASON_SHORT_PPPOE;
 			if (frame_load(ctx, at, header, 8))
 				return 0;
 			ppp = be16(header + 6);
+			if (ppp & 0x100) { /* one octet (RFC 1661, 6.5): not allowed here (RFC 2516), and met */
+				ppp >>= 8;
+				length = 7;
+			}
 			if (ppp == 0x0021)
 				type = ETHERTYPE_IPV4;
 			else if (ppp == 0x0057)
 				type = ETHERTYPE_IPV6;
 			else
 				break; /* LCP and its kind: no network layer */
-			at += 8;
+			at += length;
 			break;
 		} else if (type < 0x600) {
 			*reason = NETMON_REASON_SHORT_LLC;
