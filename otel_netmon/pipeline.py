@@ -76,6 +76,7 @@ class Pipeline:
         self._names = InterfaceNames()
         self._known: dict[Key, Interface] = {}
         self._hooks: dict[Key, dict[str, str]] = {}
+        self._gone: set[Key] = set()
         self._probes: list[ProbeStatus] = []
         self._netdev = {number: NetdevReader(fd) for number, fd in setup["netdev"].items()}
         self._netdev_fds: dict[int, int] = dict(setup["netdev"])
@@ -201,8 +202,8 @@ class Pipeline:
                 monitored[interface.key] = interface
                 self._hooks[interface.key] = hooks
         self._names.update(monitored.values())
-        gone = self._known.keys() - monitored.keys()
-        for key in gone:
+        self._gone = (self._gone | self._known.keys()) - monitored.keys()
+        for key in self._gone:
             self._coverage.forget(*key)
             self._shares = {side: share for side, share in self._shares.items() if side[:2] != key}
         self._known = monitored
@@ -275,6 +276,12 @@ class Pipeline:
         self._accepted += count_points(snapshot)
         self._status = self._build_status(top, live, stages)
         self._snapshot = snapshot
+        if self._gone:
+            # Their last packets are in this snapshot.
+            if self._traffic is not None:
+                self._traffic.forget(self._gone)
+            self._xdp_totals.forget(self._gone)
+            self._gone = set()
         if self._sink is not None:
             self._sink.offer(snapshot)
 

@@ -57,6 +57,7 @@ class ProtocolTotals:
         self.handed_over: dict[Side, list[int]] = {}
         self.wire: dict[Side, list[int]] = {}
         self.physical: set[tuple[int, int]] = set()
+        self._gone_by_slot: dict[int, int] = {}
 
     def add_flows(self, keys: npt.NDArray[Any], gains: npt.NDArray[np.uint64]) -> None:
         """Adds what rows of flow_table gained.
@@ -115,16 +116,21 @@ class ProtocolTotals:
 
     def packets_by_slot(self) -> dict[int, int]:
         """Packets as handed over, by index of hook_totals."""
-        result: dict[int, int] = {}
+        result = dict(self._gone_by_slot)
         for side, (packets, _) in self.handed_over.items():
             slot = hook_slot(side.ifindex, side.namespace, side.direction)
             result[slot] = result.get(slot, 0) + packets
         return result
 
-    def forget(self, namespace: int, ifindex: int) -> None:
-        """Drops the series of an interface that is gone."""
-        for key in [k for k in self.counted if k.namespace == namespace and k.ifindex == ifindex]:
+    def forget(self, gone: AbstractSet[tuple[int, int]]) -> None:
+        """Drops interfaces that are gone; what they had seen stays in ``packets_by_slot``."""
+        for key in [key for key in self.counted if key[:2] in gone]:
             del self.counted[key]
+        for side in [side for side in self.handed_over if side[:2] in gone]:
+            slot = hook_slot(side.ifindex, side.namespace, side.direction)
+            self._gone_by_slot[slot] = self._gone_by_slot.get(slot, 0) + self.handed_over.pop(side)[0]
+            del self.wire[side]
+        self.physical -= gone
 
 
 def unplaced(

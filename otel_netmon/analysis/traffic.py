@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -74,10 +74,11 @@ class Traffic:
             now_ns,
         )
 
-    def forget(self, gone: Iterable[Key]) -> None:
-        """Drops the protocol series of interfaces that are gone."""
-        for namespace, ifindex in gone:
-            self.totals.forget(namespace, ifindex)
+    def forget(self, gone: AbstractSet[Key]) -> None:
+        """Drops the series of interfaces that are gone, after the reading that held their last packets."""
+        self.totals.forget(gone)
+        for key in gone:
+            self._edges.pop(key, None)
 
     def _counted(
         self, keys: npt.NDArray[Any], flows: npt.NDArray[Any]
