@@ -108,58 +108,53 @@ def test_a_rename_goes_on_under_the_new_name() -> None:
 
 def test_an_interface_that_moves_into_a_followed_namespace() -> None:
     since = mark()
-    with veth_pair() as (left, right, pair):
-        with namespace() as target:
-            options = ["--interface", "*", "--set", f"interfaces.namespaces={target.name}"]
-            with agent(*options, enter=left.command(), interval=0.3) as running:
-                running.wait(lambda: names(running) == {pair.left}, SECONDS, "the interface")
-                base = left.counters(pair.left)
-                datagrams(left, right, pair.right_address, PACKETS, PAYLOAD)
-                left.run("ip", "link", "set", pair.left, "netns", target.name)
-                running.wait(
-                    lambda: [row["namespace"] for row in rows(running).values()] == [target.name], SECONDS, "the move"
-                )
-                target.run("ip", "address", "add", f"{pair.left_address}/24", "dev", pair.left)
-                target.run("ip", "link", "set", pair.left, "up")
-                target.run("ip", "neighbour", "replace", pair.right_address, "lladdr",
-                           right.links()[pair.right]["address"], "dev", pair.left, "nud", "permanent")  # fmt: skip
-                datagrams(target, right, pair.right_address, PACKETS, PAYLOAD)
-                truth = gained(target.counters(pair.left), base)  # the counters move with the device
-                each = (PACKETS, PACKETS * (42 + PAYLOAD))
-                assert truth["transmit"] == (2 * each[0], 2 * each[1])
-                running.wait(lambda: handed_over(running, pair.left)["transmit"] == each, SECONDS, f"{each}")
-                page = running.get("/metrics")
-                moved = on_page(
-                    page, "protocol", network_interface_name=pair.left, netmon_network_namespace=target.name
-                )
-                assert moved["transmit"] == each
-                assert on_page(page, "flow") == truth
-                assert rows(running)[pair.left]["hooks"] == {"tc_receive": "tcx", "tc_transmit": "tcx"}
-                assert running.stop() == 0
+    with veth_pair() as (left, right, pair), namespace() as target:
+        options = ["--interface", "*", "--set", f"interfaces.namespaces={target.name}"]
+        with agent(*options, enter=left.command(), interval=0.3) as running:
+            running.wait(lambda: names(running) == {pair.left}, SECONDS, "the interface")
+            base = left.counters(pair.left)
+            datagrams(left, right, pair.right_address, PACKETS, PAYLOAD)
+            left.run("ip", "link", "set", pair.left, "netns", target.name)
+            running.wait(
+                lambda: [row["namespace"] for row in rows(running).values()] == [target.name], SECONDS, "the move"
+            )
+            target.run("ip", "address", "add", f"{pair.left_address}/24", "dev", pair.left)
+            target.run("ip", "link", "set", pair.left, "up")
+            target.run("ip", "neighbour", "replace", pair.right_address, "lladdr",
+                       right.links()[pair.right]["address"], "dev", pair.left, "nud", "permanent")  # fmt: skip
+            datagrams(target, right, pair.right_address, PACKETS, PAYLOAD)
+            truth = gained(target.counters(pair.left), base)  # the counters move with the device
+            each = (PACKETS, PACKETS * (42 + PAYLOAD))
+            assert truth["transmit"] == (2 * each[0], 2 * each[1])
+            running.wait(lambda: handed_over(running, pair.left)["transmit"] == each, SECONDS, f"{each}")
+            page = running.get("/metrics")
+            moved = on_page(page, "protocol", network_interface_name=pair.left, netmon_network_namespace=target.name)
+            assert moved["transmit"] == each
+            assert on_page(page, "flow") == truth
+            assert rows(running)[pair.left]["hooks"] == {"tc_receive": "tcx", "tc_transmit": "tcx"}
+            assert running.stop() == 0
     wait_nothing_left(since)
 
 
 def test_a_followed_namespace_that_is_deleted_really_ends() -> None:
     """As long as anybody holds it open its interfaces would live on, and with them the far end of each pair."""
-    with namespace() as host:
-        with namespace() as guest:
-            add_veth(host, guest, "outer", "inner")
-            options = ["--interface", "inner", "--set", f"interfaces.namespaces={guest.name}"]
-            running = None
-            with agent(*options, enter=host.command(), interval=0.3) as running:
-                running.wait(lambda: names(running) == {"inner"}, SECONDS, "the interface")
-                files = open_files(running.pipeline_pid())
-                run("ip", "netns", "delete", guest.name)
-                try:
-                    running.wait(lambda: names(running) == set(), SECONDS, "an empty list")
-                    running.wait(lambda: "outer" not in host.links(), SECONDS, "end of the far end of the pair")
-                    running.wait(lambda: open_files(running.pipeline_pid()) < files, SECONDS, "a closed file")
-                finally:
-                    run("ip", "netns", "add", guest.name)  # for the end of the block
+    with namespace() as host, namespace() as guest:
+        add_veth(host, guest, "outer", "inner")
+        options = ["--interface", "inner", "--set", f"interfaces.namespaces={guest.name}"]
+        with agent(*options, enter=host.command(), interval=0.3) as running:
+            running.wait(lambda: names(running) == {"inner"}, SECONDS, "the interface")
+            files = open_files(running.pipeline_pid())
+            run("ip", "netns", "delete", guest.name)
+            try:
+                running.wait(lambda: names(running) == set(), SECONDS, "an empty list")
+                running.wait(lambda: "outer" not in host.links(), SECONDS, "end of the far end of the pair")
+                running.wait(lambda: open_files(running.pipeline_pid()) < files, SECONDS, "a closed file")
+            finally:
+                run("ip", "netns", "add", guest.name)  # for the end of the block
 
 
 def test_a_name_that_does_not_exist(tmp_path: Path) -> None:
-    with veth_pair() as (left, right, pair):
+    with veth_pair() as (left, _, pair):
         done = subprocess.run(
             left.command(*command("run", "--interface", "nosuch0", "--set", "otlp.enabled=false")),
             capture_output=True,

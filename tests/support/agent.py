@@ -81,7 +81,11 @@ class Agent:
             time.sleep(0.005)
 
     def get(self, path: str, accept: str = "") -> str:
-        """A page of the agent, fetched inside its namespace."""
+        """A page of the agent, fetched inside its namespace.
+
+        Raises:
+            ConnectionError: nobody answers, or not with 200.
+        """
         headers = ["-H", f"Accept: {accept}"] if accept else []
         done = subprocess.run(
             [
@@ -95,8 +99,10 @@ class Agent:
                 f"http://127.0.0.1:{self.port}{path}",
             ],
             capture_output=True,
-            check=True,
+            check=False,
         )
+        if done.returncode:
+            raise ConnectionError(done.stderr.decode())
         return done.stdout.decode()
 
     def status(self) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _name(kind: str, fd: int) -> str:
 
 
 def _held() -> set[tuple[str, int]]:
-    held = set()
+    held: set[tuple[str, int]] = set()
     for folder in Path("/proc").glob("[0-9]*/fdinfo"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             for entry in os.listdir(folder):
