@@ -13,6 +13,8 @@
 
 BPF_TABLE("hash", struct netmon_flow_key, struct netmon_flow, flow_table, FLOW_TABLE_ENTRIES);
 
+#define TCP_CUT 0xffffffffU /* the IP packet ends inside the TCP header: no receiver takes the segment */
+
 static __always_inline u64 flow_clock(struct __sk_buff *skb)
 {
 	return late_replay() ? skb->tstamp : bpf_jiffies64();
@@ -35,6 +37,8 @@ static __always_inline void tcp_sequence(struct netmon_flow *flow, const struct 
 		flow->tcp_flags |= flags;
 	if (flags & TCP_RST)
 		__sync_fetch_and_add(&flow->resets, 1);
+	if (payload == TCP_CUT)
+		return;
 	if (flags & TCP_SYN) {
 		if ((flow->sequence_state & NETMON_SEQUENCE_INITIAL) && flow->initial_sequence == sequence) {
 			flow->retransmits += segments;
@@ -67,9 +71,9 @@ static __always_inline u32 tcp_payload(struct __sk_buff *skb, const struct packe
 	u32 present = length - p->network_offset;
 
 	/* Offloads leave the IP length at 0 where it does not fit (BIG TCP, TSO seen by a capture); some headers lie. */
-	if (network < header || network > present)
+	if (!network || network > present)
 		network = present;
-	return network > header ? network - header : 0;
+	return network >= header ? network - header : TCP_CUT;
 }
 
 /* 1: counted in a flow; 0: it had no place. */
