@@ -1,12 +1,14 @@
 """`make run`: a collector on loopback unless one is named, the agent, and a live summary on a terminal.
 
 Arguments go to `otel-netmon run`. Without a terminal the agent's log lines go to stderr. SIGINT, SIGTERM and SIGHUP
-end the summary first, then the agent (which flushes), then the collector, each by its own process id.
+end the summary first, then the agent (which flushes), then the collector, each by its own process id. The agent and the
+collector also end when this process is killed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -14,8 +16,15 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from otel_netmon.cli import run as run_command
+from otel_netmon.cli.main import Parser, report
+from otel_netmon.cli.options import load_config
+from otel_netmon.config.load import Loaded
+from otel_netmon.errors import NetmonError
 from scripts.local_collector import ROOT, rotel_command, rotel_environment
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -23,12 +32,17 @@ COLLECTOR_SECONDS = 10  # until its ports accept
 READY_SECONDS = 30  # until the agent has attached everything; a compile takes 4
 FLUSH_SECONDS = 15  # the OTLP exporters give a last batch 10
 SUMMARY_SECONDS = 3
-COMMAND = str(ROOT / ".venv" / "bin" / "otel-netmon")
+CYCLE_MILLISECONDS = "2000"  # on a terminal somebody waits for the first rates
+COMMAND = [sys.executable, "-m", "otel_netmon"]
 LOGS = ROOT / ".cache" / "run"
 
 
 class CannotRunError(Exception):
-    """What keeps `make run` from running, with a remedy."""
+    """What keeps `make run` from running, with a remedy, and the exit code."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Stopped(Exception):
@@ -45,7 +59,7 @@ class Signals:
     def __init__(self) -> None:
         self._read, self._write = socket.socketpair()
         self._write.setblocking(False)
-        signal.set_wakeup_fd(self._write.fileno())
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         for number in (*STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(number, lambda *_: None)
         self.stopped = False
@@ -57,16 +71,21 @@ class Signals:
 
 
 def start(
-    command: list[str], environment: dict[str, str], output: int | None, log: int | None
+    command: list[str], environment: Mapping[str, str], log: int | None, *, own_session: bool = True
 ) -> subprocess.Popen[bytes]:
-    """Starts a child out of reach of the terminal's Ctrl-C: it is ended in its turn, and also when this process dies."""
+    """Starts a child that also ends when this process dies.
+
+    With a session of its own it is out of reach of the terminal's Ctrl-C and ended in its turn; what it writes goes to
+    the log, or to stderr where that is None. Without, it has the terminal.
+    """
+    error = sys.stderr.fileno() if log is None else log
     return subprocess.Popen(
         ["setpriv", "--pdeathsig", "TERM", "--", *command],
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=log,
-        start_new_session=True,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL if own_session else None,
+        stdout=error if own_session else None,
+        stderr=error if own_session else None,
+        start_new_session=own_session,
     )
 
 
@@ -85,6 +104,24 @@ def end(name: str, process: subprocess.Popen[bytes] | None, seconds: float) -> N
 
 def tail(path: Path, lines: int = 10) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def complaint(path: Path) -> str:
+    """What the agent's log says of its end: its errors without the JSON around them, else its last lines."""
+    errors = []
+    for line in path.read_text(errors="replace").splitlines():
+        if not line.startswith("{"):
+            errors.append(line)
+        elif (record := json.loads(line))["level"] == "error":
+            errors.append(f"{record['event']}: {record.get('error') or record.get('detail') or record}")
+    return "\n".join(errors[-20:]) or tail(path)
+
+
+def event(path: Path, name: str) -> dict[str, Any] | None:
+    """The last event of this name in the agent's log, None while there is none; a line that is being written is not read."""
+    complete = path.read_text(errors="replace").rpartition("\n")[0]
+    found = (json.loads(line) for line in complete.splitlines() if line.startswith("{") and f'"{name}"' in line)
+    return next((each for each in reversed(list(found)) if each["event"] == name), None)
 
 
 def holder(port: int) -> str:
@@ -116,15 +153,15 @@ def accepts(address: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
-def start_collector(signals: Signals) -> tuple[subprocess.Popen[bytes], str]:
-    """Starts rotel as collector-config/rotel.env says; returns it and the endpoint that the agent shall use."""
-    environment = rotel_environment()
+def start_collector(signals: Signals) -> tuple[subprocess.Popen[bytes], str, str]:
+    """Starts rotel as collector-config/rotel.env says, or ROTEL_* of the environment; gives its gRPC and HTTP addresses."""
+    environment = {name: os.environ.get(name, value) for name, value in rotel_environment().items()}
     grpc, http = environment["ROTEL_OTLP_GRPC_ENDPOINT"], environment["ROTEL_OTLP_HTTP_ENDPOINT"]
     for address in (grpc, http):
         require_free(address)
     path = LOGS / "collector.log"
     with path.open("wb") as log:
-        collector = start(rotel_command(), environment | {"NO_COLOR": "1"}, log.fileno(), log.fileno())
+        collector = start(rotel_command(), environment | {"NO_COLOR": "1"}, log.fileno())
     deadline = time.monotonic() + COLLECTOR_SECONDS
     while not (accepts(grpc) and accepts(http)):
         if signals.stopped:
@@ -136,30 +173,34 @@ def start_collector(signals: Signals) -> tuple[subprocess.Popen[bytes], str]:
             raise CannotRunError(msg)
         signals.wait(0.05)
     say(f"collector: rotel on {grpc} (OTLP/gRPC) and {http} (OTLP/HTTP), log in {path.relative_to(ROOT)}")
-    over_http = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc").startswith("http")
-    return collector, f"http://{http if over_http else grpc}"
+    return collector, grpc, http
 
 
-def names_a_collector(arguments: list[str]) -> bool:
-    """Whether the user said where the metrics go: then no collector is started."""
-    variables = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")
-    return any(os.environ.get(name) for name in variables) or any(
-        argument.partition("=")[0] == "--otlp-endpoint" for argument in arguments
-    )
+def configuration(arguments: list[str]) -> Loaded:
+    """What the agent will make of these arguments, its file and the environment."""
+    parser = Parser("make run")
+    run_command.add_arguments(parser)
+    return load_config(parser.parse_args(arguments))
 
 
-def wait_ready(agent: subprocess.Popen[bytes], path: Path, signals: Signals) -> None:
+def needs_collector(loaded: Loaded) -> bool:
+    """Whether the metrics are to be sent and nobody said where."""
+    named = ("otlp.endpoint", "otlp.metrics_endpoint")
+    return loaded.config.otlp.enabled and not any(key in loaded.origins for key in named)
+
+
+def wait_ready(agent: subprocess.Popen[bytes], path: Path, signals: Signals) -> dict[str, Any]:
+    """The agent's event agent.ready."""
     deadline = time.monotonic() + READY_SECONDS
-    while b"agent.ready" not in path.read_bytes():
+    while (ready := event(path, "agent.ready")) is None:
         if signals.stopped:
             raise Stopped
         if agent.poll() is not None:
-            msg = f"the agent ended at start (exit code {agent.returncode}):\n{tail(path)}"
-            raise CannotRunError(msg)
+            raise CannotRunError(f"the agent did not start:\n{complaint(path)}", agent.returncode)
         if time.monotonic() > deadline:
-            msg = f"the agent was not ready within {READY_SECONDS} s:\n{tail(path)}"
-            raise CannotRunError(msg)
+            raise CannotRunError(f"the agent was not ready within {READY_SECONDS} s:\n{tail(path)}")
         signals.wait(0.05)
+    return ready
 
 
 def watch(
@@ -169,7 +210,7 @@ def watch(
     signals: Signals,
 ) -> None:
     """Returns when a signal asks to stop, or the agent or the summary has ended."""
-    told = False
+    told = summary is not None  # whose screen shows that nothing is taken any more
     while not signals.stopped:
         if agent.poll() is not None or (summary is not None and summary.poll() is not None):
             return
@@ -181,30 +222,48 @@ def watch(
         signals.wait()
 
 
+def last_words(path: Path) -> None:
+    """What became of the points, now that the summary is gone."""
+    stopped = event(path, "otlp.stopped")
+    if stopped is not None:
+        lost = ", ".join(f"{reason} {count}" for reason, count in stopped["dropped"].items() if count)
+        say(f"the collector took {stopped['delivered']:,} points; dropped: {lost or 'none'}")
+
+
 def run(arguments: list[str]) -> int:
+    loaded = configuration(arguments)
     signals = Signals()
     LOGS.mkdir(parents=True, exist_ok=True)
     terminal = sys.stdout.isatty()
+    path = LOGS / "agent.log"
     environment: dict[str, str] = {}
+    command = [*COMMAND, "run", *arguments]
     collector = agent = summary = None
     try:
-        if not names_a_collector(arguments):
-            collector, endpoint = start_collector(signals)
-            environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = endpoint
-        command = [COMMAND, "run", *arguments]
+        if needs_collector(loaded):
+            collector, grpc, http = start_collector(signals)
+            address = grpc if loaded.config.otlp.protocol == "grpc" else http
+            environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://{address}"
+            if terminal and "export.interval_seconds" not in loaded.origins:
+                environment["OTEL_METRIC_EXPORT_INTERVAL"] = CYCLE_MILLISECONDS
         if terminal:
-            path = LOGS / "agent.log"
+            quiet = loaded.config.log.level in ("warning", "error")
+            command += ["--set", "log.format=json", *(["--set", "log.level=info"] if quiet else [])]
             with path.open("wb") as log:
-                agent = start(command, environment, log.fileno(), log.fileno())
+                agent = start(command, environment, log.fileno())
+            ready = wait_ready(agent, path, signals)
             say(f"agent: pid {agent.pid}, log in {path.relative_to(ROOT)}")
-            wait_ready(agent, path, signals)
-            summary = subprocess.Popen([COMMAND, "top"])
+            if ready["prometheus"] is None:
+                say("no summary: it reads the agent's page, and prometheus.enabled is false")
+            else:
+                summary = start(
+                    [*COMMAND, "top", "--url", f"http://{ready['prometheus']}"], {}, None, own_session=False
+                )
         else:
-            agent = start(command, environment, None, None)
+            agent = start(command, environment, None)
         watch(agent, collector, summary, signals)
         if terminal and agent.poll() is not None and agent.returncode != 0:
-            msg = f"the agent ended (exit code {agent.returncode}):\n{tail(LOGS / 'agent.log')}"
-            raise CannotRunError(msg)
+            raise CannotRunError(f"the agent ended:\n{complaint(path)}", agent.returncode)
     finally:
         if summary is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -212,17 +271,26 @@ def run(arguments: list[str]) -> int:
         end("summary", summary, SUMMARY_SECONDS)
         end("agent", agent, FLUSH_SECONDS)
         end("collector", collector, COLLECTOR_SECONDS)
-    return agent.returncode if agent.returncode >= 0 else 128 - agent.returncode
+    if terminal:
+        last_words(path)
+    return agent.returncode
 
 
 def main() -> int:
     try:
-        return run(sys.argv[1:])
+        code = run(sys.argv[1:])
     except Stopped:
         return 0
-    except (CannotRunError, FileNotFoundError) as error:
+    except CannotRunError as error:
+        say(str(error))
+        code = error.exit_code
+    except NetmonError as error:
+        report(error)
+        return error.exit_code
+    except FileNotFoundError as error:
         say(str(error))
         return 1
+    return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":
