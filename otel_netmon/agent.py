@@ -341,10 +341,13 @@ class Supervisor:
         sys.stderr.flush()
         gc.collect()
         gc.freeze()
+        # A signal between the fork and the child's own handlers would be taken by the supervisor's, which only note it.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1))
         self._child = os.fork()
         if self._child == 0:
             parent_end.close()  # or the pipeline would never see its end
-            self._become_pipeline(child_end, setup)
+            self._become_pipeline(child_end, setup, unblocked)
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         child_end.close()
         for fd in netdev.values():
             os.close(fd)
@@ -354,10 +357,15 @@ class Supervisor:
         self._restart_at = None
         self._generation += 1
 
-    def _become_pipeline(self, channel: Channel, setup: dict[str, Any]) -> NoReturn:
+    def _become_pipeline(
+        self, channel: Channel, setup: dict[str, Any], unblocked: set[int | signal.Signals]
+    ) -> NoReturn:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # until it serves there is nothing to export
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             self._selector.close()
             # A copy of a link in this process would keep the program attached after the supervisor is gone.
             self._attachments.leave_to_parent()
