@@ -9,7 +9,7 @@ import resource
 from collections.abc import Mapping
 from pathlib import Path
 
-from otel_netmon.abi.enums import Late
+from otel_netmon.abi.enums import LATE_DEFAULTS, Late
 from otel_netmon.errors import ImageError, KernelLacksError, PrivilegeError
 from otel_netmon.kernel import image, syscalls
 
@@ -90,9 +90,10 @@ class LoadedImage:
 
     def program(self, name: str, late: Mapping[Late, int] | None = None) -> int:
         """Gives the fd of a program with these late constants, loading it the first time."""
-        key = (name, tuple(sorted((late or {}).items())))
+        special = {constant: value for constant, value in (late or {}).items() if value != LATE_DEFAULTS[constant]}
+        key = (name, tuple(sorted(special.items())))
         if key not in self._programs:
-            self._programs[key] = self._load(name, late or {}, 0)[0]
+            self._programs[key] = self._load(name, special, 0)[0]
         return self._programs[key]
 
     def verifier_report(self, name: str, late: Mapping[Late, int] | None = None) -> str:
