@@ -19,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from msgspec import structs
 
 from otel_netmon.abi import layout
@@ -45,7 +44,7 @@ from otel_netmon.otel.points import Point, Snapshot
 from otel_netmon.otel.resource import build_resource
 from otel_netmon.otel.status_rows import flow_rows, interface_rows
 from otel_netmon.readers.flows import FlowMaps, FlowReader
-from otel_netmon.readers.maps import HashReader
+from otel_netmon.readers.maps import HashReader, sum_over_cpus
 from otel_netmon.readers.netdev import Counters, NetdevReader
 from otel_netmon.selfmon import logging
 from otel_netmon.selfmon.status import ExportStatus, FlowsStatus, ProbeStatus, StageStatus, Status, build
@@ -257,10 +256,7 @@ class Pipeline:
         if self._config.probes.interfaces.enabled:
             points |= self._interface_points()
         if self._xdp is not None:
-            keys, per_cpu = self._xdp.read()
-            counters = np.empty(len(keys), layout.COUNTERS)
-            for field in COUNTERS:
-                counters[field] = per_cpu[field].sum(axis=1, dtype=np.uint64)
+            keys, counters = sum_over_cpus(*self._xdp.read())
             self._xdp_totals.add_rows(keys, self._xdp_differences.update(keys, counters))
             points |= protocols.protocol_points(self._xdp_totals.counted, self._names, self._start_ns, "netmon.xdp")
         self._measure_rates()

@@ -18,13 +18,17 @@ class InterfaceNames:
     def update(self, interfaces: Iterable[Interface]) -> None:
         """Takes the interfaces that are there now."""
         for interface in interfaces:
-            name = {"network.interface.name": interface.name}
-            if interface.namespace_name:
-                name["netmon.network.namespace"] = interface.namespace_name
-            self._names.pop(interface.key, None)
-            self._names[interface.key] = name
+            self.set_name(*interface.key, interface.name, interface.namespace_name)
         while len(self._names) > GONE_KEPT:
             del self._names[next(iter(self._names))]
+
+    def set_name(self, namespace: int, ifindex: int, name: str, namespace_name: str = "") -> None:
+        """Takes the name of one interface, and of its namespace outside the agent's own."""
+        attributes = {"network.interface.name": name}
+        if namespace_name:
+            attributes["netmon.network.namespace"] = namespace_name
+        self._names.pop((namespace, ifindex), None)
+        self._names[namespace, ifindex] = attributes
 
     def attributes(self, namespace: int, ifindex: int) -> dict[str, str]:
         """Gives network.interface.name, and netmon.network.namespace outside the agent's own; the number if not known."""

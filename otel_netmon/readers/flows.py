@@ -12,7 +12,7 @@ import numpy.typing as npt
 from otel_netmon.abi import layout
 from otel_netmon.abi.enums import FLOW_KEY_SIZE, SWEEP_HEADER_SIZE, SWEEP_KEYS_MAX, hook_slot
 from otel_netmon.kernel import syscalls
-from otel_netmon.readers.maps import ArrayReader, HashReader
+from otel_netmon.readers.maps import ArrayReader, HashReader, sum_over_cpus
 
 TICK_RATES = (100, 250, 300, 1000)  # every CONFIG_HZ there is
 INITIAL_JIFFIES_SECONDS = 300  # jiffies64 starts 300 s before its low 32 bits wrap (include/linux/jiffies.h)
@@ -103,10 +103,7 @@ class FlowReader:
         if len(closed_keys):
             self._table.delete(closed_keys)
             keys, flows = keys[~closed], flows[~closed]
-        protocol_keys, per_cpu = self._rows.read()
-        counters = np.empty(len(protocol_keys), layout.COUNTERS)
-        for field in layout.COUNTERS.names or ():
-            counters[field] = per_cpu[field].sum(axis=1, dtype=np.uint64)
+        protocol_keys, counters = sum_over_cpus(*self._rows.read())
         return FlowReading(
             keys, flows, closed_keys, closed_flows, protocol_keys, counters, state, int(state["monotonic_ns"])
         )

@@ -98,3 +98,11 @@ class ArrayReader:
         if raw is None:
             raise IndexError(index)
         return np.frombuffer(raw, self._value) if self._cpus else np.frombuffer(raw, self._value)[0]
+
+
+def sum_over_cpus(keys: npt.NDArray[Any], per_cpu: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Gives the keys and, for each, the sum of its values over the CPUs: shape (n,) from shape (n, CPUs)."""
+    totals = np.empty(len(keys), per_cpu.dtype)
+    for field in per_cpu.dtype.names or ():
+        totals[field] = per_cpu[field].sum(axis=1, dtype=np.uint64)
+    return keys, totals
