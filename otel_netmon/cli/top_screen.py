@@ -124,13 +124,16 @@ def _table(columns: Sequence[Column], rows: Sequence[NamedTuple], styles: Sequen
         table.add_column(
             column.heading,
             justify="right" if column.number else "left",
-            no_wrap=True,
-            overflow="ellipsis",
+            no_wrap=not column.cut,  # rich makes only the others narrower
             min_width=None if column.cut else width,
         )
     for row, style in zip(rows, styles, strict=True):
-        table.add_row(*(Text(getattr(row, column.field)) for column in columns), style=style)
+        table.add_row(*(_cell(getattr(row, column.field)) for column in columns), style=style)
     return table
+
+
+def _cell(text: str) -> Text:
+    return Text(text, no_wrap=True, overflow="ellipsis")
 
 
 def _notes(found: Sequence[Note]) -> list[RenderableType]:
