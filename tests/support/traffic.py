@@ -84,9 +84,9 @@ def transfer(client: NetNs, server: NetNs, address: str, size: int, port: int = 
         thread.start()
         caller.settimeout(TCP_DEADLINE_SECONDS)
         caller.connect((address, port))
-        left, block = size, bytes(range(256)) * (CHUNK // 256)
-        while left:
-            left -= caller.send(block[: min(left, CHUNK)])
+        sent, block = 0, bytes(range(256)) * (CHUNK // 256 + 1)
+        while sent < size:  # the byte at each position is the same, however much one call takes
+            sent += caller.send(block[sent % 256 : sent % 256 + min(size - sent, CHUNK)])
         caller.shutdown(socket.SHUT_WR)
         assert caller.recv(1) == b""  # the server has read all and closed
         thread.join()
