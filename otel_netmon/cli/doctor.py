@@ -67,15 +67,14 @@ def exit_code(findings: Sequence[Finding]) -> int:
 
 def line(finding: Finding, colour: bool) -> str:
     """One finding as one line; a long message of the verifier loses its middle."""
-    words = [
-        text for text in finding.found.splitlines() if not text.startswith("processed ")
-    ]  # the verifier's last line
-    found = " ".join(" ".join(words).split())
+    statistics = "processed "  # the verifier's last line; the one before says what is wrong
+    words = " ".join(text for text in finding.found.splitlines() if not text.startswith(statistics))
+    found = printable(" ".join(words.split()))
     if len(found) > FOUND_LENGTH:
         found = f"{found[: FOUND_LENGTH // 3]} ... {found[-FOUND_LENGTH * 2 // 3 :]}"
     state = paint(f"{finding.state:<8}", COLOURS[finding.state], colour)
     text = f"{finding.name:<23}  {found}" + (f"; remedy: {finding.remedy}" if finding.remedy else "")
-    return f"{state}  {printable(text)}"
+    return f"{state}  {text}"
 
 
 def verdict(findings: Sequence[Finding]) -> str:
