@@ -208,6 +208,32 @@ int netmon_sweep(struct __sk_buff *skb)
 	return marked;
 }
 
+/*
+ * Run by the reader like the sweep, with keys that are in flow_table: sets their slots in flow_filter. cb[1] not 0 ends the
+ * marking.
+ */
+int netmon_mark(struct __sk_buff *skb)
+{
+	struct netmon_flow_key key;
+	u32 count = control(skb, 0);
+	u32 only = 0;
+	struct netmon_filter *filter = flow_filter.lookup(&only);
+	int i, marked = 0;
+
+	if (!filter)
+		return 0;
+	for (i = 0; i < SWEEP_KEYS_MAX; i++) {
+		asm volatile("" : "+r"(i));
+		if (i >= count || bpf_skb_load_bytes(skb, 16 + i * sizeof(key), &key, sizeof(key)))
+			break;
+		*filter_slot(filter, &key) = 1;
+		marked++;
+	}
+	if (control(skb, 1))
+		filter->marking = 0;
+	return marked;
+}
+
 /* Also run by the reader: both clocks at once, so that jiffies can be told in seconds. */
 int netmon_clock(struct __sk_buff *skb)
 {

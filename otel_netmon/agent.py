@@ -22,7 +22,7 @@ from otel_netmon.config import reload
 from otel_netmon.config.load import Loaded
 from otel_netmon.config.model import Config
 from otel_netmon.control import Channel
-from otel_netmon.errors import NetmonError
+from otel_netmon.errors import ImageError, NetmonError
 from otel_netmon.kernel import loader
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
 from otel_netmon.kernel.namespaces import open_netdev
@@ -137,7 +137,14 @@ class Supervisor:
             ):
                 if not enabled:
                     continue
-                image, images.origins[stem] = loader.obtain(stem, cache, sources, interpreter=config.images.compiler)
+                try:
+                    image, images.origins[stem] = loader.obtain(
+                        stem, cache, sources, interpreter=config.images.compiler
+                    )
+                except OSError as error:
+                    raise ImageError(
+                        f"{error.filename}: {error.strerror}", "set images.sources to a folder made as bpf/ is"
+                    ) from error
                 try:
                     loaded = loader.LoadedImage(image, sizes)
                     try:

@@ -113,6 +113,17 @@ struct netmon_protocol_key {
 	__u8 kind; /* enum netmon_kind */
 };
 
+/*
+ * The one entry of flow_filter: which flows may be in flow_table, by a hash of their key. Consulted only while the table
+ * refuses flows; a slot that is set in vain costs a lookup, and one that is not set although its flow is in the table
+ * costs that flow its detail, never a count.
+ */
+#define NETMON_FILTER_SLOTS 262144
+struct netmon_filter {
+	__u64 marking; /* not 0 while the reader marks it anew: allows every flow */
+	__u8 slots[NETMON_FILTER_SLOTS];
+};
+
 /* The one entry of agent_state. */
 struct netmon_state {
 	__u64 full_until;  /* jiffies64 up to which no insert into flow_table is tried */

@@ -8,7 +8,7 @@
 #define NETMON_PACKET_H
 
 #define LINK_LAYERS_MAX 8  /* VLAN tags, MPLS labels, PPPoE, LLC before the network layer */
-#define INNER_LAYERS_MAX 3 /* the same inside a tunnel */
+#define INNER_LAYERS_MAX 2 /* the same inside a tunnel */
 #define IPV6_EXTENSIONS_MAX 8
 #define ENCAPSULATIONS_MAX 4 /* with decapsulate: levels opened */
 

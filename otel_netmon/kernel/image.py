@@ -31,6 +31,7 @@ SOURCES: dict[str, dict[str, int]] = {
         "netmon_receive": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_transmit": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_sweep": syscalls.PROG_TYPE_SCHED_CLS,
+        "netmon_mark": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_clock": syscalls.PROG_TYPE_SCHED_CLS,
     },
     "xdp_monitor": {"netmon_xdp": syscalls.PROG_TYPE_XDP},

@@ -9,8 +9,8 @@ FLOWS = Probe(
     summary="exact flows, and totals by interface and protocol",
     image="tc_monitor",
     hooks=("TCX ingress and egress (clsact before Linux 6.6)",),
-    programs=("netmon_receive", "netmon_transmit", "netmon_sweep", "netmon_clock"),
-    maps=("flow_table", "protocol_stats", "hook_totals", "agent_state"),
+    programs=("netmon_receive", "netmon_transmit", "netmon_sweep", "netmon_mark", "netmon_clock"),
+    maps=("flow_table", "protocol_stats", "hook_totals", "agent_state", "flow_filter"),
     metrics=(
         "netmon.flow.io",
         "netmon.flow.packets",

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.abi import layout
-from otel_netmon.abi.enums import FLOW_KEY_SIZE, SWEEP_HEADER_SIZE, SWEEP_KEYS_MAX, hook_slot
+from otel_netmon.abi.enums import FILTER_SIZE, FLOW_KEY_SIZE, SWEEP_HEADER_SIZE, SWEEP_KEYS_MAX, hook_slot
 from otel_netmon.kernel import syscalls
 from otel_netmon.readers.maps import ArrayReader, HashReader, sum_over_cpus
 
 TICK_RATES = (100, 250, 300, 1000)  # every CONFIG_HZ there is
+STALE_SHARE = 8  # flow_filter is made anew when an eighth of the table has left it
 INITIAL_JIFFIES_SECONDS = 300  # jiffies64 starts 300 s before its low 32 bits wrap (include/linux/jiffies.h)
 
 
@@ -25,7 +26,9 @@ class FlowMaps(NamedTuple):
     protocol_stats: int
     hook_totals: int
     agent_state: int
+    flow_filter: int
     sweep_program: int
+    mark_program: int
     clock_program: int
     flow_entries: int
     protocol_entries: int
@@ -61,6 +64,12 @@ def _initial(hz: int) -> int:
     return (1 << 32) - INITIAL_JIFFIES_SECONDS * hz
 
 
+def _parts(keys: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """As many keys at a time as one run of a program takes."""
+    for start in range(0, len(keys), SWEEP_KEYS_MAX):
+        yield keys[start : start + SWEEP_KEYS_MAX]
+
+
 class FlowReader:
     """Reads the maps of a loaded tc_monitor.
 
@@ -76,7 +85,11 @@ class FlowReader:
         self._totals = ArrayReader(maps.hook_totals, layout.COUNTERS, cpus)
         self._state = ArrayReader(maps.agent_state, layout.STATE)
         self._sweep = syscalls.TestRun(maps.sweep_program, SWEEP_HEADER_SIZE + SWEEP_KEYS_MAX * FLOW_KEY_SIZE)
+        self._marking = syscalls.TestRun(maps.mark_program, SWEEP_HEADER_SIZE + SWEEP_KEYS_MAX * FLOW_KEY_SIZE)
         self._clock = syscalls.TestRun(maps.clock_program, SWEEP_HEADER_SIZE)
+        self._filter = maps.flow_filter
+        self._stale_slots = 0
+        self._stale_slots_most = maps.flow_entries // STALE_SHARE
         self.idle_seconds = idle_seconds
         self.protocol_entries = maps.protocol_entries
         self.tick_rate = 0
@@ -92,7 +105,8 @@ class FlowReader:
         idle = int(self.idle_seconds * self.tick_rate)
         leaving = (flows["last"] + np.uint64(idle) < state["jiffies"]) | (flows["closing"] != 0)
         if leaving.any():
-            self._mark(keys[leaving], idle)
+            for part in _parts(keys[leaving]):
+                self._sweep.run(bytes(SWEEP_HEADER_SIZE) + part.tobytes(), (len(part), idle, 0, 0, 0))
             try:
                 syscalls.rcu_grace_period()
             except OSError:
@@ -103,6 +117,9 @@ class FlowReader:
         if len(closed_keys):
             self._table.delete(closed_keys)
             keys, flows = keys[~closed], flows[~closed]
+            self._stale_slots += len(closed_keys)
+            if self._stale_slots > self._stale_slots_most:
+                self._mark_anew(keys)
         protocol_keys, counters = sum_over_cpus(*self._rows.read())
         return FlowReading(
             keys, flows, closed_keys, closed_flows, protocol_keys, counters, state, int(state["monotonic_ns"])
@@ -121,10 +138,16 @@ class FlowReader:
                 result[slot] = total
         return result
 
-    def _mark(self, keys: npt.NDArray[Any], idle: int) -> None:
-        for start in range(0, len(keys), SWEEP_KEYS_MAX):
-            part = keys[start : start + SWEEP_KEYS_MAX]
-            self._sweep.run(bytes(SWEEP_HEADER_SIZE) + part.tobytes(), (len(part), idle, 0, 0, 0))
+    def _mark_anew(self, keys: npt.NDArray[Any]) -> None:
+        """Clears flow_filter of flows that have left, and sets it for those that are in the table.
+
+        Meanwhile it allows every flow; what the kernel inserts it marks itself.
+        """
+        syscalls.map_update(self._filter, bytes(4), b"\1" + bytes(FILTER_SIZE - 1))
+        for part in _parts(keys):
+            self._marking.run(bytes(SWEEP_HEADER_SIZE) + part.tobytes(), (len(part), 0, 0, 0, 0))
+        self._marking.run(bytes(SWEEP_HEADER_SIZE), (0, 1, 0, 0, 0))
+        self._stale_slots = 0
 
     def _measured_rate(self, first: npt.NDArray[Any]) -> int:
         time.sleep(0.2)  # once at start, on a kernel whose clocks tell nothing: suspended clocks, patched rates
