@@ -155,7 +155,7 @@ def membarrier() -> Finding:
 def rtnetlink() -> str:
     """The kernel lists its network devices."""
     with LinkMonitor() as monitor:
-        return f"{len(monitor.dump())} interfaces"
+        return f"interfaces: {len(monitor.dump())}"
 
 
 # ---- programs
@@ -297,7 +297,7 @@ def _tcx_links(namespace: Namespace, ifindex: int, programs: Mapping[Direction, 
                 link = links.attach_tcx(namespace, ifindex, direction, program)
             except links.Refused as refused:
                 if refused.lacks_feature:
-                    raise KernelLacksError("this kernel has no TCX") from refused
+                    raise KernelLacksError("this kernel has no TCX", "set probes.flows.attach to auto") from refused
                 if refused.reason == "not_permitted":
                     raise PrivilegeError("not permitted", f"start with {CAPABILITIES}") from refused
                 raise KernelLacksError(f"refused: {refused.reason}") from refused

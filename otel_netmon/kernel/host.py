@@ -130,7 +130,7 @@ def netdev() -> str:
     namespace = own_namespace()
     try:
         with os.fdopen(open_netdev(namespace), encoding="ascii", errors="replace") as file:
-            return f"{len(file.readlines()) - _NETDEV_HEADER_LINES} interfaces"
+            return f"interfaces: {len(file.readlines()) - _NETDEV_HEADER_LINES}"
     finally:
         namespace.close()
 

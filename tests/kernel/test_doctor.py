@@ -142,6 +142,7 @@ def test_tcx_that_is_asked_for_and_refused_is_missing() -> None:
     code, checks = examined(*filtered(syscalls.LINK_CREATE, errno.EINVAL), "--set", "probes.flows.attach=tcx")
     assert code == KernelLacksError.exit_code
     assert states(checks, "missing") == {"hook tcx"}
+    assert checks["hook tcx"]["remedy"] == "set probes.flows.attach to auto"
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,8 @@ def test_the_text_is_one_line_a_check(capsys: pytest.CaptureFixture[str]) -> Non
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(list(doctor.Examination(Config(), compile_too=False).checks())) + 1
     assert {line.split()[0] for line in lines[:-1]} <= {"ok", "degraded"}
-    assert lines[-1].startswith("the probes that are on run here")
+    degraded = [line.split("  ")[1].strip() for line in lines if line.startswith("degraded")]
+    assert lines[-1] == "the probes that are on run here" + (f"; degraded: {', '.join(degraded)}" if degraded else "")
 
 
 def test_a_long_refusal_stays_on_its_line_and_keeps_its_end() -> None:
