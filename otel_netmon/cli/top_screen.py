@@ -73,10 +73,11 @@ def screen(document: Status, width: int, height: int, trouble: str = "") -> Rend
     lines: list[RenderableType] = [Text(headline(document), style="bold", no_wrap=True, overflow="ellipsis")]
     if trouble:
         lines.append(Text(printable(trouble), style="bold red", no_wrap=True, overflow="ellipsis"))
-    lines += ["", _interfaces([interface_row(each) for each in shown], width)]
+    lines += ["", _interfaces([interface_row(each) for each in shown], width) if shown else _nothing("interface")]
     if hidden:
         lines.append(Text(rest(document["interfaces"], shown), style="dim"))
-    lines += ["", _flows(conversations, width), *below, Text(KEYS, style="dim")]
+    lines += ["", _flows(conversations, width) if conversations else _nothing("flow")]
+    lines += [*below, Text(KEYS, style="dim")]
     return Group(*lines)
 
 
@@ -130,6 +131,10 @@ def _table(columns: Sequence[Column], rows: Sequence[NamedTuple], styles: Sequen
     for row, style in zip(rows, styles, strict=True):
         table.add_row(*(_cell(getattr(row, column.field)) for column in columns), style=style)
     return table
+
+
+def _nothing(what: str) -> Text:
+    return Text(f"no {what} yet", style="dim")
 
 
 def _cell(text: str) -> Text:

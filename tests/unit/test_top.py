@@ -406,6 +406,13 @@ def test_a_narrow_terminal_shows_less_but_no_number_is_cut(width: int, absent: s
         assert shown in text
 
 
+def test_an_agent_without_interfaces_and_flows_says_so() -> None:
+    built = document(interfaces=[])
+    built["flows"]["top"] = []
+    lines = [line.rstrip() for line in drawn(built, 80, 24)]
+    assert lines[1:6] == ["", "no interface yet", "", "no flow yet", ""]
+
+
 def test_no_name_reaches_the_terminal_as_more_than_text() -> None:
     built = document(interfaces=[interface(HOSTILE, hooks={"tc_receive": HOSTILE, "tc_transmit": HOSTILE})])
     built["flows"]["top"] = [flow(HOSTILE, 1.0)]
