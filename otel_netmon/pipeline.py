@@ -87,7 +87,7 @@ class Pipeline:
         self._snapshot: Snapshot | None = None
         self._status: Status | None = None
         self._reader, self._traffic = self._flows_probe(setup, first)
-        self._xdp, self._xdp_differences, self._xdp_totals = self._xdp_probe(setup)
+        self._xdp, self._xdp_differences, self._xdp_totals = self._xdp_probe(setup, first)
         resource = build_resource(config.resource.attributes)
         self._server = (
             Server(
@@ -126,13 +126,18 @@ class Pipeline:
         )
         return reader, Traffic(self._config.flows.top_k, self._start_ns, ephemeral_ports(), first)
 
-    def _xdp_probe(self, setup: Mapping[str, Any]) -> tuple[HashReader | None, Differences, ProtocolTotals]:
+    def _xdp_probe(
+        self, setup: Mapping[str, Any], first: bool
+    ) -> tuple[HashReader | None, Differences, ProtocolTotals]:
         maps = setup["maps"].get("xdp_monitor")
         reader = None
+        differences = Differences(COUNTERS)
         if maps is not None:
             fd, entries = maps["protocol_stats"]
             reader = HashReader(fd, layout.PROTOCOL_KEY, layout.COUNTERS, entries, syscalls.possible_cpus())
-        return reader, Differences(COUNTERS), ProtocolTotals()
+            if not first:
+                differences.update(*sum_over_cpus(*reader.read()))  # an earlier pipeline process has told these
+        return reader, differences, ProtocolTotals()
 
     # ---- life
 
