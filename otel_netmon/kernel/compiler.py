@@ -30,12 +30,12 @@ def find_interpreter(configured: str | None) -> str | None:
     for candidate in [configured] if configured else dict.fromkeys(INTERPRETERS):
         if candidate and os.access(candidate, os.X_OK):
             found = subprocess.run(
-                [candidate, "-c", "import importlib.util as u; raise SystemExit(not u.find_spec('bcc.libbcc'))"],
+                [candidate, "-c", "import importlib.util as u; print(bool(u.find_spec('bcc.libbcc')))"],
                 capture_output=True,
                 check=False,
                 timeout=DEADLINE_SECONDS,
             )
-            if found.returncode == 0:
+            if found.stdout.strip() == b"True":
                 return candidate
     return None
 
