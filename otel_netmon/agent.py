@@ -185,13 +185,6 @@ class Supervisor:
         )
         self._start_child()
         self._apply(found)
-        for left in self._attachments.leftovers:
-            self._journal.warning(
-                "clsact.leftover_removed",
-                index=left.ifindex,
-                namespace=left.namespace_name,
-                direction=left.direction.name.lower(),
-            )
         self._watch()
         self._tell_interfaces()
 
@@ -233,6 +226,14 @@ class Supervisor:
                 self._attachments.table[interface.key].interface = interface
                 if isinstance(event, Renamed):
                     self._journal.info("interface.renamed", **fields, old_name=event.old_name)
+        while self._attachments.leftovers:
+            left = self._attachments.leftovers.pop()
+            self._journal.warning(
+                "clsact.leftover_removed",
+                index=left.ifindex,
+                namespace=left.namespace_name,
+                direction=left.direction.name.lower(),
+            )
         return bool(events)
 
     def _watch(self) -> None:

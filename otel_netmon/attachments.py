@@ -28,9 +28,13 @@ ATTACHED = frozenset({"tcx", "clsact", "native", "generic"})
 
 @dataclass(slots=True)
 class Attached:
-    """One interface: how each hook is attached (a word of ATTACHED) or why not, and what takes it off again."""
+    """One interface: how each hook is attached (a word of ATTACHED) or why not, and what takes it off again.
+
+    ``namespace`` is the identity of the one it is in.
+    """
 
     interface: Interface
+    namespace: tuple[int, int]
     hooks: dict[str, str] = field(default_factory=dict)
     undo: list[Callable[[], None]] = field(default_factory=list)
     links: list[int] = field(default_factory=list)
@@ -49,15 +53,14 @@ class Attachments:
         self._config = config
         self._tc = tc
         self._xdp = xdp
-        self._clsact: Clsact | None = None
+        self._clsact: dict[tuple[int, int], Clsact] = {}  # by namespace: its socket keeps the namespace alive
         self._has_tcx = config.probes.flows.attach != "clsact"
-        self._swept: set[tuple[int, int]] = set()
         self.leftovers: list[Leftover] = []
         self.table: dict[Key, Attached] = {}
 
     def add(self, interface: Interface, namespace: Namespace) -> Attached:
         """Attaches every hook of an interface; a refused one is told in ``hooks`` and the others go on."""
-        attached = Attached(interface)
+        attached = Attached(interface, namespace.identity)
         self.table[interface.key] = attached
         if self._tc is not None:
             for hook, (direction, program) in TC_HOOKS.items():
@@ -78,21 +81,23 @@ class Attachments:
         if attached is not None:
             for undo in reversed(attached.undo):
                 undo()
+            if not any(other.namespace == attached.namespace for other in self.table.values()):
+                clsact = self._clsact.pop(attached.namespace, None)
+                if clsact is not None:
+                    clsact.close()
 
     def close(self) -> None:
         """Takes everything off."""
         for key in list(self.table):
             self.remove(key)
-        if self._clsact is not None:
-            self._clsact.close()
 
     def leave_to_parent(self) -> None:
         """In a forked child: lets go of every link, so that the parent's end detaches them, and of the filters."""
         for attached in self.table.values():
             for fd in attached.links:
                 os.close(fd)
-        if self._clsact is not None:
-            self._clsact.leave_to_parent()
+        for clsact in self._clsact.values():
+            clsact.leave_to_parent()
 
     def state(self, hooks: tuple[str, ...]) -> tuple[str, str, str]:
         """State of the probe that owns these hooks: ok, degraded or off; a reason; a detail for people."""
@@ -136,8 +141,8 @@ class Attachments:
                 attached.links.append(link)
                 attached.undo.append(lambda: links.detach(link))
                 return "tcx"
-        clsact = self._use_clsact(namespace)
         try:
+            clsact = self._use_clsact(namespace)
             made = clsact.attach(namespace, interface.index, direction, fd)
         except (KernelLacksError, RtnetlinkError) as error:
             raise links.Refused(error.message) from error
@@ -146,14 +151,13 @@ class Attachments:
 
     def _use_clsact(self, namespace: Namespace) -> Clsact:
         """The filters of this process; what a killed run left in this namespace goes first."""
-        if self._clsact is None:
+        clsact = self._clsact.get(namespace.identity)
+        if clsact is None:
             from otel_netmon.kernel.clsact import Clsact
 
-            self._clsact = Clsact()
-        if namespace.identity not in self._swept:
-            self._swept.add(namespace.identity)
-            self.leftovers += self._clsact.sweep_leftovers([namespace])
-        return self._clsact
+            clsact = self._clsact[namespace.identity] = Clsact()
+            self.leftovers += clsact.sweep_leftovers([namespace])
+        return clsact
 
     def _attach_xdp(self, attached: Attached, namespace: Namespace, image: LoadedImage) -> str:
         interface = attached.interface
