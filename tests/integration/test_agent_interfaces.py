@@ -136,11 +136,13 @@ def test_an_interface_that_moves_into_a_followed_namespace() -> None:
     wait_nothing_left(since)
 
 
-def test_a_followed_namespace_that_is_deleted_really_ends() -> None:
+@pytest.mark.parametrize("attach", ["tcx", "clsact"])
+def test_a_followed_namespace_that_is_deleted_really_ends(attach: str) -> None:
     """As long as anybody holds it open its interfaces would live on, and with them the far end of each pair."""
     with namespace() as host, namespace() as guest:
         add_veth(host, guest, "outer", "inner")
         options = ["--interface", "inner", "--set", f"interfaces.namespaces={guest.name}"]
+        options += ["--set", f"probes.flows.attach={attach}"]
         with agent(*options, enter=host.command(), interval=0.3) as running:
             running.wait(lambda: names(running) == {"inner"}, SECONDS, "the interface")
             files = open_files(running.pipeline_pid())

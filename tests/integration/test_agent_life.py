@@ -184,9 +184,9 @@ def keep_sending(place: tuple[NetNs, NetNs, Veth], until: threading.Event) -> No
 
 
 def serves(running: Agent) -> bool:
-    """Whether the page can be had: between two pipelines it cannot."""
+    """Whether a pipeline has made its first cycle: between two of them there is no page."""
     try:
-        running.get("/healthz")
+        running.get("/readyz")
     except OSError:
         return False
     return True
@@ -251,6 +251,62 @@ def test_a_killed_pipeline_comes_back_and_counts_on(tmp_path: Path) -> None:
                 2 * PACKETS
             ]
             assert running.stop() == 0
+
+
+def test_a_killed_pipeline_does_not_tell_twice_what_xdp_counted() -> None:
+    with veth_pair() as (left, right, pair):
+        options = ["--interface", pair.left, "--set", "probes.xdp.enabled=true", "--set", "probes.xdp.mode=generic"]
+        with agent(*options, enter=left.command(), interval=0.3) as running:
+            received = {"receive": ONCE["transmit"], "transmit": (0, 0)}
+            for _ in range(2):
+                datagrams(right, left, pair.left_address, PACKETS, PAYLOAD)
+                running.wait(lambda: on_page(running.get("/metrics"), "xdp") == received, SECONDS, f"{received}")
+                died = len(running.events("pipeline.died"))
+                os.kill(running.pipeline_pid(), signal.SIGKILL)
+                running.wait_event("pipeline.died", died + 1)
+                running.wait(lambda: serves(running), SECONDS, "page")
+
+
+def test_a_reload_to_a_port_in_use_is_tried_until_it_is_free(tmp_path: Path) -> None:
+    path = tmp_path / "agent.yaml"
+    path.write_text("interfaces:\n  include: [left]\n")
+    with (
+        veth_pair() as place,
+        socket_in(place[0]) as (taken, port),
+        configured(place, path, interval=0.3) as running,
+    ):
+        path.write_text(f"interfaces:\n  include: [left]\nprometheus:\n  listen: 127.0.0.1:{port}\n")
+        running.process.send_signal(signal.SIGHUP)
+        assert f"cannot listen on 127.0.0.1:{port}" in running.wait_event("pipeline.start_failed")["error"]
+        taken.close()
+        running.port = port
+        running.wait(lambda: serves(running), SECONDS, "page")
+        assert names(running) == {"left"}
+        assert running.stop() == 0
+
+
+@contextmanager
+def socket_in(netns: NetNs) -> Iterator[tuple[socket.socket, int]]:
+    with netns.socket(socket.AF_INET, socket.SOCK_STREAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken, taken.getsockname()[1]
+
+
+def test_a_signal_during_a_reload_is_not_lost(tmp_path: Path) -> None:
+    """The supervisor waits for the old pipeline, which is stopped here: the signals of that time count afterwards."""
+    path = tmp_path / "agent.yaml"
+    path.write_text("interfaces:\n  include: [left]\n")
+    with veth_pair() as place, configured(place, path, interval=0.3) as running:
+        pipeline = running.pipeline_pid()
+        os.kill(pipeline, signal.SIGSTOP)
+        path.write_text("interfaces:\n  include: [left]\nflows:\n  top_k: 7\n")
+        running.process.send_signal(signal.SIGHUP)
+        running.wait_event("config.reloaded")
+        running.process.send_signal(signal.SIGTERM)
+        os.kill(pipeline, signal.SIGCONT)
+        assert running.process.wait(SECONDS) == 0
+        assert running.events("agent.stopped")[0]["reason"] == "SIGTERM"
 
 
 def before(points: list[Point], start: int) -> list[Point]:
