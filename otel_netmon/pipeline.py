@@ -68,6 +68,7 @@ class Pipeline:
             f"{stem}/{name}": fd for stem, programs in setup["programs"].items() for name, fd in programs.items()
         }
         first = setup["generation"] == 0
+        self._told_before = not first
         self._started_monotonic: float = setup["started_monotonic"]
         self._start_ns: int = setup["started_unix_ns"] if first else time.time_ns()
         self._boot_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -247,6 +248,10 @@ class Pipeline:
             sides = [(i.index, i.namespace, d) for i in self._known.values() for d in Direction]
             before = {slot: int(total["packets"]) for slot, total in self._reader.totals(sides).items()}
             reading = self._reader.read()
+            if self._told_before:
+                # The base of what is told from here on: packets of this moment must not be missed later.
+                before = {slot: int(total["packets"]) for slot, total in self._reader.totals(sides).items()}
+                self._told_before = False
             top = self._traffic.update(reading, before, now_ns)
             live = len(reading.keys)
             maps["flow_table"] = (live, self._config.probes.flows.table_entries)
