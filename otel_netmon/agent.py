@@ -121,7 +121,7 @@ class Supervisor:
 
     def _load(self, config: Config) -> Images:
         """Loads the images of the enabled probes; one that the kernel refuses is off, the rest runs."""
-        loader.raise_memlock()
+        loader.require_privilege()
         cache = Path(config.images.directory)
         sources = Path(config.images.sources) if config.images.sources else None
         images = Images({}, {}, {})

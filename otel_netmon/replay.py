@@ -50,7 +50,7 @@ class Session:
         self.refused: Counter[str] = Counter()
         self.faults: list[dict[str, Any]] = []
         self.first_ns = self.last_ns = 0
-        loader.raise_memlock()
+        loader.require_privilege()
         source, _ = loader.obtain("tc_monitor", cache)
         self._loaded = loader.LoadedImage(
             source, {"flow_table": FLOW_ENTRIES}, {"flow_table": syscalls.BPF_F_NO_PREALLOC}

@@ -69,26 +69,25 @@ class Image(NamedTuple):
 
     def dump(self) -> str:
         """The image as JSON text, the same bytes for the same image."""
-        return (
-            json.dumps(
-                {
-                    "format": FORMAT,
-                    "abi": ABI_VERSION,
-                    "name": self.name,
-                    "hash": self.hash,
-                    "compiler": self.compiler,
-                    "constants": dict(self.constants),
-                    "maps": [m._asdict() for m in self.maps],
-                    "programs": {
-                        name: {"kind": p.kind, "instructions": base64.b64encode(p.instructions).decode()}
-                        for name, p in sorted(self.programs.items())
-                    },
-                },
-                indent=1,
-                sort_keys=True,
-            )
-            + "\n"
-        )
+        fields = {
+            "format": FORMAT,
+            "abi": ABI_VERSION,
+            "name": self.name,
+            "hash": self.hash,
+            "compiler": self.compiler,
+            "constants": dict(self.constants),
+            "maps": [m._asdict() for m in self.maps],
+            "programs": {
+                name: {"kind": p.kind, "instructions": base64.b64encode(p.instructions).decode()}
+                for name, p in sorted(self.programs.items())
+            },
+        }
+        return json.dumps({**fields, "digest": _digest(fields)}, indent=1, sort_keys=True) + "\n"
+
+
+def _digest(fields: Mapping[str, object]) -> str:
+    """SHA-256 of everything an image says: a flipped bit would be another program, and might even load."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def parse(text: str, origin: str) -> Image:
@@ -104,6 +103,8 @@ def parse(text: str, origin: str) -> Image:
                 f"{origin}: image format {raw['format']}, ABI {raw['abi']}; this agent reads {FORMAT} and {ABI_VERSION}",
                 "delete it from the cache, it will be compiled again",
             )
+        if raw.pop("digest") != _digest(raw):
+            raise ValueError("the digest does not fit the content")
         programs = {
             name: Program(int(p["kind"]), base64.b64decode(p["instructions"], validate=True))
             for name, p in raw["programs"].items()

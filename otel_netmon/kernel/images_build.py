@@ -20,9 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for name in image.SOURCES:
             made = compiler.compile_image(sources, name, {}, Path(folder) / f"{name}.json")
-            shipped = image.load(image.SHIPPED / f"{name}.json")
-            same = shipped is not None and shipped.hash == made.hash
             if check:
+                shipped = image.load(image.SHIPPED / f"{name}.json")
+                same = shipped is not None and shipped.hash == made.hash
                 print(f"{name}: {'current' if same else 'stale'}")
                 stale += [] if same else [name]
             else:

@@ -39,13 +39,16 @@ def l2_length(arphrd: int) -> int | None:
 
 
 def attach_tcx(namespace: Namespace, ifindex: int, direction: Direction, program: int) -> int:
-    """Attaches a tc program by a TCX link (kernel 6.6) and gives the link's fd.
+    """Attaches a tc program by a TCX link (kernel 6.6), before all others, and gives the link's fd.
+
+    Before them it sees every packet, also those that another program drops or redirects, and with its verdict
+    TCX_NEXT all others run as if it were not there.
 
     Raises:
         Refused: lacks_feature is set where the kernel has no TCX.
     """
     attach_type = syscalls.ATTACH_TCX_INGRESS if direction == Direction.RECEIVE else syscalls.ATTACH_TCX_EGRESS
-    return _link(namespace, ifindex, attach_type, program, 0)
+    return _link(namespace, ifindex, attach_type, program, syscalls.BPF_F_BEFORE)
 
 
 def attach_xdp(namespace: Namespace, ifindex: int, program: int, generic: bool) -> int:

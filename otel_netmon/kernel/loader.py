@@ -52,6 +52,19 @@ def obtain(
         raise ImageError(f"{path}: {error.strerror}", "set images.directory to a folder that can be written") from error
 
 
+def require_privilege() -> None:
+    """Makes the smallest of maps: the one call that needs what everything after it needs.
+
+    Raises:
+        PrivilegeError, KernelLacksError: bpf(2) refuses it.
+    """
+    raise_memlock()
+    try:
+        os.close(syscalls.map_create(syscalls.MAP_TYPE_ARRAY, 4, 8, 1))
+    except OSError as error:
+        raise _explain(error, "using bpf(2)") from error
+
+
 def raise_memlock() -> None:
     """Before 5.11 maps are charged to RLIMIT_MEMLOCK; where it may not be raised, later kernels do not need it."""
     with contextlib.suppress(ValueError, OSError):

@@ -54,8 +54,11 @@ ATTACH_TCX_EGRESS = 47
 
 MEMBARRIER_CMD_GLOBAL = 1
 
+BPF_F_BEFORE = 1 << 3
+
 BPF_F_NO_PREALLOC = 1
 MAP_TYPE_HASH = 1
+MAP_TYPE_ARRAY = 2
 
 
 def bpf(command: int, attribute: bytes | bytearray) -> int:
