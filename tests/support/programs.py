@@ -110,11 +110,11 @@ class Programs(AbstractContextManager["Programs"]):
     ) -> None:
         self.loaded.close()
 
-    def program(self, name: str, **late: int) -> int:
+    def program(self, name: str, /, **late: int) -> int:
         """The fd of a program with these late constants, named as in Late without regard to case."""
         return self.loaded.program(name, {Late[constant.upper()]: value for constant, value in late.items()})
 
-    def runner(self, name: str = "netmon_receive", **late: int) -> syscalls.TestRun:
+    def runner(self, name: str = "netmon_receive", /, **late: int) -> syscalls.TestRun:
         """What runs a tc program; the same one for the same program."""
         fd = self.program(name, **late)
         if fd not in self._runs:
@@ -190,7 +190,7 @@ class Programs(AbstractContextManager["Programs"]):
                 assert sum(found.values()) == sum(self.totals(direction)["packets"] for direction in Direction)
         return found
 
-    def one(self, frame: bytes, name: str = "netmon_receive", **late: int) -> Seen:
+    def one(self, frame: bytes, name: str = "netmon_receive", /, **late: int) -> Seen:
         """Run one frame through empty maps and tell what it became."""
         self.clear()
         self._run(name, late)(frame)
@@ -198,7 +198,7 @@ class Programs(AbstractContextManager["Programs"]):
         assert times == 1
         return what
 
-    def many(self, frames: Iterable[bytes], name: str = "netmon_receive", **late: int) -> Counter[Seen]:
+    def many(self, frames: Iterable[bytes], name: str = "netmon_receive", /, **late: int) -> Counter[Seen]:
         """Run frames through empty maps and tell what they became."""
         self.clear()
         run = self._run(name, late)

@@ -6,6 +6,7 @@ Written from the RFCs and from what docs and bpf/include/netmon_abi.h promise, n
 from __future__ import annotations
 
 import ipaddress
+import socket
 from typing import NamedTuple
 
 from otel_netmon.abi.enums import ETHERTYPE_NAMES, Kind, Reason
@@ -104,8 +105,9 @@ def ipv4(frame: bytes, at: int) -> Packet:
 
 
 def _address6(octets: bytes) -> str:
-    address = ipaddress.IPv6Address(octets)
-    return str(address.ipv4_mapped or address)  # the contract knows IPv4 as v4-mapped, so it cannot tell them apart
+    if ipaddress.IPv6Address(octets).ipv4_mapped:  # the contract writes IPv4 so, and cannot tell them apart
+        return socket.inet_ntop(socket.AF_INET, octets[12:])
+    return socket.inet_ntop(socket.AF_INET6, octets)
 
 
 def ipv6(frame: bytes, at: int) -> Packet:
