@@ -10,8 +10,7 @@ import numpy.typing as npt
 
 from otel_netmon.kernel import syscalls
 
-BATCH_ENTRIES = 4096
-BATCH_ENTRIES_MIN = 64  # one hash bucket must fit
+BATCH_ENTRIES = 4096  # the first try: a batch is whole hash buckets, and grows where one does not fit
 
 
 class HashReader:
@@ -57,12 +56,10 @@ class HashReader:
                     count,
                 )
             except OSError as error:
-                if error.errno == errno.ENOSPC and count < room - n:
-                    step = count * 2
-                    continue
-                if error.errno == errno.ENOSPC:
-                    break  # the map is full and entries moved while it was read: what did not fit comes next time
-                raise
+                if error.errno != errno.ENOSPC or count == room - n:
+                    raise
+                step = count * 2
+                continue
             n += got
             if end:
                 break
