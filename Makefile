@@ -43,7 +43,7 @@ lint: ## ruff, mypy --strict, import-linter, clang-format: nothing is changed
 
 format: ## let ruff and clang-format lay out the sources
 	@scripts/setup lint
-	.venv/bin/ruff check --quiet --fix --select I,F401,RUF100
+	.venv/bin/ruff check --quiet --fix --select I,F401
 	.venv/bin/ruff format
 	.venv/bin/clang-format -i bpf/*.c bpf/include/*.h
 

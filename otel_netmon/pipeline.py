@@ -138,7 +138,7 @@ class Pipeline:
             reader = HashReader(fd, layout.PROTOCOL_KEY, layout.COUNTERS, entries, syscalls.possible_cpus())
             if not first:
                 differences.update(*sum_over_cpus(*reader.read()))  # an earlier pipeline process has told these
-        return reader, differences, ProtocolTotals()
+        return reader, differences, ProtocolTotals(self._start_ns)
 
     # ---- life
 
@@ -256,10 +256,8 @@ class Pipeline:
             live = len(reading.keys)
             maps["flow_table"] = (live, self._config.probes.flows.table_entries)
             maps["protocol_stats"] = (len(reading.protocol_keys), self._reader.protocol_entries)
-            points |= protocols.protocol_points(
-                self._traffic.totals.counted, self._names, self._start_ns, "netmon.protocol"
-            )
-            points |= protocols.wire_points(self._traffic.totals.wire, self._names, self._start_ns)
+            points |= protocols.protocol_points(self._traffic.totals.counted, self._names, "netmon.protocol")
+            points |= protocols.wire_points(self._traffic.totals.wire, self._names)
             points |= flows.flow_points(top)
             stages["kernel"] = StageStatus(
                 delivered=self._traffic.conservation.attributed,
@@ -270,7 +268,8 @@ class Pipeline:
         if self._xdp is not None:
             keys, counters = sum_over_cpus(*self._xdp.read())
             self._xdp_totals.add_rows(keys, self._xdp_differences.update(keys, counters))
-            points |= protocols.protocol_points(self._xdp_totals.counted, self._names, self._start_ns, "netmon.xdp")
+            self._xdp_totals.end_reading(now_ns)
+            points |= protocols.protocol_points(self._xdp_totals.counted, self._names, "netmon.xdp")
         self._measure_rates()
         if self._sink is not None:
             stats = self._sink.stats()
@@ -286,8 +285,9 @@ class Pipeline:
         self._snapshot = snapshot
         if self._gone:
             # Their last packets are in this snapshot.
-            if self._traffic is not None:
+            if self._reader is not None and self._traffic is not None:
                 self._traffic.forget(self._gone)
+                self._reader.forget(self._gone)
             self._xdp_totals.forget(self._gone)
             self._gone = set()
         if self._sink is not None:
@@ -337,7 +337,7 @@ class Pipeline:
         now = time.monotonic()
         current: dict[Side, list[int]] = {}
         if self._traffic is not None:
-            for key, (packets, octets) in self._traffic.totals.counted.items():
+            for key, (packets, octets, _) in self._traffic.totals.counted.items():
                 total = current.setdefault(Side(key.namespace, key.ifindex, key.direction), [0, 0])
                 total[0] += packets
                 total[1] += octets

@@ -66,7 +66,7 @@ def _snapshot(session: Session, name: str, top_k: int) -> Snapshot:
     names = InterfaceNames()
     for key in traffic.totals.counted:
         names.set_name(key.namespace, key.ifindex, name)
-    points = protocols.protocol_points(traffic.totals.counted, names, start, "netmon.protocol")
+    points = protocols.protocol_points(traffic.totals.counted, names, "netmon.protocol")
     points |= flows.flow_points(top)
     refused = [
         Point(

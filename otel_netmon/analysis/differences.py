@@ -80,6 +80,8 @@ class Differences:
             if not (self._keys[at[known]] == every[known]).all():
                 self._reseed()
                 return self.update(keys, values, closed_keys, closed_values)
+            # A row that has less than before was deleted and made again: all it has is gained.
+            known[known] = counters[0, known] >= self._counters[0, at[known]]
             gains[:, known] -= self._counters[:, at[known]]
         order = np.argsort(marks[: len(keys)])
         self._keys = keys[order]

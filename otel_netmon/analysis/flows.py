@@ -66,12 +66,16 @@ def conversations(keys: npt.NDArray[Any], client_is_source: npt.NDArray[np.bool_
     return result
 
 
+_NEVER = (0, 0, 0, 0)
+
+
 class FlowRanking:
     """Chooses what is exported and keeps every total.
 
     A conversation that is exported keeps its own cumulative counters from then on, and every packet of the others goes to
-    the rest of its direction: the sum over both gains exactly what was given to ``update``. A conversation that leaves
-    and comes back begins again at zero. Its start time is that of the reading before: nothing of it was counted earlier.
+    the rest of its direction: the sum over both gains exactly what was given to ``update``. One that is quiet stays
+    until others need its place. One that leaves and comes back begins again at zero, and its start time is that of the
+    reading before: nothing of it was counted earlier.
 
     Args:
         top_k: how many conversations (series) are exported at most.
@@ -82,7 +86,7 @@ class FlowRanking:
         self._top_k = top_k
         self._start_ns = start_ns
         self._read_ns = start_ns
-        self._kept: dict[bytes, list[int]] = {}  # packets, bytes, start
+        self._kept: dict[bytes, list[int]] = {}  # packets, bytes, start, last gain
         self._rest = {int(d): [0, 0] for d in Direction}
 
     def update(
@@ -113,14 +117,20 @@ class FlowRanking:
         for direction, (more_packets, more_bytes) in unplaced.items():
             self._rest[direction][0] += more_packets
             self._rest[direction][1] += more_bytes
-        # Largest first; among equals those already exported, so that series do not flutter.
-        chosen = sorted(gained, key=lambda name: (gained[name][1], name in self._kept), reverse=True)[: self._top_k]
+        active = len(gained)
+        for name in self._kept.keys() - gained.keys():
+            gained[name] = (0, 0)
+        # Largest first; among equals those exported before, the lately busy first, so that series do not flutter.
+        chosen = sorted(gained, key=lambda name: (gained[name][1], self._kept.get(name, _NEVER)[3]), reverse=True)
+        del chosen[self._top_k :]
         kept: dict[bytes, list[int]] = {}
         result = []
         for name in chosen:
-            counters = self._kept.get(name) or [0, 0, self._read_ns]
+            counters = self._kept.get(name) or [0, 0, self._read_ns, 0]
             counters[0] += gained[name][0]
             counters[1] += gained[name][1]
+            if gained[name][0]:
+                counters[3] = now_ns
             kept[name] = counters
             result.append(_conversation(name, counters, gained[name]))
         for name, (more_packets, more_bytes) in gained.items():
@@ -130,7 +140,7 @@ class FlowRanking:
         self._kept = kept
         self._read_ns = now_ns
         rest = tuple(Rest(d, c[0], c[1], self._start_ns) for d, c in self._rest.items())
-        return TopConversations(tuple(result), rest, len(gained))
+        return TopConversations(tuple(result), rest, active)
 
 
 def _conversation(name: bytes, counters: list[int], gained: tuple[int, int]) -> Conversation:

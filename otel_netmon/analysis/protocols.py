@@ -41,9 +41,14 @@ def is_ipv4(keys: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 
 
 class ProtocolTotals:
-    """Cumulative [packets, bytes] by ProtocolKey as the interface counts them, and by Side as handed over and on the wire.
+    """Cumulative counts by ProtocolKey as the interface counts them, and by Side as handed over and on the wire.
 
     A physical interface counts wire segments; a virtual one counts what crosses it, a GSO or GRO super-packet once.
+
+    Each count is a list: packets, bytes, and the Unix time in ns since which they are counted, the reading before the first.
+
+    Args:
+        start_ns: Unix time at which counting began.
 
     Attributes:
         counted: by ProtocolKey, as the interface counts.
@@ -52,7 +57,8 @@ class ProtocolTotals:
         physical: (namespace, ifindex) of the physical interfaces.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, start_ns: int) -> None:
+        self._read_ns = start_ns
         self.counted: dict[ProtocolKey, list[int]] = {}
         self.handed_over: dict[Side, list[int]] = {}
         self.wire: dict[Side, list[int]] = {}
@@ -102,22 +108,26 @@ class ProtocolTotals:
     def _add(self, key: ProtocolKey, amount: list[int]) -> None:
         packets, octets, extra_packets, extra_bytes = amount
         side = Side(key.namespace, key.ifindex, key.direction)
-        handed = self.handed_over.setdefault(side, [0, 0])
+        handed = self.handed_over.setdefault(side, [0, 0, self._read_ns])
         handed[0] += packets
         handed[1] += octets
-        wire = self.wire.setdefault(side, [0, 0])
+        wire = self.wire.setdefault(side, [0, 0, self._read_ns])
         wire[0] += packets + extra_packets
         wire[1] += octets + extra_bytes
-        counted = self.counted.setdefault(key, [0, 0])
+        counted = self.counted.setdefault(key, [0, 0, self._read_ns])
         if key[:2] in self.physical:
             packets, octets = packets + extra_packets, octets + extra_bytes
         counted[0] += packets
         counted[1] += octets
 
+    def end_reading(self, now_ns: int) -> None:
+        """Ends a reading at this Unix time: what appears later is counted since then."""
+        self._read_ns = now_ns
+
     def packets_by_slot(self) -> dict[int, int]:
         """Packets as handed over, by index of hook_totals."""
         result = dict(self._gone_by_slot)
-        for side, (packets, _) in self.handed_over.items():
+        for side, (packets, _, _) in self.handed_over.items():
             slot = hook_slot(side.ifindex, side.namespace, side.direction)
             result[slot] = result.get(slot, 0) + packets
         return result
@@ -163,6 +173,7 @@ class Conservation:
 
     def __init__(self) -> None:
         self._base: dict[int, int] | None = None
+        self._missing: dict[int, int] = {}
         self.attributed = 0
         self.missing = 0
 
@@ -174,5 +185,6 @@ class Conservation:
         for slot, total in totals_before.items():
             self._base.setdefault(slot, 0)
             expected = total - max(self._base[slot], 0)
-            self.missing = max(self.missing, expected - attributed.get(slot, 0))
+            self._missing[slot] = max(self._missing.get(slot, 0), expected - attributed.get(slot, 0))
+        self.missing = sum(self._missing.values())
         self.attributed = sum(attributed.values())

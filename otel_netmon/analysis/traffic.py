@@ -33,7 +33,7 @@ class Traffic:
     """
 
     def __init__(self, top_k: int, start_ns: int, ephemeral: tuple[int, int], begin_at_zero: bool) -> None:
-        self.totals = ProtocolTotals()
+        self.totals = ProtocolTotals(start_ns)
         self.conservation = Conservation()
         self._ranking = FlowRanking(top_k, start_ns)
         self._flows = Differences(COUNTERS)
@@ -63,6 +63,7 @@ class Traffic:
         flows = np.concatenate([reading.flows, reading.closed_flows])
         self.totals.add_flows(keys, gains)
         self.totals.add_rows(reading.protocol_keys, row_gains)
+        self.totals.end_reading(now_ns)
         self.conservation.check(totals_before, self.totals.packets_by_slot())
         counted, physical = self._counted(keys, flows)
         keys, flows, gains, physical = keys[counted], flows[counted], gains[:, counted], physical[counted]

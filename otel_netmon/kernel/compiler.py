@@ -21,6 +21,7 @@ from otel_netmon.errors import ImageError, NetmonError
 from otel_netmon.kernel import image
 
 DEADLINE_SECONDS = 60
+EXIT_FILE = 3
 INTERPRETERS = (sys.executable, "/usr/bin/python3")
 PREPROCESSOR_FLAGS = ("-O2", "-Wno-everything")
 
@@ -71,6 +72,9 @@ def compile_image(
         )
     except subprocess.TimeoutExpired as error:
         raise ImageError(f"compiling {name}.c took more than {DEADLINE_SECONDS} s") from error
+    if child.returncode == EXIT_FILE:
+        words = child.stderr.decode(errors="replace").strip()
+        raise ImageError(f"compiling {name}.c: {words}", "set images.directory to a folder that can be written")
     if child.returncode:
         words = child.stderr.decode(errors="replace").strip()[-4000:]
         raise ImageError(f"compiling {name}.c failed: {words}", "mend the source, or remove images.sources")
@@ -154,7 +158,10 @@ def main() -> int:
     try:
         made = build(Path(request["sources"]), request["name"], request["constants"])
         image.save(made, Path(request["output"]))
-    except (NetmonError, OSError) as error:
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return EXIT_FILE
+    except NetmonError as error:
         print(error, file=sys.stderr)
         return 1
     except Exception as error:  # noqa: BLE001 - bcc raises bare Exception; its own words are on stderr already

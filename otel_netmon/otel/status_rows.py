@@ -14,6 +14,8 @@ from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.otel.points import portable_text
 from otel_netmon.selfmon.status import DirectionStatus, FlowStatus, InterfaceStatus
 
+_NOTHING = [0, 0]
+
 
 def interface_rows(
     known: Iterable[Interface],
@@ -43,10 +45,10 @@ def interface_rows(
             sides[direction] = DirectionStatus(
                 packets=packets,
                 bytes=octets,
-                skb_packets=handed_over.get(side, [0, 0])[0],
-                skb_bytes=handed_over.get(side, [0, 0])[1],
-                wire_packets=wire.get(side, [0, 0])[0],
-                wire_bytes=wire.get(side, [0, 0])[1],
+                skb_packets=handed_over.get(side, _NOTHING)[0],
+                skb_bytes=handed_over.get(side, _NOTHING)[1],
+                wire_packets=wire.get(side, _NOTHING)[0],
+                wire_bytes=wire.get(side, _NOTHING)[1],
                 packets_per_second=round(packet_rate, 3),
                 bytes_per_second=round(octet_rate, 3),
                 coverage=shares.get((*interface.key, int(direction))),

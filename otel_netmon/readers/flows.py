@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,6 +124,12 @@ class FlowReader:
         return FlowReading(
             keys, flows, closed_keys, closed_flows, protocol_keys, counters, state, int(state["monotonic_ns"])
         )
+
+    def forget(self, gone: Collection[tuple[int, int]]) -> None:
+        """Deletes the rows of protocol_stats of interfaces (namespace, ifindex) that are gone, after their last reading."""
+        keys, _ = self._rows.read()
+        mine = [(int(key["namespace"]), int(key["ifindex"])) in gone for key in keys]
+        self._rows.delete(keys[np.array(mine, np.bool_)])
 
     def totals(self, interfaces: Iterable[tuple[int, int, int]]) -> dict[int, npt.NDArray[Any]]:
         """Gives hook_totals by slot for (ifindex, namespace, direction): COUNTERS summed over CPUs, shape ()."""

@@ -177,7 +177,6 @@ def test_a_flood_of_flows_leaves_the_totals_exact(tmp_path: Path) -> None:
             assert running.status()["stages"]["kernel"] == {"delivered": 2 * FLOWS, "dropped": {"unattributed": 0}}
 
 
-@pytest.mark.xfail(reason="of several hooks that lose packets only the worst is told", strict=True)
 def test_what_no_row_had_room_for_is_told_whole() -> None:
     """Every IP protocol number on many interfaces, with no room for flows: more rows than the kernel's table holds."""
     interfaces = 20

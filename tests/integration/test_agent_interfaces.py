@@ -136,9 +136,6 @@ def test_an_interface_that_moves_into_a_followed_namespace() -> None:
     wait_nothing_left(since)
 
 
-@pytest.mark.xfail(
-    reason="rows of protocol_stats stay when their interface is gone, until the table is full", strict=True
-)
 def test_the_rows_of_an_interface_that_is_gone_leave_the_kernel() -> None:
     """Containers come and go for months; the table has 8192 rows for all that are no flows."""
     arp = b"\x02\0\0\0\0\x09\x02\0\0\0\0\x01\x08\x06" + bytes(28)
