@@ -56,7 +56,7 @@ class Ledger:
         self._reader = reader(tc, idle_seconds)
         self._sides = sides
         self._flows, self._rows = Differences(COUNTERS), Differences(COUNTERS)
-        self._totals, self._conservation = ProtocolTotals(), Conservation()
+        self._totals, self._conservation = ProtocolTotals(0), Conservation()
         self.closed = 0
         self.overflow = 0
 

@@ -68,13 +68,16 @@ def test_a_batch_too_small_for_a_bucket_grows(monkeypatch: pytest.MonkeyPatch, s
 
 
 def test_a_reader_that_thinks_the_map_smaller_than_it_is_fails_loudly() -> None:
-    with made(HASH, KEY.itemsize, VALUE.itemsize, 1) as fd, made(HASH, KEY.itemsize, VALUE.itemsize, 64) as larger:
-        fill(fd, 1)
+    with made(HASH, KEY.itemsize, VALUE.itemsize, 64) as larger:
         fill(larger, 64)
-        with pytest.raises(OSError, match="No space") as caught:
-            for room in range(1, 64):
-                assert len(HashReader(larger, KEY, VALUE, room).read()[0]) <= room
-        assert caught.value.errno == errno.ENOSPC
+        refused = 0
+        for room in range(1, 64):  # whole buckets alone are given: mostly the last one does not fit
+            try:
+                assert len(HashReader(larger, KEY, VALUE, room).read()[0]) == room
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+                refused += 1
+        assert refused
 
 
 def test_values_of_every_cpu_are_side_by_side() -> None:
@@ -138,6 +141,7 @@ def test_lookups_of_single_entries() -> None:
         assert syscalls.map_lookup(fd, b"abcd", 8) == b"12345678"
         assert syscalls.map_delete(fd, b"abcd")
         assert not syscalls.map_delete(fd, b"abcd")
+        no_exist = 1
+        syscalls.map_update(fd, b"abcd", bytes(8), no_exist)
         with pytest.raises(OSError, match="File exists"):
-            for _ in range(2):
-                syscalls.map_update(fd, b"abcd", bytes(8), 1)  # BPF_NOEXIST
+            syscalls.map_update(fd, b"abcd", bytes(8), no_exist)
