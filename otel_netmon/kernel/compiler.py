@@ -7,6 +7,7 @@ Run as ``python -m otel_netmon.kernel.compiler`` under an interpreter that can i
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -30,14 +31,15 @@ def find_interpreter(configured: str | None) -> str | None:
     """Gives an interpreter that can import bcc: the configured one, this one, or the system's; None if none can."""
     for candidate in [configured] if configured else dict.fromkeys(INTERPRETERS):
         if candidate and os.access(candidate, os.X_OK):
-            found = subprocess.run(
-                [candidate, "-c", "import importlib.util as u; print(bool(u.find_spec('bcc.libbcc')))"],
-                capture_output=True,
-                check=False,
-                timeout=DEADLINE_SECONDS,
-            )
-            if found.stdout.strip() == b"True":
-                return candidate
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # a folder, another machine's program
+                found = subprocess.run(
+                    [candidate, "-c", "import importlib.util as u; print(bool(u.find_spec('bcc.libbcc')))"],
+                    capture_output=True,
+                    check=False,
+                    timeout=DEADLINE_SECONDS,
+                )
+                if found.stdout.strip() == b"True":
+                    return candidate
     return None
 
 
