@@ -64,8 +64,9 @@ def second_opinion(segments: Sequence[Segment]) -> Answer:
         elif length and distance < 0:
             probes = distance == -1 and (segment.payload > 1 or not segment.flags & (FIN | RST))
             retransmits += not probes
-        if not segment.flags & RST or segment.flags & SYN:
-            highest = max(highest, first + length)
+        forward = first + length - highest
+        if 0 < forward < SPACE // 2 and (not segment.flags & RST or segment.flags & SYN):
+            highest += forward  # numbers half of all apart cannot be compared (RFC 9293, 3.4)
     return Answer(retransmits, resets, flags, role)
 
 

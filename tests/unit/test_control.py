@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -175,6 +176,7 @@ def test_a_message_larger_than_the_socket_holds(ends: Ends) -> None:
     sender.start()
     received: list[dict[str, object]] = []
     while not received:
+        assert select.select([right.fileno()], [], [], 10)[0]
         received = [message for message, _ in right.receive()]
     sender.join()
     assert received == [{"kind": "large", "text": text}]
@@ -197,8 +199,6 @@ def test_an_end_that_does_not_read_is_an_error_after_a_while(monkeypatch: pytest
 
 
 def test_the_channel_can_be_waited_on(ends: Ends) -> None:
-    import select
-
     left, right = ends
     assert select.select([right.fileno()], [], [], 0)[0] == []
     left.send("test", {})
