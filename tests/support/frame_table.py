@@ -111,6 +111,8 @@ def ipv4_cases() -> list[Case]:
         Case("middle fragment", eth(b"2" * 24, more=True, offset=24), flow4(f.UDP)),
         Case("last fragment", eth(b"3" * 5, offset=48), flow4(f.UDP)),
         Case("later fragment of tcp", eth(f.tcp(), f.TCP, offset=8), flow4(f.TCP)),
+        Case("fragment in the upper half", eth(f.udp(), offset=32768), flow4(f.UDP)),
+        Case("fragment at the very end", eth(f.tcp(), f.TCP, offset=65528), flow4(f.TCP)),
         Case("do not fragment", f.ethernet(STREAM4[:6] + b"\x40\x00" + STREAM4[8:]), TCP4),
         Case("a fragment at the reserved bit", f.ethernet(STREAM4[:6] + b"\x80\x00" + STREAM4[8:]), TCP4),
         Case("udp of two octets", eth(b"\x9c\x40"), flow4(f.UDP)),
@@ -173,6 +175,7 @@ def ipv6_cases() -> list[Case]:
         Case("an extension that is not there", eth(b"", f.ROUTING), flow6(f.ROUTING)),
         Case("first fragment v6", eth(f.fragment(f.udp(b"1" * 16), f.UDP, more=True), f.FRAGMENT), UDP6),
         Case("middle fragment v6", eth(f.fragment(bytes(24), f.UDP, 24, more=True), f.FRAGMENT), flow6(f.UDP)),
+        Case("fragment v6 in the upper half", eth(f.fragment(f.udp(), f.UDP, 32768), f.FRAGMENT), flow6(f.UDP)),
         Case("last fragment v6", eth(f.fragment(bytes(5), f.TCP, 48), f.FRAGMENT), flow6(f.TCP)),
         Case("atomic fragment", eth(f.fragment(f.tcp(), f.TCP), f.FRAGMENT), TCP6),
         Case(
