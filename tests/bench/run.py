@@ -18,6 +18,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "start": (),
     "resident": ("--seconds", "40"),
     "exact": ("--packets", "1000003", "--gigabytes", "1"),
+    "flood": (),
     "replay": ("--packets", "200003"),
     "leaves_nothing": ("--rounds", "10"),
 }
