@@ -106,13 +106,13 @@ def virtme(cache: Path) -> Path:
 
 
 def mirror() -> str:
-    """The Debian mirror that this machine's own sources name, else Debian's own."""
+    """The Debian mirror that this machine's own sources name."""
     targets = run(["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"])
     for line in targets.splitlines():
         origin, label, uri = line.split("|", 2)
         if origin == label == "Debian":
             return uri.rstrip("/")
-    return "http://deb.debian.org/debian"
+    raise SystemExit("no source of apt is Debian's archive; add one to /etc/apt/sources.list.d and run apt-get update")
 
 
 def private_apt(cache: Path, release: str) -> list[str]:
