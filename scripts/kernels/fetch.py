@@ -112,7 +112,7 @@ def mirror() -> str:
         origin, label, uri = line.split("|", 2)
         if origin == label == "Debian":
             return uri.rstrip("/")
-    raise SystemExit("no source of apt is Debian's archive; add one to /etc/apt/sources.list.d and run apt-get update")
+    raise FetchError("no source of apt is Debian's archive; add one to /etc/apt/sources.list.d and run apt-get update")
 
 
 def private_apt(cache: Path, release: str) -> list[str]:
