@@ -19,11 +19,11 @@ import secrets
 import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from otel_netmon.abi.enums import Direction
 from otel_netmon.errors import KernelLacksError, PrivilegeError
+from otel_netmon.kernel.closing import Closing
 from otel_netmon.kernel.namespaces import Namespace, opened_in
 from otel_netmon.kernel.rtnetlink import RtnetlinkError
 
@@ -77,7 +77,7 @@ class _Filter(NamedTuple):
     name: str
 
 
-class Clsact:
+class Clsact(Closing):
     """Filters of this process, in any number of namespaces. Not for use by several threads.
 
     Closing it removes all of them. A forked child that lives on calls `leave_to_parent` first.
@@ -88,14 +88,6 @@ class Clsact:
         self._routes: dict[tuple[int, int], Any] = {}
         self._filters: list[ClsactFilter] = []
         self._made_qdiscs: set[Key] = set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Remove every filter of this process, and the qdiscs that it made and nobody else uses."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from types import MappingProxyType, TracebackType
-from typing import Self
+from types import MappingProxyType
 
 from otel_netmon.errors import ConfigError
+from otel_netmon.kernel.closing import Closing
 from otel_netmon.kernel.followed import FollowedNamespace
 from otel_netmon.kernel.namespaces import (
     Namespace,
@@ -119,7 +119,7 @@ class Changed:
 Event = Added | Removed | Renamed | Changed
 
 
-class InterfaceTable:
+class InterfaceTable(Closing):
     """Interfaces of the agent's own namespace and of the named ones.
 
     Nothing is opened before the first `refresh`, which reports what is there as `Added`. From then on, whenever one of
@@ -149,14 +149,6 @@ class InterfaceTable:
         self._overruns_before = 0
         self._interfaces: dict[Key, Interface] = {}
         self.generation = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close every socket and let go of every namespace."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
+from otel_netmon.kernel.closing import Closing
 from otel_netmon.kernel.rtnetlink import (
     NLM_F_DUMP_INTR,
     NLMSG_DONE,
@@ -54,7 +54,7 @@ class Notifications(NamedTuple):
     overrun: bool
 
 
-class LinkMonitor:
+class LinkMonitor(Closing):
     """Devices of the network namespace in which the calling thread is when it makes this object.
 
     Two sockets: one holds the subscription to RTNLGRP_LINK from the first moment on, so that what changes during a dump
@@ -76,14 +76,6 @@ class LinkMonitor:
             self._group.close()
             raise
         self._requests.settimeout(_ANSWER_SECONDS)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close both sockets."""
