@@ -1,12 +1,32 @@
-"""The points of one cycle: an immutable snapshot that every exporter reads and none changes."""
+"""The points of one cycle: an immutable snapshot that every exporter reads and none changes.
+
+A metric's points come in one of three forms: a plain sequence of ``Point`` for the small closed sets, ``NumberSeries`` (columns) for
+series that come and go by the thousand, ``HistogramSeries`` (columns) for distributions. ``NumberSeries`` reads like a sequence
+of ``Point`` too, so only what must be fast looks at its columns.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, overload
 
-_NOT_PORTABLE = re.compile("[\x00\ud800-\udfff\ufffd]")
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.otel.attributes import AttributeSet, Value
+from otel_netmon.otel.text import portable_text
+
+__all__ = [
+    "Exemplar",
+    "HistogramSeries",
+    "NumberSeries",
+    "Point",
+    "Points",
+    "Snapshot",
+    "number_series",
+    "portable_text",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +40,115 @@ class Point:
         start_time_unix_nano: when counting began, nanoseconds since the epoch. A series that left and came back has a later one.
     """
 
-    attributes: Mapping[str, str | int | float | bool]
+    attributes: Mapping[str, Value]
     value: int | float
     start_time_unix_nano: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NumberSeries(Sequence[Point]):
+    """Many points of one metric as columns of length n.
+
+    Attributes:
+        attributes: the identity of each series; metrics about the same things may share one sequence.
+        start_time_unix_nano: uint64, see ``Point``.
+        values: int64, uint64 below 2^63, or float64, see ``Point``.
+    """
+
+    attributes: Sequence[AttributeSet]
+    start_time_unix_nano: npt.NDArray[np.uint64]
+    values: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.attributes)
+
+    @overload
+    def __getitem__(self, index: int) -> Point: ...
+    @overload
+    def __getitem__(self, index: slice) -> NumberSeries: ...
+    def __getitem__(self, index: int | slice) -> Point | NumberSeries:
+        if isinstance(index, slice):
+            return NumberSeries(self.attributes[index], self.start_time_unix_nano[index], self.values[index])
+        return Point(
+            dict(self.attributes[index].items()), self.values[index].item(), int(self.start_time_unix_nano[index])
+        )
+
+    def __iter__(self) -> Iterator[Point]:
+        for attributes, start, value in zip(
+            self.attributes, self.start_time_unix_nano.tolist(), self.values.tolist(), strict=True
+        ):
+            yield Point(dict(attributes.items()), value, start)
+
+
+def number_series(points: Sequence[Point], value_type: type[int | float]) -> NumberSeries:
+    """The points as columns; what is columns already is given back as it is. Every value becomes ``value_type``."""
+    if isinstance(points, NumberSeries):
+        wanted = np.float64 if value_type is float else np.int64
+        return (
+            points
+            if (points.values.dtype.kind == "f") == (value_type is float)
+            else NumberSeries(points.attributes, points.start_time_unix_nano, points.values.astype(wanted))
+        )
+    return NumberSeries(
+        [AttributeSet.of(point.attributes) for point in points],
+        np.array([point.start_time_unix_nano for point in points], np.uint64),
+        np.array([value_type(point.value) for point in points], np.float64 if value_type is float else np.int64),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Exemplar:
+    """One measurement of a histogram, with the span in which it was made.
+
+    Attributes:
+        value: in the metric's unit.
+        time_unix_nano: when it was measured.
+        trace_id, span_id: 16 and 8 bytes, of a span that was kept.
+    """
+
+    value: float
+    time_unix_nano: int
+    trace_id: bytes
+    span_id: bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HistogramSeries:
+    """Distributions of one metric as columns of length n: the same measurements in exponential and in explicit buckets.
+
+    Exponential buckets follow the OpenTelemetry data model: with ``base = 2 ** 2 ** -scale``, bucket j of row i counts values in
+    (base ** (offset + j), base ** (offset + j + 1)]. Explicit bucket k counts values in (bounds[k - 1], bounds[k]].
+
+    Attributes:
+        attributes: the identity of each series.
+        start_time_unix_nano: uint64.
+        count: uint64; sum, minimum, maximum: float64 in the metric's unit. A series without a measurement has count 0.
+        scale: int32, offset: int32, zero_count: uint64: of the exponential buckets.
+        buckets: uint64, shape (n, width): exponential buckets, zeros behind the last one in use.
+        bounds: float64, shape (b,): upper bounds of the explicit buckets, the last one (infinity) left out.
+        bucket_counts: uint64, shape (n, b + 1): explicit buckets, not cumulative.
+        exemplars: for each series a few measurements, at most one for each explicit bucket, ascending by value.
+    """
+
+    attributes: Sequence[AttributeSet]
+    start_time_unix_nano: npt.NDArray[np.uint64]
+    count: npt.NDArray[np.uint64]
+    sum: npt.NDArray[np.float64]
+    minimum: npt.NDArray[np.float64]
+    maximum: npt.NDArray[np.float64]
+    scale: npt.NDArray[np.int32]
+    offset: npt.NDArray[np.int32]
+    zero_count: npt.NDArray[np.uint64]
+    buckets: npt.NDArray[np.uint64]
+    bounds: npt.NDArray[np.float64]
+    bucket_counts: npt.NDArray[np.uint64]
+    exemplars: Sequence[Sequence[Exemplar]]
+
+    def __len__(self) -> int:
+        return len(self.attributes)
+
+
+Points = Sequence[Point] | HistogramSeries
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +161,4 @@ class Snapshot:
     """
 
     time_unix_nano: int
-    points: Mapping[str, Sequence[Point]]
-
-
-def portable_text(text: str) -> str:
-    """``text`` as every exporter can carry it: valid UTF-8 without NUL.
-
-    Interface names are bytes to the kernel and reach Python with lone surrogates (PEP 383); protobuf refuses those, and scrapers
-    end a label at NUL. Each such character is written as U+FFFD and four hex digits. U+FFFD itself is written that way too,
-    so that two different texts never become one series.
-    """
-    if text.isascii() and "\x00" not in text:
-        return text
-    return _NOT_PORTABLE.sub(lambda match: f"\ufffd{ord(match[0]):04x}", text)
+    points: Mapping[str, Points]

@@ -1,0 +1,174 @@
+"""Attribute sets in their wire form: encoded once when a series begins, copied into every export after that.
+
+Wire format: Protocol Buffers encoding, ``KeyValue`` and ``AnyValue`` of opentelemetry/proto/common/v1/common.proto. A message that
+has attributes repeats them under a field number of its own, so the field's tag is an argument.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import struct
+from collections.abc import Iterator, Mapping
+
+from otel_netmon.otel import prometheus_names
+from otel_netmon.otel.text import label_value, portable_text
+
+Value = str | int | float | bool
+
+
+class Tag(enum.IntEnum):
+    """Tag byte (field number and wire type 2) of the attributes of each message."""
+
+    NUMBER_DATA_POINT = 7 << 3 | 2
+    HISTOGRAM_DATA_POINT = 9 << 3 | 2
+    EXPONENTIAL_HISTOGRAM_DATA_POINT = 1 << 3 | 2
+    SPAN = 9 << 3 | 2  # noqa: PIE796 - another message, the same number
+    LOG_RECORD = 6 << 3 | 2
+    RESOURCE = 1 << 3 | 2  # noqa: PIE796
+    EXEMPLAR = 7 << 3 | 2  # noqa: PIE796
+
+
+def varint(value: int) -> bytes:
+    """Base-128 varint; a negative value as its 64-bit two's complement."""
+    value &= 0xFFFFFFFFFFFFFFFF
+    if value < 0x80:
+        return value.to_bytes(1, "little")
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def encode(attributes: Mapping[str, Value], tag: int) -> bytes:
+    """Attributes as repeated ``KeyValue`` fields with this tag.
+
+    Text is made portable (valid UTF-8 without NUL, see ``text.portable_text``).
+    """
+    return b"".join([encode_one(key, value, tag) for key, value in attributes.items()])
+
+
+def encode_one(key: str, value: Value, tag: int) -> bytes:
+    """One attribute as a ``KeyValue`` field with this tag."""
+    if isinstance(value, str):
+        data = value.encode() if value.isascii() and "\0" not in value else portable_text(value).encode()
+        length = len(data)
+        if length < 0x60 and (head := _text_head(key, length, tag)) is not None:
+            return head + data
+        any_value = b"\x0a" + varint(length) + data
+    elif isinstance(value, bool):
+        any_value = b"\x10\x01" if value else b"\x10\x00"
+    elif isinstance(value, int):
+        any_value = b"\x18" + varint(value)
+    else:
+        any_value = b"\x21" + struct.pack("<d", value)
+    name = key.encode()
+    key_value = b"\x0a" + varint(len(name)) + name + b"\x12" + varint(len(any_value)) + any_value
+    return tag.to_bytes(1, "little") + varint(len(key_value)) + key_value
+
+
+@functools.lru_cache(4096)
+def _text_head(key: str, length: int, tag: int) -> bytes | None:
+    """All that stands before a short text; None where a length takes more than one byte."""
+    name = key.encode()
+    inner = 2 + len(name) + 2 + 2 + length
+    if inner >= 0x80:
+        return None
+    return bytes((tag, inner, 0x0A, len(name))) + name + bytes((0x12, length + 2, 0x0A, length))
+
+
+class AttributeSet:
+    """The identity of a series, immutable, compared by its encoded form.
+
+    Args:
+        encoded: attributes as ``encode(…, Tag.NUMBER_DATA_POINT)`` gives them.
+    """
+
+    __slots__ = ("_labels", "_retagged", "encoded")
+
+    def __init__(self, encoded: bytes) -> None:
+        self.encoded = encoded
+        self._labels: str | None = None
+        self._retagged: tuple[int, bytes] | None = None
+
+    @classmethod
+    def of(cls, attributes: Mapping[str, Value]) -> AttributeSet:
+        """The set of these attributes, in their order; sets asked for again and again are made once."""
+        values = tuple(attributes.values())
+        return _interned(tuple(attributes), values, tuple(map(type, values)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AttributeSet) and self.encoded == other.encoded
+
+    def __hash__(self) -> int:
+        return hash(self.encoded)
+
+    def __repr__(self) -> str:
+        return f"AttributeSet({dict(self.items())})"
+
+    def items(self) -> Iterator[tuple[str, Value]]:
+        """Keys and values, decoded."""
+        at = 0
+        while at < len(self.encoded):
+            length, at = _read_varint(self.encoded, at + 1)
+            yield _decode_key_value(self.encoded[at : at + length])
+            at += length
+
+    def with_tag(self, tag: int) -> bytes:
+        """The encoded attributes under another tag; the last one asked for is kept."""
+        if tag == Tag.NUMBER_DATA_POINT:
+            return self.encoded
+        if self._retagged is None or self._retagged[0] != tag:
+            changed = bytearray(self.encoded)
+            at = 0
+            while at < len(changed):
+                changed[at] = tag
+                length, at = _read_varint(self.encoded, at + 1)
+                at += length
+            self._retagged = (tag, bytes(changed))
+        return self._retagged[1]
+
+    @property
+    def labels(self) -> str:
+        """Prometheus label pairs without braces, escaped. Empty values are left out: to Prometheus an empty label is none."""
+        if self._labels is None:
+            self._labels = ",".join(
+                f'{prometheus_names.label_name(key)}="{label_value(value)}"'
+                for key, value in self.items()
+                if value != ""
+            )
+        return self._labels
+
+
+@functools.lru_cache(8192)
+def _interned(keys: tuple[str, ...], values: tuple[Value, ...], _types: tuple[type, ...]) -> AttributeSet:
+    return AttributeSet(encode(dict(zip(keys, values, strict=True)), Tag.NUMBER_DATA_POINT))
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _decode_key_value(data: bytes) -> tuple[str, Value]:
+    length, at = _read_varint(data, 1)
+    key = data[at : at + length].decode()
+    _, at = _read_varint(data, at + length + 1)
+    field = data[at]
+    if field == 0x0A:
+        length, at = _read_varint(data, at + 1)
+        return key, data[at : at + length].decode()
+    if field == 0x21:
+        return key, float(struct.unpack_from("<d", data, at + 1)[0])
+    number, _ = _read_varint(data, at + 1)
+    if field == 0x10:
+        return key, bool(number)
+    return key, number - (1 << 64) if number >> 63 else number
