@@ -19,6 +19,12 @@ _ENDPOINT = re.compile(
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SPACE = re.compile(r"[\x00-\x20\x7f]")
 
+DESTINATION_NAME = "[a-z0-9][a-z0-9_-]{0,31}"
+"""What a destination's name looks like."""
+
+FIRST_DESTINATION = "default"
+"""The name of the receiver that the keys of ``otlp`` themselves describe; no other can have it."""
+
 INTERFACE_NAME_BYTES = 15
 """Longest interface name: IFNAMSIZ of linux/if.h without the final NUL."""
 
@@ -94,6 +100,27 @@ def endpoint(value: str) -> str | None:
     if match["rest"] is not None and match["rest"][0] != "/":
         return "a query or fragment has no meaning in an OTLP endpoint"
     return _host_fault(authority["host"])
+
+
+def proxy(value: str) -> str | None:
+    """An HTTP proxy: ``http://[user:password@]host[:port]``, or ``https://``."""
+    fault = endpoint(value)
+    if fault is not None:
+        return fault.replace("http://collector:4318", "http://proxy:3128").replace("an OTLP endpoint", "a proxy's URL")
+    if not has_scheme(value):
+        return "the scheme is missing: write http://HOST:PORT"
+    if value.split("://", 1)[1].partition("/")[2]:
+        return "a path has no meaning in a proxy's URL"
+    return None
+
+
+def destination(name: str) -> str | None:
+    """The name of a destination."""
+    if re.fullmatch(DESTINATION_NAME, name) is None:
+        return "a destination's name has 1 to 32 of a-z, 0-9, _ and -, the first of a-z and 0-9"
+    if name == FIRST_DESTINATION:
+        return f"{FIRST_DESTINATION} is the name of the receiver that the keys of otlp describe; take another"
+    return None
 
 
 def has_scheme(value: str) -> bool:

@@ -2,6 +2,9 @@
 
 A key's type decides how a text is read, never the text itself: ``on`` is a name in ``interfaces.include`` and true in
 ``probes.xdp.enabled``. The same rules serve YAML, ``--set`` and environment variables.
+
+Sections under names of the configuration's own choice (``otlp.destinations.NAME``) are a ``Group``: its keys become ``Key`` s once
+the name is known.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -30,7 +33,6 @@ _KINDS: dict[object, Kind] = {
     int: "integer",
     float: "number",
     str: "text",
-    tuple[str, ...]: "list",
     dict[str, str]: "mapping",
 }
 
@@ -45,7 +47,9 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: dotted, as in ``--set`` and print-config.
         annotation: the type with its ``Meta``, what msgspec checks.
+        default: None for a required key, too.
         minimum, maximum: the accepted range, both ends included; infinite for what is not a number.
+        choices: what a choice, or each item of a list, can be; empty where that is open.
         check: see ``config.model``; None where the type says all.
     """
 
@@ -54,6 +58,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
     optional: bool
     annotation: Any
     default: Value
+    required: bool
     description: str
     minimum: float
     maximum: float
@@ -64,7 +69,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def variable(self) -> str:
-        """The environment variable of this key."""
+        """The environment variable of this key. In a group only names without ``_`` and ``-`` have this one."""
         return ENVIRONMENT_PREFIX + self.name.replace(".", "_").upper()
 
     def expectation(self) -> str:
@@ -78,7 +83,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
             case "choice":
                 text = "one of " + ", ".join(self.choices)
             case "list":
-                text = "a list of text"
+                text = "a list of " + (", ".join(self.choices) or "text")
             case "mapping":
                 text = "a mapping of names to text"
             case "text":
@@ -122,7 +127,7 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         try:
             converted: Value = msgspec.convert(value, self.annotation, strict=True)
         except msgspec.ValidationError:
-            shown = "" if self.secret else f", got {show(value)}"
+            shown = "" if self.secret else f", got {show(self._culprit(value))}"
             raise Invalid(f"expected {self.expectation()}{shown}") from None
         if isinstance(converted, float) and not math.isfinite(converted):
             raise Invalid(f"expected {self.expectation()}, got {converted}")
@@ -131,6 +136,11 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         if self.fold_case and isinstance(converted, dict):
             return {name.lower(): item for name, item in converted.items()}
         return converted
+
+    def _culprit(self, value: object) -> object:
+        """Of a list with choices the first item that is none of them, else the value itself."""
+        items = value if self.choices and isinstance(value, tuple | list) else ()
+        return next((item for item in items if item not in self.choices), value)
 
     def _run_check(self, check: Callable[..., str | None], value: Value) -> None:
         faults: Iterable[str | None]
@@ -143,6 +153,38 @@ class Key(msgspec.Struct, frozen=True, kw_only=True):
         for fault in faults:
             if fault is not None:
                 raise Invalid(fault)
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Sections of one kind, each under a name that the configuration chooses.
+
+    Attributes:
+        name: dotted, without the chosen name: ``otlp.destinations``.
+        keys: by their name within the section, in order; ``Key.name`` has ``NAME`` in the place of the chosen name.
+        check: takes a chosen name and returns None, or what is wrong with it.
+    """
+
+    name: str
+    description: str
+    keys: dict[str, Key]
+    check: Callable[[str], str | None]
+
+    def key(self, member: str, name: str) -> Key | None:
+        """The key of this name in the section ``member``, or None where there is none or ``member`` is no good name."""
+        key = self.keys.get(name)
+        if key is None or self.check(member) is not None:
+            return None
+        return msgspec.structs.replace(key, name=f"{self.name}.{member}.{name}")
+
+    def members(self, names: Iterable[str]) -> list[str]:
+        """The chosen names that occur in dotted names, sorted."""
+        start = self.name + "."
+        return sorted({name[len(start) :].partition(".")[0] for name in names if name.startswith(start)})
+
+    def keys_of(self, member: str) -> Iterator[Key]:
+        """All keys of one section, in order; ``member`` is a good name."""
+        for name, key in self.keys.items():
+            yield msgspec.structs.replace(key, name=f"{self.name}.{member}.{name}")
 
 
 def show(value: object) -> str:
@@ -203,31 +245,43 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _walk(section: type[Section], prefix: str) -> Iterable[tuple[str, Key | None]]:
+def _walk(section: type[Section], prefix: str) -> Iterator[tuple[str, Key | Group | None]]:
+    """The names of a section in order, with their keys and groups; None for a section within."""
     hints = typing.get_type_hints(section, include_extras=True)
-    defaults = section()
-    for field in msgspec.structs.fields(section):
+    # A field that a subclass adds or declares anew comes last; these two are what a reader looks for first.
+    first = ("enabled", "endpoint")
+    fields = msgspec.structs.fields(section)
+    for field in sorted(fields, key=lambda field: first.index(field.name) if field.name in first else len(first)):
         name, annotation = prefix + field.name, hints[field.name]
         if isinstance(annotation, type) and issubclass(annotation, Section):
             yield name, None
             yield from _walk(annotation, name + ".")
+            continue
+        inner, meta = typing.get_args(annotation)
+        kind = typing.get_args(inner)[-1] if typing.get_origin(inner) is dict else None
+        if isinstance(kind, type) and issubclass(kind, Section):
+            keys = {key.name.rpartition(".")[2]: key for _, key in _walk(kind, name + ".NAME.") if isinstance(key, Key)}
+            yield name, Group(name=name, description=meta.description, keys=keys, check=meta.extra["check"])
         else:
-            yield name, _key(name, annotation, getattr(defaults, field.name))
+            yield name, _key(name, annotation, field)
 
 
-def _key(name: str, annotation: Any, default: Value) -> Key:
+def _key(name: str, annotation: Any, field: msgspec.structs.FieldInfo) -> Key:
     inner, meta = typing.get_args(annotation)
     optional = isinstance(inner, types.UnionType)
     if optional:
         (inner,) = (member for member in typing.get_args(inner) if member is not type(None))
-    choices = typing.get_args(inner) if typing.get_origin(inner) is Literal else ()
+    is_list = typing.get_origin(inner) is tuple
+    item = typing.get_args(inner)[0] if is_list else inner
+    choices = typing.get_args(item) if typing.get_origin(item) is Literal else ()
     extra = meta.extra or {}
     return Key(
         name=name,
-        kind="choice" if choices else _KINDS[inner],
+        kind="list" if is_list else "choice" if choices else _KINDS[inner],
         optional=optional,
         annotation=annotation,
-        default=default,
+        default=_default(field),
+        required=field.required,
         description=meta.description,
         minimum=meta.ge if meta.ge is not None else -math.inf,
         maximum=meta.le if meta.le is not None else math.inf,
@@ -238,20 +292,50 @@ def _key(name: str, annotation: Any, default: Value) -> Key:
     )
 
 
-_TREE = tuple(_walk(Config, ""))
-KEYS: dict[str, Key] = {name: key for name, key in _TREE if key is not None}
-"""Every key by its dotted name, in the order of the model."""
-SECTIONS: frozenset[str] = frozenset(name for name, key in _TREE if key is None)
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    if field.required:
+        return None
+    return field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+
+
+ORDER: tuple[tuple[str, Key | Group | None], ...] = tuple(_walk(Config, ""))
+"""Every dotted name of the model in its order: keys, groups, and None for sections."""
+KEYS: dict[str, Key] = {name: item for name, item in ORDER if isinstance(item, Key)}
+"""Every key by its dotted name, without those of groups."""
+GROUPS: dict[str, Group] = {name: item for name, item in ORDER if isinstance(item, Group)}
+"""Every group by its dotted name."""
+SECTIONS: frozenset[str] = frozenset(name for name, item in ORDER if item is None)
 """The dotted names of all sections."""
+
+
+def find(name: str) -> Key | None:
+    """The key of a dotted name, one of a group included: ``otlp.destinations.backup.endpoint``."""
+    if name in KEYS:
+        return KEYS[name]
+    place = _in_group(name)
+    return place[0].key(*place[1:]) if place is not None else None
 
 
 def resolve(name: str) -> tuple[Key, str | None] | None:
     """The key of a dotted name; for ``otlp.headers.NAME`` the mapping's key and ``NAME``, which may hold dots itself."""
-    if name in KEYS:
-        return KEYS[name], None
-    for key in KEYS.values():
-        if key.kind == "mapping" and name.startswith(key.name + ".") and len(name) > len(key.name) + 1:
-            return key, name[len(key.name) + 1 :]
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        key = find(".".join(parts[:length]))
+        if key is None:
+            continue
+        item = ".".join(parts[length:])
+        if not item and length == len(parts):
+            return key, None
+        return (key, item) if item and key.kind == "mapping" else None
+    return None
+
+
+def _in_group(name: str) -> tuple[Group, str, str] | None:
+    """A dotted name below a group, taken apart: the group, the chosen name, and what follows it (may be empty)."""
+    for group in GROUPS.values():
+        if name.startswith(group.name + "."):
+            member, _, rest = name[len(group.name) + 1 :].partition(".")
+            return group, member, rest
     return None
 
 
@@ -268,10 +352,20 @@ def suggest(name: str) -> str:
 
     Looked for in this order: a similar name in the same section, the same name in another section, a similar dotted name.
     """
-    if name in SECTIONS:
+    place = _in_group(name)
+    if place is not None:
+        group, member, rest = place
+        fault = group.check(member)
+        if fault is not None:
+            return f"; {fault}"
+        known = [f"{group.name}.{member}", *(key.name for key in group.keys_of(member))]
+    elif name in GROUPS:
+        return f"; it holds sections under names of your choice, set {name}.NAME.KEY"
+    else:
+        known = [*KEYS, *SECTIONS, *GROUPS]
+    if name in SECTIONS or (place is not None and not rest):
         return "; it is a section, set one of its keys"
     parent, _, last = name.rpartition(".")
-    known = [*KEYS, *SECTIONS]
     siblings = [item for item in known if item.rpartition(".")[0] == parent]
     similar = nearest(last, [item.rpartition(".")[2] for item in siblings])
     if similar is not None:

@@ -3,7 +3,7 @@
 ``otel-netmon schema``, ``docs/configuration.md``, the environment names (``OTEL_NETMON_*``) and all error messages follow from here.
 A key carries its unit in its name. ``Meta.extra`` holds what msgspec does not know:
 
-- ``check``: a function of ``config.checks`` for the value, each item of a list, or each entry of a mapping
+- ``check``: a function of ``config.checks`` for the value, each item of a list, each entry of a mapping, or the name of a section
 - ``secret``: True where print-config must mask the value
 - ``fold_case``: True where the names of a mapping are lower-cased
 """
@@ -17,6 +17,9 @@ import msgspec
 from msgspec import Meta
 
 from otel_netmon.config import checks
+
+SignalName = Literal["metrics", "traces", "logs"]
+SIGNALS: tuple[SignalName, ...] = ("metrics", "traces", "logs")
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,11 +141,57 @@ class Flows(Section, frozen=True):
         int,
         Meta(
             description="Flows exported one by one in each cycle, the largest by bytes. The rest is exact in one `other` "
-            "point; 0 exports only that.",
+            "point; 0 exports only that. `limits.series` bounds it as well.",
             ge=0,
             le=100_000,
         ),
     ] = 100
+
+
+class Limits(Section, frozen=True):
+    """How much the agent holds at most."""
+
+    series: Annotated[
+        int,
+        Meta(
+            description="Series the agent exports at most, one for each metric and set of attributes. All metrics share them; "
+            "the heaviest sets keep theirs, and the rest of a metric is exact in one point with `otel.metric.overflow`.",
+            ge=100,
+            le=1_000_000,
+        ),
+    ] = 10_000
+    series_idle_seconds: Annotated[
+        float,
+        Meta(
+            description="A series that has not changed for this long ends. It begins anew with its next change.",
+            ge=1.0,
+            le=86400.0,
+        ),
+    ] = 300.0
+
+
+class Spool(Section, frozen=True):
+    """Requests of OTLP on disk while a receiver is away; each receiver has a folder of its own."""
+
+    directory: Annotated[
+        str | None,
+        Meta(
+            description="Folder for requests that could not be delivered yet; they outlive the agent. null: no spool.",
+            extra={"check": checks.absolute_path},
+        ),
+    ] = None
+    max_bytes: Annotated[
+        int,
+        Meta(description="Largest size on disk for each receiver.", ge=1 << 20, le=1 << 44),
+    ] = 256 << 20
+    sync: Annotated[
+        Literal["always", "interval", "never"],
+        Meta(
+            description="When written requests are forced to the disk (fsync). What is not yet there survives the end of the "
+            "agent, but not a loss of power: `always` before a request counts as kept, `interval` once in each export "
+            "interval, `never` leaves it to the kernel."
+        ),
+    ] = "interval"
 
 
 class Export(Section, frozen=True):
@@ -164,21 +213,17 @@ class Export(Section, frozen=True):
         float,
         Meta(description="Longest time for the final flush when the agent stops.", ge=0.1, le=300.0),
     ] = 5.0
+    spool: Spool = Spool()
 
 
-class Otlp(Section, frozen=True):
-    """Push to an OpenTelemetry collector or backend."""
+class Receiver(Section, frozen=True):
+    """One receiver of OTLP: where it is, how it is spoken to, and what it gets."""
 
-    enabled: Annotated[bool, Meta(description="Send metrics by OTLP.")] = True
-    protocol: Annotated[
-        Literal["grpc", "http/protobuf"],
-        Meta(description="Transport of OTLP."),
-    ] = "http/protobuf"
     endpoint: Annotated[
         str | None,
         Meta(
-            description="Base URL of the receiver; for `http/protobuf`, `/v1/metrics` is appended. For `grpc`, `host:port` "
-            "is accepted too. null: http://localhost:4318, or http://localhost:4317 for `grpc`.",
+            description="Base URL of the receiver; for `http/protobuf`, `/v1/metrics`, `/v1/traces` and `/v1/logs` are appended. "
+            "For `grpc`, `host:port` is accepted too. null: http://localhost:4318, or http://localhost:4317 for `grpc`.",
             extra={"check": checks.endpoint},
         ),
     ] = None
@@ -190,6 +235,33 @@ class Otlp(Section, frozen=True):
             extra={"check": checks.endpoint},
         ),
     ] = None
+    traces_endpoint: Annotated[
+        str | None,
+        Meta(description="Complete URL for traces, as `metrics_endpoint`.", extra={"check": checks.endpoint}),
+    ] = None
+    logs_endpoint: Annotated[
+        str | None,
+        Meta(description="Complete URL for logs (events), as `metrics_endpoint`.", extra={"check": checks.endpoint}),
+    ] = None
+    protocol: Annotated[
+        Literal["grpc", "http/protobuf"],
+        Meta(description="Transport of OTLP."),
+    ] = "http/protobuf"
+    signals: Annotated[
+        tuple[SignalName, ...],
+        Meta(description="What is sent there; an empty list sends nothing."),
+    ] = SIGNALS
+    temporality: Annotated[
+        Literal["cumulative", "delta", "lowmemory"],
+        Meta(
+            description="What counters and histograms tell: all since their start, or with `delta` what came since the last export. "
+            "`lowmemory` is `delta` for synchronous counters and histograms and cumulative for the others, as the specification has it."
+        ),
+    ] = "cumulative"
+    histograms: Annotated[
+        Literal["exponential", "explicit"],
+        Meta(description="`exponential` buckets, or `explicit` bounds for receivers that know only those."),
+    ] = "exponential"
     insecure: Annotated[
         bool,
         Meta(description="`grpc` without TLS where the endpoint has no http:// or https:// scheme to tell."),
@@ -205,7 +277,15 @@ class Otlp(Section, frozen=True):
         float,
         Meta(description="Longest time for one request.", ge=0.1, le=3600.0),
     ] = 10.0
-    compression: Annotated[Literal["none", "gzip"], Meta(description="Compression of the requests.")] = "none"
+    compression: Annotated[Literal["none", "gzip"], Meta(description="Compression of the requests.")] = "gzip"
+    queue_bytes: Annotated[
+        int,
+        Meta(
+            description="Memory for spans and events while the receiver is away and there is no spool.",
+            ge=64 << 10,
+            le=1 << 30,
+        ),
+    ] = 4 << 20
     certificate: Annotated[
         str | None,
         Meta(
@@ -221,17 +301,62 @@ class Otlp(Section, frozen=True):
         str | None,
         Meta(description="PEM file with the client's private key (mTLS).", extra={"check": checks.path}),
     ] = None
+    proxy: Annotated[
+        str | None,
+        Meta(
+            description="URL of the HTTP proxy on the way to the receiver. null: what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say.",
+            extra={"check": checks.proxy},
+        ),
+    ] = None
 
-    def metrics_target(self) -> str:
-        """Where metrics go: the complete URL for HTTP, the URL or ``host:port`` for gRPC.
+    def target(self, signal: SignalName) -> str:
+        """Where a signal goes: the complete URL for HTTP, the URL or ``host:port`` for gRPC.
 
-        Follows the OTLP exporter specification: a signal's own endpoint is used as it is, the general one gets ``/v1/metrics``.
+        Follows the OTLP exporter specification: a signal's own endpoint is used as it is, the general one gets ``/v1/SIGNAL``.
         """
-        if self.metrics_endpoint is not None:
-            return self.metrics_endpoint
+        own: str | None = getattr(self, f"{signal}_endpoint")
+        if own is not None:
+            return own
         if self.protocol == "grpc":
             return self.endpoint or "http://localhost:4317"
-        return (self.endpoint or "http://localhost:4318").removesuffix("/") + "/v1/metrics"
+        return (self.endpoint or "http://localhost:4318").removesuffix("/") + f"/v1/{signal}"
+
+    def metrics_target(self) -> str:
+        """Where metrics go; see ``target``."""
+        return self.target("metrics")
+
+
+class Destination(Receiver, frozen=True, kw_only=True):
+    """A further receiver. Nothing is taken over from the first one."""
+
+    endpoint: Annotated[
+        str,
+        Meta(
+            description="Base URL of the receiver, as `otlp.endpoint`. Required.",
+            extra={"check": checks.endpoint},
+        ),
+    ]
+
+
+class Otlp(Receiver, frozen=True):
+    """Push to an OpenTelemetry collector or backend."""
+
+    enabled: Annotated[bool, Meta(description="Send by OTLP, to this receiver and to all `destinations`.")] = True
+    destinations: Annotated[
+        dict[Annotated[str, Meta(pattern=f"^{checks.DESTINATION_NAME}$")], Destination],
+        Meta(
+            description="Further receivers by name, each with its own queue and spool. Each gets everything; nothing is "
+            "taken over from the keys of `otlp`.",
+            extra={"check": checks.destination},
+        ),
+    ] = {}
+
+    def receivers(self) -> dict[str, Receiver]:
+        """Every receiver that gets anything, by name; the first one is ``default``. Empty when OTLP is off."""
+        if not self.enabled:
+            return {}
+        every: dict[str, Receiver] = {checks.FIRST_DESTINATION: self, **self.destinations}
+        return {name: receiver for name, receiver in every.items() if receiver.signals}
 
 
 class Prometheus(Section, frozen=True):
@@ -302,6 +427,7 @@ class Config(Section, frozen=True):
     interfaces: Interfaces = Interfaces()
     probes: Probes = Probes()
     flows: Flows = Flows()
+    limits: Limits = Limits()
     export: Export = Export()
     otlp: Otlp = Otlp()
     prometheus: Prometheus = Prometheus()

@@ -37,6 +37,7 @@ _REACH: dict[str, Reach] = {
     "probes.xdp": Reach.PROGRAMS,
     "probes.interfaces": Reach.PIPELINE,
     "flows": Reach.PIPELINE,
+    "limits": Reach.PIPELINE,
     "export": Reach.PIPELINE,
     "otlp": Reach.PIPELINE,
     "prometheus": Reach.PIPELINE,
