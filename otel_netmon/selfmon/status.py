@@ -82,18 +82,84 @@ class FlowsStatus(TypedDict):
     top: list[FlowStatus]
 
 
-class OtlpStatus(TypedDict):
-    """What has become of the points, and how the collector is.
+class SeriesAttributeStatus(TypedDict):
+    """One attribute of a family's sets.
 
-    ``points_offered`` = ``points_delivered`` + the sum of ``points_dropped`` + ``points_pending``.
+    ``distinct`` estimates its values over the sets of the last cycle, folded ones included; ``share`` is what part of those sets
+    that is, at most 1: near 1, almost every set has a value of its own.
     """
 
+    key: str
+    distinct: int
+    share: float
+
+
+class SeriesFamilyStatus(TypedDict):
+    """Metrics with the same attribute sets, which share a part of the budget.
+
+    ``active`` series are exported of at most ``limit``; an attribute set is one series for each of ``metrics``. ``folded`` estimates
+    the attribute sets of the last cycle that have no series of their own, but a part in the overflow point. ``weight`` is the
+    family's claim to the budget beside that of the others.
+    """
+
+    name: str
+    metrics: list[str]
+    active: int
+    limit: int
+    folded: int
+    weight: float
+    attributes: list[SeriesAttributeStatus]
+
+
+class SeriesStatus(TypedDict):
+    """The budget of series (``limits.series``) and who uses it."""
+
+    active: int
+    limit: int
+    idle_seconds: float
+    families: list[SeriesFamilyStatus]
+
+
+class SignalStatus(TypedDict):
+    """Spans or log records: ``offered`` = ``delivered`` + the sum of ``dropped`` + ``pending``, those in a spool pending."""
+
+    offered: int
+    delivered: int
+    dropped: dict[str, int]
+    pending: int
+
+
+class SpoolStatus(TypedDict):
+    """Requests on disk. ``dropped`` counts those that left it undelivered, by reason."""
+
+    directory: str
+    bytes: int
+    max_bytes: int
+    records: int
+    oldest_unix_nano: int | None
+    dropped: dict[str, int]
+
+
+class OtlpStatus(TypedDict):
+    """What has become of the items for one receiver, and how it is.
+
+    ``points_offered`` = ``points_delivered`` + the sum of ``points_dropped`` + ``points_pending``.
+    ``queue_bytes`` are the requests that wait in memory. ``state``: no answer yet, the last request was taken, it failed and is tried
+    again, or the receiver refused it for good. ``spool`` is None where there is none.
+    """
+
+    name: str
     endpoint: str
     protocol: str
+    state: Literal["starting", "delivering", "failing", "rejected"]
     points_offered: int
     points_delivered: int
     points_dropped: dict[str, int]
     points_pending: int
+    spans: SignalStatus
+    log_records: SignalStatus
+    queue_bytes: int
+    spool: SpoolStatus | None
     requests: int
     last_error: str | None
     last_success_unix_nano: int | None
@@ -106,14 +172,18 @@ class PrometheusStatus(TypedDict):
 
 
 class ExportStatus(TypedDict, total=False):
-    """Where the metrics go; an exporter that is off is left out."""
+    """Where the telemetry goes; an exporter that is off is left out.
+
+    ``otlp`` is the receiver that the keys of ``otlp`` describe, ``destinations`` are the further ones by name.
+    """
 
     otlp: OtlpStatus
+    destinations: dict[str, OtlpStatus]
     prometheus: PrometheusStatus
 
 
-class Status(TypedDict):
-    """The whole document."""
+class _Always(TypedDict):
+    """What every version tells."""
 
     version: str
     uptime_seconds: float
@@ -125,6 +195,12 @@ class Status(TypedDict):
     export: ExportStatus
 
 
+class Status(_Always, total=False):
+    """The whole document. ``series`` is absent where the agent is older than the budget of series."""
+
+    series: SeriesStatus
+
+
 def build(
     *,
     uptime_seconds: float,
@@ -134,9 +210,10 @@ def build(
     interfaces: Sequence[InterfaceStatus],
     flows: FlowsStatus,
     export: ExportStatus,
+    series: SeriesStatus | None = None,
 ) -> Status:
     """The document of this agent version."""
-    return Status(
+    document = Status(
         version=__version__,
         uptime_seconds=round(uptime_seconds, 3),
         interval_seconds=interval_seconds,
@@ -146,6 +223,9 @@ def build(
         flows=flows,
         export=export,
     )
+    if series is not None:
+        document["series"] = series
+    return document
 
 
 def problems(document: object) -> list[str]:
