@@ -7,6 +7,7 @@ NetmonError                     exit 1, the base: what failed, where, and what t
 ├── ConfigError                 exit 78, a configuration value is wrong (file, line and column where known)
 ├── ImageError                  exit 1, a program image is damaged, of another ABI, or cannot be compiled
 ├── CaptureError                exit 1, a capture file cannot be read at all (offset in the file)
+├── SpoolError                  exit 78, the folder of a spool cannot be used, or a file in it cannot be written or read
 └── ListenError                 exit 1, an address cannot be bound
 
 Exit codes follow sysexits.h (EX_UNAVAILABLE 69, EX_NOPERM 77, EX_CONFIG 78).
@@ -72,6 +73,12 @@ class CaptureError(NetmonError):
     def __init__(self, message: str, remedy: str = "", offset: int = 0) -> None:
         super().__init__(message, remedy)
         self.offset = offset
+
+
+class SpoolError(NetmonError):
+    """The folder of a spool cannot be used; while the agent runs, a file in it cannot be written or read."""
+
+    exit_code = 78
 
 
 class ListenError(NetmonError):
