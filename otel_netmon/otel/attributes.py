@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import enum
 import functools
+import operator
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from otel_netmon.otel import prometheus_names
-from otel_netmon.otel.text import label_value, portable_text
+from otel_netmon.otel.text import escaped, portable_text
 
 Value = str | int | float | bool
 
@@ -23,10 +24,10 @@ class Tag(enum.IntEnum):
     NUMBER_DATA_POINT = 7 << 3 | 2
     HISTOGRAM_DATA_POINT = 9 << 3 | 2
     EXPONENTIAL_HISTOGRAM_DATA_POINT = 1 << 3 | 2
-    SPAN = 9 << 3 | 2  # noqa: PIE796 - another message, the same number
+    SPAN = 9 << 3 | 2
     LOG_RECORD = 6 << 3 | 2
-    RESOURCE = 1 << 3 | 2  # noqa: PIE796
-    EXEMPLAR = 7 << 3 | 2  # noqa: PIE796
+    RESOURCE = 1 << 3 | 2
+    EXEMPLAR = 7 << 3 | 2
 
 
 def varint(value: int) -> bytes:
@@ -86,11 +87,12 @@ class AttributeSet:
         encoded: attributes as ``encode(…, Tag.NUMBER_DATA_POINT)`` gives them.
     """
 
-    __slots__ = ("_labels", "_retagged", "encoded")
+    __slots__ = ("_label_fields", "_labels", "_retagged", "encoded")
 
     def __init__(self, encoded: bytes) -> None:
         self.encoded = encoded
         self._labels: str | None = None
+        self._label_fields: bytes | None = None
         self._retagged: tuple[int, bytes] | None = None
 
     @classmethod
@@ -132,14 +134,66 @@ class AttributeSet:
 
     @property
     def labels(self) -> str:
-        """Prometheus label pairs without braces, escaped. Empty values are left out: to Prometheus an empty label is none."""
+        """Prometheus label pairs without braces, escaped; see ``prometheus_names.label_pairs``."""
         if self._labels is None:
-            self._labels = ",".join(
-                f'{prometheus_names.label_name(key)}="{label_value(value)}"'
-                for key, value in self.items()
-                if value != ""
-            )
+            self._labels = ",".join([f'{name}="{escaped(value)}"' for name, value in self.label_pairs()])
         return self._labels
+
+    @property
+    def label_fields(self) -> bytes:
+        """Prometheus labels as the fields ``label`` of io.prometheus.client.Metric."""
+        if self._label_fields is None:
+            self._label_fields = encode_label_pairs(self.label_pairs())
+        return self._label_fields
+
+    def label_pairs(self) -> list[tuple[str, str]]:
+        """Prometheus label names and values, see ``prometheus_names.label_pairs``."""
+        encoded, at = self.encoded, 0
+        pairs = []
+        while at < len(encoded):
+            length, at = _read_varint(encoded, at + 1)
+            field = encoded[at : at + length]
+            at += length
+            # A cached field is small: what hostile text can hold in memory stays bounded.
+            pair = _label_pair(field) if length < 0x80 else _label_pair.__wrapped__(field)
+            if pair[1]:
+                pairs.append(pair)
+        return pairs if len(dict(pairs)) == len(pairs) else prometheus_names.label_pairs(list(self.items()))
+
+
+def labels_of(sets: Sequence[AttributeSet]) -> list[str]:
+    """``labels`` of many; those that were asked for before cost next to nothing."""
+    found = list(map(_known_labels, sets))
+    return [each.labels for each in sets] if None in found else found
+
+
+def label_fields_of(sets: Sequence[AttributeSet]) -> list[bytes]:
+    """``label_fields`` of many; those that were asked for before cost next to nothing."""
+    found = list(map(_known_label_fields, sets))
+    return [each.label_fields for each in sets] if None in found else found
+
+
+_known_labels = operator.attrgetter("_labels")
+_known_label_fields = operator.attrgetter("_label_fields")
+
+
+def encode_label_pairs(pairs: Iterable[tuple[str, str]]) -> bytes:
+    """Label names and values as ``LabelPair`` messages under field 1, as Metric and Exemplar of io.prometheus.client have them."""
+    return b"".join([b"\x0a" + _sized(_text_field(1, name) + _text_field(2, value)) for name, value in pairs])
+
+
+def _text_field(number: int, text: str) -> bytes:
+    return bytes((number << 3 | 2,)) + _sized(text.encode())
+
+
+def _sized(message: bytes) -> bytes:
+    return varint(len(message)) + message
+
+
+@functools.lru_cache(1024)
+def _label_pair(key_value: bytes) -> tuple[str, str]:
+    (pair,) = prometheus_names.label_pairs([_decode_key_value(key_value)]) or [("", "")]
+    return pair
 
 
 @functools.lru_cache(8192)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Collection
 from typing import Literal
 
-Kind = Literal["counter", "updowncounter", "gauge"]
+from otel_netmon.otel.text import label_value
+
+Kind = Literal["counter", "updowncounter", "gauge", "histogram"]
 
 _NOT_ALLOWED = re.compile(r"[^a-zA-Z0-9]+")
 _ANNOTATION = re.compile(r"\{[^}]*\}")
@@ -41,7 +44,10 @@ def family_name(name: str, unit: str, kind: Kind) -> str:
 
 
 def sample_name(name: str, unit: str, kind: Kind) -> str:
-    """Name of the series as one queries it: the family name, counters with ``_total``."""
+    """Name of the series as one queries it: the family name, counters with ``_total``.
+
+    The series of a histogram add ``_bucket``, ``_count`` and ``_sum``; a native histogram has the name as it is.
+    """
     family = family_name(name, unit, kind)
     return f"{family}_total" if kind == "counter" else family
 
@@ -51,3 +57,19 @@ def label_name(attribute: str) -> str:
     """Attribute key as label name: ``client.address`` is ``client_address``."""
     label = _NOT_ALLOWED.sub("_", attribute)
     return f"_{label}" if label[:1].isdigit() else label
+
+
+def label_pairs(attributes: Collection[tuple[str, str | int | float | bool]]) -> list[tuple[str, str]]:
+    """Attributes as labels: names that are unique, and values, not escaped.
+
+    Empty values are left out: to Prometheus an empty label is none. Keys that become one name make one label, with the values in
+    the order of the keys, separated by semicolons, as the specification wants it.
+    """
+    pairs = [(label_name(key), label_value(value)) for key, value in attributes if value != ""]
+    if len(dict(pairs)) == len(pairs):
+        return pairs
+    merged: dict[str, list[tuple[str, str]]] = {}
+    for key, value in attributes:
+        if value != "":
+            merged.setdefault(label_name(key), []).append((key, label_value(value)))
+    return [(name, ";".join(value for _, value in sorted(values))) for name, values in merged.items()]

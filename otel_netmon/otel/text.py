@@ -7,7 +7,6 @@ import re
 
 _NOT_PORTABLE = re.compile("[\x00\ud800-\udfff\ufffd]")
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
-_NEEDS_ESCAPE = re.compile(r'[\\\n"]|[^\x01-\x7f]')
 
 
 def portable_text(text: str) -> str:
@@ -23,17 +22,17 @@ def portable_text(text: str) -> str:
 
 
 def label_value(value: str | float | bool) -> str:
-    """An attribute's value as a Prometheus label's, escaped, without the quotes."""
+    """An attribute's value as a Prometheus label's, not escaped; text is portable already."""
     if isinstance(value, str):
-        return portable_text(value).translate(_ESCAPES) if _NEEDS_ESCAPE.search(value) else value
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     return number(value)
 
 
 def escaped(text: str) -> str:
-    """Backslash, newline and quote escaped, as OpenMetrics wants them in help texts too."""
-    return text.translate(_ESCAPES)
+    """Backslash, newline and quote escaped: label values, and help texts in OpenMetrics."""
+    return text.translate(_ESCAPES) if "\\" in text or '"' in text or "\n" in text else text
 
 
 def number(value: float) -> str:
