@@ -16,6 +16,7 @@ from otel_netmon.errors import ConfigError
 
 if TYPE_CHECKING:
     from otel_netmon.config.load import Loaded
+    from otel_netmon.config.model import Receiver
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +54,7 @@ def describe(loaded: Loaded, *, host: bool) -> dict[str, Any]:
         host: look at the interfaces of this host and network namespace, too.
     """
     config = loaded.config
+    spool = config.export.spool
     return {
         "file": loaded.file,
         "warnings": list(loaded.warnings),
@@ -67,15 +69,23 @@ def describe(loaded: Loaded, *, host: bool) -> dict[str, Any]:
             "xdp": config.probes.xdp.enabled,
             "interfaces": config.probes.interfaces.enabled,
         },
-        "otlp": {"protocol": config.otlp.protocol, "target": _target(loaded)} if config.otlp.enabled else None,
+        "otlp": _receiver(config.otlp) if config.otlp.enabled else None,
+        "destinations": {name: _receiver(each) for name, each in _destinations(loaded).items()},
+        "spool": {"directory": spool.directory, "max_bytes": spool.max_bytes} if spool.directory else None,
         "prometheus": {"listen": config.prometheus.listen} if config.prometheus.enabled else None,
     }
 
 
-def _target(loaded: Loaded) -> str:
+def _receiver(receiver: Receiver) -> dict[str, Any]:
     from otel_netmon.config.checks import mask_userinfo
 
-    return mask_userinfo(loaded.config.otlp.metrics_target())
+    targets = {signal: mask_userinfo(receiver.target(signal)) for signal in receiver.signals}
+    return {"protocol": receiver.protocol, "target": mask_userinfo(receiver.metrics_target()), "targets": targets}
+
+
+def _destinations(loaded: Loaded) -> dict[str, Receiver]:
+    otlp = loaded.config.otlp
+    return {name: otlp.destinations[name] for name in sorted(otlp.destinations)} if otlp.enabled else {}
 
 
 def _host_interfaces() -> list[str]:
@@ -99,10 +109,13 @@ def _check_host(loaded: Loaded) -> None:
                     "interfaces.include",
                     f"there is no interface {name!r}; interfaces.allow_missing: true waits for one",
                 )
-    for key in ("certificate", "client_certificate", "client_key"):
-        path = getattr(config.otlp, key)
-        if config.otlp.enabled and path is not None and not os.access(path, os.R_OK):
-            complain(f"otlp.{key}", f"the file {path!r} cannot be read")
+    receivers: dict[str, Receiver] = {"otlp": config.otlp} if config.otlp.enabled else {}
+    receivers |= {f"otlp.destinations.{name}": each for name, each in _destinations(loaded).items()}
+    for section, receiver in receivers.items():
+        for key in ("certificate", "client_certificate", "client_key"):
+            path = getattr(receiver, key)
+            if path is not None and not os.access(path, os.R_OK):
+                complain(f"{section}.{key}", f"the file {path!r} cannot be read")
     for namespace in config.interfaces.namespaces:
         path = namespace if namespace.startswith("/") else f"/run/netns/{namespace}"
         if not os.path.exists(path):
@@ -124,11 +137,25 @@ def _rows(report: dict[str, Any]) -> list[tuple[str, str, str]]:
     if interfaces["namespaces"]:
         rows.append(("namespaces", str(len(interfaces["namespaces"])), _join(interfaces["namespaces"])))
     rows += [(f"probe {name}", "on" if enabled else "off", "") for name, enabled in report["probes"].items()]
-    rows.append(("otlp", "on", f"{otlp['target']} ({otlp['protocol']})") if otlp else ("otlp", "off", ""))
+    rows.append(("otlp", "on", _ways(otlp)) if otlp else ("otlp", "off", ""))
+    rows += [(f"otlp {name}", "on", _ways(each)) for name, each in report["destinations"].items()]
+    if report["spool"]:
+        rows.append(
+            ("spool", "on", f"{report['spool']['directory']}, at most {report['spool']['max_bytes']:,} bytes each")
+        )
     rows.append(
         ("prometheus", "on", f"http://{prometheus['listen']}/metrics") if prometheus else ("prometheus", "off", "")
     )
     return rows
+
+
+def _ways(receiver: dict[str, Any]) -> str:
+    """Where the signals go; mostly it is one address for all."""
+    by_target: dict[str, list[str]] = {}
+    for signal, target in receiver["targets"].items():
+        by_target.setdefault(target.removesuffix(f"/v1/{signal}"), []).append(signal)
+    words = ", ".join(f"{' '.join(signals)} to {target}" for target, signals in by_target.items())
+    return f"{words or 'nothing is sent'} ({receiver['protocol']})"
 
 
 def _join(names: list[str]) -> str:

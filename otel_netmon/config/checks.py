@@ -92,6 +92,8 @@ def endpoint(value: str) -> str | None:
     scheme = match["scheme"]
     if scheme is not None and scheme.lower() not in ("http", "https"):
         return f"the scheme {scheme}:// is not http:// or https://"
+    if authority["user"] is not None and MASK in authority["user"]:
+        return f"the user is {MASK}, the mask of print-config: write the secret itself, or ${{env:NAME}}"
     if not authority["host"]:
         return "the host is missing"
     port = authority["port"]
@@ -121,6 +123,20 @@ def destination(name: str) -> str | None:
     if name == FIRST_DESTINATION:
         return f"{FIRST_DESTINATION} is the name of the receiver that the keys of otlp describe; take another"
     return None
+
+
+def endpoint_parts(value: str) -> tuple[str, str, str, int | None, str]:
+    """Scheme, user and password, host, port and path of an endpoint that passed ``endpoint``; what is absent is empty.
+
+    The scheme and the host are lower-cased; without a port it is that of the scheme, or None where there is none.
+    """
+    match = _ENDPOINT.fullmatch(value)
+    authority = _AUTHORITY.fullmatch(match["authority"]) if match is not None else None
+    if match is None or authority is None:
+        raise ValueError("not an endpoint")
+    scheme = (match["scheme"] or "").lower()
+    port = int(authority["port"]) if authority["port"] else {"http": 80, "https": 443}.get(scheme)
+    return scheme, authority["user"] or "", authority["host"].lower(), port, match["rest"] or ""
 
 
 def has_scheme(value: str) -> bool:

@@ -1,4 +1,4 @@
-"""The environment as configuration values: ``OTEL_*`` as the OpenTelemetry specification says, ``OTEL_NETMON_*`` for every key.
+"""The environment as configuration values: ``OTEL_*`` as the OpenTelemetry specification says, then ``OTEL_NETMON_*``.
 
 The rules of the specification (configuration/sdk-environment-variables.md, protocol/exporter.md):
 
@@ -6,7 +6,9 @@ The rules of the specification (configuration/sdk-environment-variables.md, prot
 - a number, boolean or choice that cannot be read is warned about and ignored; an own variable (``OTEL_NETMON_*``) is an error
 - durations are milliseconds. The stock Python exporters read OTEL_EXPORTER_OTLP_TIMEOUT as seconds; this agent follows the
   specification and hands the exporters the value in seconds
-- a variable of the metrics signal (``OTEL_EXPORTER_OTLP_METRICS_*``) beats the general one
+- a variable of the metrics signal (``OTEL_EXPORTER_OTLP_METRICS_*``) beats the general one. One receiver has one protocol, one set
+  of headers and so on for all signals: those of the metrics signal count for traces and logs too, and those of traces and logs
+  (``OTEL_EXPORTER_OTLP_TRACES_*``, ``_LOGS_*``) are warned about where they ask for something else. Endpoints are separate
 
 A variable of the project beats one of the specification. Because every value is read here, with its origin, the process that exports
 gives the exporters explicit arguments only.
@@ -18,13 +20,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from otel_netmon.config.keys import ENVIRONMENT_PREFIX, KEYS, Invalid, Key, Value, nearest, parse_pairs
-from otel_netmon.config.origins import Origin, Values
-
-CONFIG_FILE_VARIABLE = ENVIRONMENT_PREFIX + "CONFIG"
-
-# A Kubernetes Service named otel-netmon puts these into every pod of its namespace; they are not configuration.
-_SERVICE_LINK = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?")
+from otel_netmon.config import environment_own
+from otel_netmon.config.environment_own import Environment, keep
+from otel_netmon.config.keys import KEYS
+from otel_netmon.config.model import SIGNALS
+from otel_netmon.config.values import Invalid, Key, Value, parse_pairs, show
 
 _LEVELS = {
     "trace": "debug",
@@ -35,20 +35,6 @@ _LEVELS = {
     "error": "error",
 }
 _LEVELS |= {"fatal": "error", "critical": "error"}
-
-
-class Environment(NamedTuple):
-    """What the environment sets.
-
-    Attributes:
-        values: by dotted key.
-        problems: wrong own variables and unreadable text, each an error.
-        warnings: variables of the specification that are ignored, with the reason.
-    """
-
-    values: Values
-    problems: list[str]
-    warnings: list[str]
 
 
 def _milliseconds(key: Key, text: str) -> Value:
@@ -69,6 +55,13 @@ def _boolean(key: Key, text: str) -> Value:
 
 def _choice(key: Key, text: str) -> Value:
     return key.validate(text.lower())
+
+
+def _aggregation(key: Key, text: str) -> Value:
+    names = {"base2_exponential_bucket_histogram": "exponential", "explicit_bucket_histogram": "explicit"}
+    if text.lower() not in names:
+        raise Invalid(f"expected one of {', '.join(names)}, got {show(text)}")
+    return key.validate(names[text.lower()])
 
 
 def _level(key: Key, text: str) -> Value:
@@ -94,13 +87,19 @@ class Variable(NamedTuple):
     lenient: bool
 
 
+_METRICS = "OTEL_EXPORTER_OTLP_METRICS_"
+
+
 def _otlp(key: str, name: str, read: Callable[[Key, str], Value], lenient: bool = True) -> Variable:
-    return Variable(key, (f"OTEL_EXPORTER_OTLP_METRICS_{name}", f"OTEL_EXPORTER_OTLP_{name}"), read, lenient)
+    return Variable(key, (f"{_METRICS}{name}", f"OTEL_EXPORTER_OTLP_{name}"), read, lenient)
 
 
 VARIABLES = (
     Variable("otlp.endpoint", ("OTEL_EXPORTER_OTLP_ENDPOINT",), _text, False),
-    Variable("otlp.metrics_endpoint", ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",), _text, False),
+    *(
+        Variable(f"otlp.{each}_endpoint", (f"OTEL_EXPORTER_OTLP_{each.upper()}_ENDPOINT",), _text, False)
+        for each in SIGNALS
+    ),
     _otlp("otlp.protocol", "PROTOCOL", _choice),
     _otlp("otlp.insecure", "INSECURE", _boolean),
     _otlp("otlp.headers", "HEADERS", lambda key, text: key.validate(parse_pairs(text)), lenient=False),
@@ -109,6 +108,8 @@ VARIABLES = (
     _otlp("otlp.certificate", "CERTIFICATE", _text, lenient=False),
     _otlp("otlp.client_certificate", "CLIENT_CERTIFICATE", _text, lenient=False),
     _otlp("otlp.client_key", "CLIENT_KEY", _text, lenient=False),
+    Variable("otlp.temporality", ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",), _choice, True),
+    Variable("otlp.histograms", ("OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",), _aggregation, True),
     Variable("export.interval_seconds", ("OTEL_METRIC_EXPORT_INTERVAL",), _milliseconds, True),
     Variable("export.timeout_seconds", ("OTEL_METRIC_EXPORT_TIMEOUT",), _milliseconds, True),
     Variable("log.level", ("OTEL_LOG_LEVEL",), _level, True),
@@ -117,13 +118,12 @@ VARIABLES = (
     ),
 )
 
-_ONLY = {
-    "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": ("cumulative", "every series is cumulative"),
-    "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION": (
-        "explicit_bucket_histogram",
-        "histograms have explicit buckets",
-    ),
+EXPORTERS = {
+    "metrics": ("OTEL_METRICS_EXPORTER", ("otlp", "prometheus", "none")),
+    "traces": ("OTEL_TRACES_EXPORTER", ("otlp", "none")),
+    "logs": ("OTEL_LOGS_EXPORTER", ("otlp", "none")),
 }
+"""For each signal the variable that lists its exporters, and those that this agent has."""
 
 
 def read(environ: Mapping[str, str]) -> Environment:
@@ -135,22 +135,10 @@ def read(environ: Mapping[str, str]) -> Environment:
     _read_switches(environ, found)
     service = environ.get("OTEL_SERVICE_NAME", "")
     if service:
-        _keep(found, KEYS["resource.attributes"], {"service.name": service}, "OTEL_SERVICE_NAME")
-    for name, (supported, reason) in _ONLY.items():
-        value = environ.get(name, "")
-        if value and value.lower() != supported:
-            found.warnings.append(f"environment variable {name} is ignored: {reason}")
-    _read_own(environ, found)
+        keep(found, KEYS["resource.attributes"], {"service.name": service}, "OTEL_SERVICE_NAME")
+    environment_own.read(environ, found)
+    _warn_of_shared(environ, found)
     return found
-
-
-def _keep(found: Environment, key: Key, value: Value, name: str) -> None:
-    origin = Origin("environment", name)
-    if isinstance(value, dict):
-        for item, text in value.items():
-            found.values[f"{key.name}.{item}"] = (text, origin)
-    else:
-        found.values[key.name] = (value, origin)
 
 
 def _read_variable(variable: Variable, environ: Mapping[str, str], found: Environment) -> None:
@@ -160,7 +148,7 @@ def _read_variable(variable: Variable, environ: Mapping[str, str], found: Enviro
         if not text:
             continue
         try:
-            _keep(found, key, variable.read(key, text), name)
+            keep(found, key, variable.read(key, text), name)
         except Invalid as fault:
             if not variable.lenient:
                 found.problems.append(f"environment variable {name}: {fault}")
@@ -187,49 +175,68 @@ def _read_prometheus(environ: Mapping[str, str], found: Environment) -> None:
     except Invalid as fault:
         found.problems.append(f"environment variable {' and '.join(names)}: {fault}")
         return
-    _keep(found, key, value, " and ".join(names))
+    keep(found, key, value, " and ".join(names))
 
 
 def _read_switches(environ: Mapping[str, str], found: Environment) -> None:
-    """OTEL_METRICS_EXPORTER (a list of exporters) and OTEL_SDK_DISABLED (nothing is exported), the latter stronger."""
-    text = environ.get("OTEL_METRICS_EXPORTER", "")
-    wanted = [item.strip().lower() for item in text.split(",") if item.strip()]
-    known = [item for item in wanted if item in ("otlp", "prometheus", "none")]
-    for item in wanted:
-        if item not in known:
-            found.warnings.append(
-                f"environment variable OTEL_METRICS_EXPORTER: {item!r} is ignored: this agent has otlp, prometheus and none"
-            )
-    if known:
-        for exporter in ("otlp", "prometheus"):
-            _keep(found, KEYS[f"{exporter}.enabled"], exporter in known, "OTEL_METRICS_EXPORTER")
+    """The lists of exporters (a signal without otlp leaves ``otlp.signals``), and OTEL_SDK_DISABLED, the strongest."""
+    without: dict[str, str] = {}
+    for signal, (name, possible) in EXPORTERS.items():
+        wanted = [item.strip().lower() for item in environ.get(name, "").split(",") if item.strip()]
+        known = [item for item in wanted if item in possible]
+        for item in wanted:
+            if item not in known:
+                has = f"{', '.join(possible[:-1])} and {possible[-1]}"
+                found.warnings.append(
+                    f"environment variable {name}: {item!r} is ignored: this agent has {has} for {signal}"
+                )
+        if known and "prometheus" in possible:
+            keep(found, KEYS["prometheus.enabled"], "prometheus" in known, name)
+        if known and "otlp" not in known:
+            without[signal] = name
+        elif known and signal == "metrics":
+            keep(found, KEYS["otlp.enabled"], True, name)
+    if without:
+        signals = tuple(signal for signal in SIGNALS if signal not in without)
+        keep(found, KEYS["otlp.signals"], signals, " and ".join(without.values()))
     disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower()
     if disabled == "true":
         for exporter in ("otlp", "prometheus"):
-            _keep(found, KEYS[f"{exporter}.enabled"], False, "OTEL_SDK_DISABLED")
+            keep(found, KEYS[f"{exporter}.enabled"], False, "OTEL_SDK_DISABLED")
     elif disabled not in ("", "false"):
         found.warnings.append("environment variable OTEL_SDK_DISABLED counts as false: expected true or false")
 
 
-def _read_own(environ: Mapping[str, str], found: Environment) -> None:
-    """``OTEL_NETMON_<KEY>``; a dot of the key is ``_`` or ``__``. An unknown name is an error."""
-    by_variable = {key.variable: key for key in KEYS.values()}
-    names: dict[str, str] = {}
-    for name in sorted(environ):
-        if not name.startswith(ENVIRONMENT_PREFIX) or name == CONFIG_FILE_VARIABLE or not environ[name].strip():
-            continue
-        key = by_variable.get(re.sub("_+", "_", name))
-        if key is None:
-            if not _SERVICE_LINK.fullmatch(name[len(ENVIRONMENT_PREFIX) :]):
-                meant = nearest(name, (*by_variable, CONFIG_FILE_VARIABLE))
-                hint = f"; did you mean {meant}?" if meant else ""
-                found.problems.append(f"environment variable {name}: there is no such configuration key{hint}")
-            continue
-        if key.name in names:
-            found.problems.append(f"environment variable {name}: {key.name} is already set by {names[key.name]}")
-            continue
-        names[key.name] = name
-        try:
-            _keep(found, key, key.parse(environ[name].strip()), name)
-        except Invalid as fault:
-            found.problems.append(f"environment variable {name}: {fault}")
+def _warn_of_shared(environ: Mapping[str, str], found: Environment) -> None:
+    """Warn where a signal's own variable asks for something that all signals of one receiver share."""
+    signals = found.values["otlp.signals"][0] if "otlp.signals" in found.values else SIGNALS
+    others = [signal for signal in ("traces", "logs") if isinstance(signals, tuple) and signal in signals]
+    for variable in (variable for variable in VARIABLES if len(variable.names) == 2):
+        for signal in others:
+            name = variable.names[0].replace(_METRICS, f"OTEL_EXPORTER_OTLP_{signal.upper()}_")
+            text = environ.get(name, "").strip()
+            if text and not _says(variable, text, found):
+                found.warnings.append(
+                    f"environment variable {name} is ignored: all signals of a receiver share {variable.key}; set "
+                    f"{variable.names[1]}, or a receiver of its own by otlp.destinations.NAME with signals: [{signal}]"
+                )
+    name = f"{_METRICS}HEADERS"
+    elsewhere = any(environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "").strip() for signal in SIGNALS)
+    if others and elsewhere and environ.get(name, "").strip():
+        found.warnings.append(
+            f"environment variable {name} counts for {' and '.join(others)} too, whose endpoint may be another; keep the "
+            "headers apart by a receiver of its own, otlp.destinations.NAME with its signals"
+        )
+
+
+def _says(variable: Variable, text: str, found: Environment) -> bool:
+    """Whether the text means what the environment sets, or the default is."""
+    key = KEYS[variable.key]
+    try:
+        value = variable.read(key, text)
+    except Invalid:
+        return False
+    if isinstance(value, dict):
+        start = f"{key.name}."
+        return value == {name[len(start) :]: item for name, (item, _) in found.values.items() if name.startswith(start)}
+    return value == (found.values[key.name][0] if key.name in found.values else key.default)

@@ -1,11 +1,8 @@
 """Every configuration key, its type, range, default and meaning. The one place where a key is defined.
 
 ``otel-netmon schema``, ``docs/configuration.md``, the environment names (``OTEL_NETMON_*``) and all error messages follow from here.
-A key carries its unit in its name. ``Meta.extra`` holds what msgspec does not know:
-
-- ``check``: a function of ``config.checks`` for the value, each item of a list, each entry of a mapping, or the name of a section
-- ``secret``: True where print-config must mask the value
-- ``fold_case``: True where the names of a mapping are lower-cased
+A key carries its unit in its name. ``config.section`` says what a key has beside its type; the receivers of OTLP are in
+``config.otlp``.
 """
 
 from __future__ import annotations
@@ -13,17 +10,34 @@ from __future__ import annotations
 import fnmatch
 from typing import Annotated, Literal
 
-import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from otel_netmon.config import checks
+from otel_netmon.config.otlp import SIGNALS, Destination, Otlp, Receiver, SignalName
+from otel_netmon.config.section import Section
 
-SignalName = Literal["metrics", "traces", "logs"]
-SIGNALS: tuple[SignalName, ...] = ("metrics", "traces", "logs")
-
-
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all sections: immutable, keys by name only, unknown keys refused."""
+__all__ = [
+    "SIGNALS",
+    "Config",
+    "Destination",
+    "Export",
+    "Flows",
+    "FlowsProbe",
+    "Images",
+    "Interfaces",
+    "InterfacesProbe",
+    "Limits",
+    "Log",
+    "Otlp",
+    "Probes",
+    "Prometheus",
+    "Receiver",
+    "Resource",
+    "Section",
+    "SignalName",
+    "Spool",
+    "XdpProbe",
+]
 
 
 class Interfaces(Section, frozen=True):
@@ -216,149 +230,6 @@ class Export(Section, frozen=True):
     spool: Spool = Spool()
 
 
-class Receiver(Section, frozen=True):
-    """One receiver of OTLP: where it is, how it is spoken to, and what it gets."""
-
-    endpoint: Annotated[
-        str | None,
-        Meta(
-            description="Base URL of the receiver; for `http/protobuf`, `/v1/metrics`, `/v1/traces` and `/v1/logs` are appended. "
-            "For `grpc`, `host:port` is accepted too. null: http://localhost:4318, or http://localhost:4317 for `grpc`.",
-            extra={"check": checks.endpoint},
-        ),
-    ] = None
-    metrics_endpoint: Annotated[
-        str | None,
-        Meta(
-            description="Complete URL for metrics, used as it is in place of `endpoint`. "
-            "Dropped when `endpoint` comes from a stronger source.",
-            extra={"check": checks.endpoint},
-        ),
-    ] = None
-    traces_endpoint: Annotated[
-        str | None,
-        Meta(description="Complete URL for traces, as `metrics_endpoint`.", extra={"check": checks.endpoint}),
-    ] = None
-    logs_endpoint: Annotated[
-        str | None,
-        Meta(description="Complete URL for logs (events), as `metrics_endpoint`.", extra={"check": checks.endpoint}),
-    ] = None
-    protocol: Annotated[
-        Literal["grpc", "http/protobuf"],
-        Meta(description="Transport of OTLP."),
-    ] = "http/protobuf"
-    signals: Annotated[
-        tuple[SignalName, ...],
-        Meta(description="What is sent there; an empty list sends nothing."),
-    ] = SIGNALS
-    temporality: Annotated[
-        Literal["cumulative", "delta", "lowmemory"],
-        Meta(
-            description="What counters and histograms tell: all since their start, or with `delta` what came since the last export. "
-            "`lowmemory` is `delta` for synchronous counters and histograms and cumulative for the others, as the specification has it."
-        ),
-    ] = "cumulative"
-    histograms: Annotated[
-        Literal["exponential", "explicit"],
-        Meta(description="`exponential` buckets, or `explicit` bounds for receivers that know only those."),
-    ] = "exponential"
-    insecure: Annotated[
-        bool,
-        Meta(description="`grpc` without TLS where the endpoint has no http:// or https:// scheme to tell."),
-    ] = False
-    headers: Annotated[
-        dict[str, str],
-        Meta(
-            description="Headers (gRPC: metadata) of every request. Names are lower-cased.",
-            extra={"check": checks.header, "secret": True, "fold_case": True},
-        ),
-    ] = {}
-    timeout_seconds: Annotated[
-        float,
-        Meta(description="Longest time for one request.", ge=0.1, le=3600.0),
-    ] = 10.0
-    compression: Annotated[Literal["none", "gzip"], Meta(description="Compression of the requests.")] = "gzip"
-    queue_bytes: Annotated[
-        int,
-        Meta(
-            description="Memory for spans and events while the receiver is away and there is no spool.",
-            ge=64 << 10,
-            le=1 << 30,
-        ),
-    ] = 4 << 20
-    certificate: Annotated[
-        str | None,
-        Meta(
-            description="PEM file with the certificates that the receiver's is verified against. null: the system's.",
-            extra={"check": checks.path},
-        ),
-    ] = None
-    client_certificate: Annotated[
-        str | None,
-        Meta(description="PEM file with the client's certificate chain (mTLS).", extra={"check": checks.path}),
-    ] = None
-    client_key: Annotated[
-        str | None,
-        Meta(description="PEM file with the client's private key (mTLS).", extra={"check": checks.path}),
-    ] = None
-    proxy: Annotated[
-        str | None,
-        Meta(
-            description="URL of the HTTP proxy on the way to the receiver. null: what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say.",
-            extra={"check": checks.proxy},
-        ),
-    ] = None
-
-    def target(self, signal: SignalName) -> str:
-        """Where a signal goes: the complete URL for HTTP, the URL or ``host:port`` for gRPC.
-
-        Follows the OTLP exporter specification: a signal's own endpoint is used as it is, the general one gets ``/v1/SIGNAL``.
-        """
-        own: str | None = getattr(self, f"{signal}_endpoint")
-        if own is not None:
-            return own
-        if self.protocol == "grpc":
-            return self.endpoint or "http://localhost:4317"
-        return (self.endpoint or "http://localhost:4318").removesuffix("/") + f"/v1/{signal}"
-
-    def metrics_target(self) -> str:
-        """Where metrics go; see ``target``."""
-        return self.target("metrics")
-
-
-class Destination(Receiver, frozen=True, kw_only=True):
-    """A further receiver. Nothing is taken over from the first one."""
-
-    endpoint: Annotated[
-        str,
-        Meta(
-            description="Base URL of the receiver, as `otlp.endpoint`. Required.",
-            extra={"check": checks.endpoint},
-        ),
-    ]
-
-
-class Otlp(Receiver, frozen=True):
-    """Push to an OpenTelemetry collector or backend."""
-
-    enabled: Annotated[bool, Meta(description="Send by OTLP, to this receiver and to all `destinations`.")] = True
-    destinations: Annotated[
-        dict[Annotated[str, Meta(pattern=f"^{checks.DESTINATION_NAME}$")], Destination],
-        Meta(
-            description="Further receivers by name, each with its own queue and spool. Each gets everything; nothing is "
-            "taken over from the keys of `otlp`.",
-            extra={"check": checks.destination},
-        ),
-    ] = {}
-
-    def receivers(self) -> dict[str, Receiver]:
-        """Every receiver that gets anything, by name; the first one is ``default``. Empty when OTLP is off."""
-        if not self.enabled:
-            return {}
-        every: dict[str, Receiver] = {checks.FIRST_DESTINATION: self, **self.destinations}
-        return {name: receiver for name, receiver in every.items() if receiver.signals}
-
-
 class Prometheus(Section, frozen=True):
     """The page that a Prometheus server scrapes, with /healthz, /readyz and /status."""
 
@@ -382,7 +253,7 @@ class Resource(Section, frozen=True):
     attributes: Annotated[
         dict[str, str],
         Meta(description="Resource attributes added to every export.", extra={"check": checks.attribute}),
-    ] = {}
+    ] = field(default_factory=dict)
 
 
 class Images(Section, frozen=True):

@@ -9,8 +9,9 @@ from typing import Any, Literal, NamedTuple
 import yaml
 
 from otel_netmon.config import checks
-from otel_netmon.config.keys import KEYS, Key, Value
+from otel_netmon.config.keys import ORDER, Group
 from otel_netmon.config.model import Config
+from otel_netmon.config.values import Key, Value
 
 Kind = Literal["default", "environment", "flag", "file", "set"]
 
@@ -45,15 +46,14 @@ Values = dict[str, tuple[Value, Origin]]
 class Entry(NamedTuple):
     """One line of print-config: a key, or one entry of a mapping, with its value and origin."""
 
-    key: Key
-    item: str | None
+    path: tuple[str, ...]
     value: Any
     origin: Origin
 
     @property
     def name(self) -> str:
         """The dotted name, as ``--set`` takes it."""
-        return self.key.name if self.item is None else f"{self.key.name}.{self.item}"
+        return ".".join(self.path)
 
 
 def entries(config: Config, origins: Mapping[str, Origin], show_secrets: bool = False) -> Iterator[Entry]:
@@ -64,40 +64,60 @@ def entries(config: Config, origins: Mapping[str, Origin], show_secrets: bool = 
         origins: by dotted name; for mappings by entry (``otlp.headers.NAME``). A name that is not there is a default.
         show_secrets: give header values and passwords in URLs as they are in place of ``[REDACTED]``.
     """
-    for key in KEYS.values():
-        value = value_of(config, key.name)
-        if isinstance(value, dict) and value:
-            for item in sorted(value):
-                shown = checks.MASK if key.secret and not show_secrets else value[item]
-                yield Entry(key, item, shown, origins.get(f"{key.name}.{item}", DEFAULT))
-            continue
-        if key.check is checks.endpoint and isinstance(value, str) and not show_secrets:
-            value = checks.mask_userinfo(value)
-        yield Entry(key, None, value, origins.get(key.name, DEFAULT))
+    for name, item in ORDER:
+        if isinstance(item, Key):
+            yield from _entries_of(item, config, origins, show_secrets)
+        elif isinstance(item, Group):
+            members = members_of(config, item)
+            if not members:
+                yield Entry(tuple(name.split(".")), {}, DEFAULT)
+            for member in members:
+                for key in item.keys_of(member):
+                    yield from _entries_of(key, config, origins, show_secrets)
+
+
+def _entries_of(key: Key, config: Config, origins: Mapping[str, Origin], show_secrets: bool) -> Iterator[Entry]:
+    path = tuple(key.name.split("."))
+    value = value_of(config, key.name)
+    if isinstance(value, dict) and value:
+        for item in sorted(value):
+            shown = checks.MASK if key.secret and not show_secrets else value[item]
+            yield Entry((*path, item), shown, origins.get(f"{key.name}.{item}", DEFAULT))
+        return
+    if key.check in (checks.endpoint, checks.proxy) and isinstance(value, str) and not show_secrets:
+        value = checks.mask_userinfo(value)
+    yield Entry(path, value, origins.get(key.name, DEFAULT))
 
 
 def value_of(config: Config, name: str) -> Value:
-    """The value of a dotted key."""
+    """The value of a dotted key, which exists: of a group, one of a section that is there."""
     node: Any = config
     for part in name.split("."):
-        node = getattr(node, part)
+        node = node[part] if isinstance(node, dict) else getattr(node, part)
     value: Value = node
     return value
+
+
+def members_of(config: Config, group: Group) -> list[str]:
+    """The names of the sections of a group, sorted."""
+    node: Any = config
+    for part in group.name.split("."):
+        node = getattr(node, part)
+    return sorted(node)
 
 
 def as_yaml(config: Config, origins: Mapping[str, Origin], show_secrets: bool = False) -> str:
     """The configuration as YAML that ``--config`` takes, each value with its origin as a comment."""
     rows: list[tuple[str, str]] = []
-    opened: list[str] = []
+    opened: tuple[str, ...] = ()
     for entry in entries(config, origins, show_secrets):
-        path = entry.key.name.split(".") if entry.item is None else [*entry.key.name.split("."), entry.item]
+        path = entry.path
         for depth in range(len(path) - 1):
             if opened[: depth + 1] != path[: depth + 1]:
                 opened = path[: depth + 1]
-                rows.append((f"{'  ' * depth}{path[depth]}:", ""))
+                rows.append((f"{'  ' * depth}{_quote(path[depth])}:", ""))
         indent = "  " * (len(path) - 1)
-        label = path[-1] if entry.item is None else _quote(path[-1])
-        rows.append((f"{indent}{label}: {scalar(entry.value)}", _one_line(str(entry.origin))))
+        rows.append((f"{indent}{_quote(path[-1])}: {scalar(entry.value)}", _one_line(str(entry.origin))))
     width = min(60, max(len(text) for text, _ in rows))
     return "".join(f"{text:<{width}}  # {origin}\n" if origin else f"{text}\n" for text, origin in rows)
 

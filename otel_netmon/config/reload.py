@@ -10,10 +10,11 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
-from otel_netmon.config.keys import KEYS, Value
+from otel_netmon.config.keys import ORDER, Group
 from otel_netmon.config.load import Loaded
 from otel_netmon.config.model import Config
-from otel_netmon.config.origins import value_of
+from otel_netmon.config.origins import members_of, value_of
+from otel_netmon.config.values import Key, Value
 from otel_netmon.errors import ConfigError
 
 
@@ -48,7 +49,10 @@ _REACH: dict[str, Reach] = {
 
 
 class Change(NamedTuple):
-    """One key with another value. ``old`` and ``new`` may be secrets: log ``key`` only where it says so."""
+    """One key with another value. ``old`` and ``new`` may be secrets: log ``key`` only where it says so.
+
+    A section of a group that came or went (``otlp.destinations.backup``) is one change, with None for both values.
+    """
 
     key: str
     old: Value
@@ -95,11 +99,23 @@ class Attempt(NamedTuple):
 def compare(old: Config, new: Config) -> Plan:
     """What has to be done to get from one configuration to the other."""
     changes: list[Change] = []
-    for key in KEYS.values():
-        before, after = value_of(old, key.name), value_of(new, key.name)
-        if before != after:
-            changes.append(Change(key.name, before, after, reach_of(key.name), key.secret))
+    for _, item in ORDER:
+        if isinstance(item, Key):
+            changes += _change(item, old, new)
+        elif isinstance(item, Group):
+            before, after = members_of(old, item), members_of(new, item)
+            for member in sorted({*before, *after}):
+                if member in before and member in after:
+                    changes += [change for key in item.keys_of(member) for change in _change(key, old, new)]
+                else:
+                    name = f"{item.name}.{member}"
+                    changes.append(Change(name, None, None, reach_of(name), secret=False))
     return Plan(tuple(changes))
+
+
+def _change(key: Key, old: Config, new: Config) -> list[Change]:
+    before, after = value_of(old, key.name), value_of(new, key.name)
+    return [] if before == after else [Change(key.name, before, after, reach_of(key.name), key.secret)]
 
 
 def reach_of(name: str) -> Reach:

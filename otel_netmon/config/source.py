@@ -1,8 +1,9 @@
 """A configuration file as values with their places.
 
 YAML is composed into nodes, never constructed into objects: the type of each key decides how its scalar is read
-(``config.keys``), so that ``no`` can be an interface name, and every problem has a line and a column. All problems of a file are
-collected. Aliases cannot expand: the walk follows the model, and a model key holds at most a flat list or mapping.
+(``config.values``), so that ``no`` can be an interface name, and every problem has a line and a column. All problems of a file are
+collected. Aliases cannot expand: the walk follows the model, a model key holds at most a flat list or mapping, and a group has few
+members.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from otel_netmon.config.keys import KEYS, SECTIONS, Invalid, Key, Value, show, suggest
+from otel_netmon.config.keys import GROUPS, SECTIONS, Group, find, suggest
 from otel_netmon.config.origins import Origin, Values
+from otel_netmon.config.values import Invalid, Key, Value, show
 from otel_netmon.errors import ConfigError
 
 MAX_FILE_BYTES = 1 << 20
@@ -136,14 +138,33 @@ class _Reader:
         """Walk the mapping of one section; ``prefix`` is empty or ends with a dot."""
         for name_node, name, value_node in self._pairs(node, prefix.rstrip(".") or "top level"):
             full = prefix + name
-            if "." in name and full in KEYS:
+            key = find(full)
+            if "." in name and key is not None:
                 self._complain(name_node, f"unknown key {show(full)}; write it nested, one level for each dot")
             elif full in SECTIONS:
                 self._section(value_node, full + ".")
-            elif full in KEYS:
-                self._key(KEYS[full], value_node)
+            elif full in GROUPS:
+                self._group(GROUPS[full], value_node)
+            elif key is not None:
+                self._key(key, value_node)
             else:
                 self._complain(name_node, f"unknown key {show(full)}{suggest(full)}")
+
+    def _group(self, group: Group, node: yaml.Node) -> None:
+        """Walk the sections of a group, each under a name of the file's own choice."""
+        pairs = self._pairs(node, group.name)
+        if len(pairs) > group.max_members:
+            self._complain(node, f"{group.name}: there are {len(pairs)}, at most {group.max_members} are possible")
+            return
+        for name_node, name, value_node in pairs:
+            fault = group.check(name)
+            if fault is not None:
+                self._complain(name_node, f"{group.name}: {show(name)}: {fault}")
+            elif _is_null(value_node) or (isinstance(value_node, yaml.MappingNode) and not value_node.value):
+                wanted = ", ".join(key.name for key in group.keys_of(name) if key.required)
+                self._complain(name_node, f"{group.name}.{name} is empty, set {wanted}")
+            else:
+                self._section(value_node, f"{group.name}.{name}.")
 
     def _pairs(self, node: yaml.Node, what: str) -> list[tuple[yaml.Node, str, yaml.Node]]:
         """The entries of a mapping node, with problems for keys that are not text or come twice; none for null."""

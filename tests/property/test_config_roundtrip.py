@@ -9,9 +9,10 @@ import yaml
 from hypothesis import example, given, settings, strategies as st
 
 from otel_netmon.config import checks, environment, source
-from otel_netmon.config.keys import KEYS, Invalid, Key
+from otel_netmon.config.keys import GROUPS, KEYS
 from otel_netmon.config.load import load
 from otel_netmon.config.origins import as_mapping, as_yaml
+from otel_netmon.config.values import Invalid, Key
 from otel_netmon.errors import ConfigError
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -25,7 +26,10 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "interfaces.namespaces": st.lists(PATHS, max_size=3),
     "otlp.endpoint": st.sampled_from([None, "http://c:4318", "https://u:$p@[::1]/x$$"]),
     "otlp.metrics_endpoint": st.sampled_from([None, "http://c:4318/v1/metrics"]),
+    "otlp.traces_endpoint": st.sampled_from([None, "https://t/$x"]),
+    "otlp.logs_endpoint": st.sampled_from([None, "https://[::2]/logs"]),
     "otlp.headers": st.dictionaries(HEADER_NAMES, HEADER_VALUES, max_size=3),
+    "otlp.proxy": st.sampled_from([None, "http://p:3128", "https://u$:p@[::1]:1/"]),
     "resource.attributes": st.dictionaries(TEXT.filter(lambda name: name.strip()), TEXT, max_size=3),
     "prometheus.listen": st.sampled_from(["[::1]:0", "localhost:1", "127.0.0.1:9464"]),
     "otlp.client_certificate": PATHS,  # one needs the other
@@ -45,12 +49,41 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
             return st.floats(key.minimum, key.maximum)
         case "choice":
             return st.sampled_from(key.choices)
+        case "list" if key.choices:
+            return st.lists(st.sampled_from(key.choices), unique=True)
         case "text" if key.check in (checks.path, checks.absolute_path):
             return st.none() | PATHS if key.optional else PATHS
     raise AssertionError(f"no strategy for {key.name}")
 
 
-CONFIGURATIONS = st.fixed_dictionaries({name: values_of(key) for name, key in KEYS.items()})
+def destination(name: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Some keys of one destination; its name is in its endpoint, because two must not be the same."""
+    keys = {key.name: key for key in GROUPS["otlp.destinations"].keys_of(name)}
+    shared = {
+        full: values_of(KEYS[f"otlp.{full.rpartition('.')[2]}"]) for full in keys if not full.endswith("endpoint")
+    }
+    required = {
+        f"otlp.destinations.{name}.endpoint": st.sampled_from([f"http://d-{name}", f"https://u:$@d-{name}:1/x$$"])
+    }
+    pair = {full for full in shared if full.endswith(("client_certificate", "client_key"))}
+    optional = {full: shared[full] for full in shared.keys() - pair}
+    optional |= {f"otlp.destinations.{name}.logs_endpoint": st.sampled_from([None, f"https://logs-{name}"])}
+    both = st.fixed_dictionaries({full: shared[full] for full in sorted(pair)})
+    one = st.fixed_dictionaries(required, optional=optional)
+    return st.tuples(one, st.just({}) | both).map(lambda parts: parts[0] | parts[1])
+
+
+DESTINATION_NAMES = st.from_regex(r"[a-z0-9]([a-z0-9_-]{0,5}[a-z0-9])?", fullmatch=True) | st.sampled_from(
+    ["on", "no", "null", "1", "0x1f", "1e3", "endpoint", "a-b_c"]
+)
+DESTINATIONS = (
+    st.lists(DESTINATION_NAMES.filter(lambda name: name != "default"), unique=True, max_size=3)
+    .flatmap(lambda names: st.tuples(*map(destination, names)))
+    .map(lambda parts: {name: value for part in parts for name, value in part.items()})
+)
+CONFIGURATIONS = st.tuples(
+    st.fixed_dictionaries({name: values_of(key) for name, key in KEYS.items()}), DESTINATIONS
+).map(lambda parts: parts[0] | parts[1])
 
 
 def escaped(value: Any) -> Any:
@@ -76,10 +109,12 @@ def test_print_config_is_valid_input_with_the_same_meaning(tmp_path_factory: Any
         node[leaf] = escaped(value)
     first.write_text(yaml.safe_dump(tree), newline="")
     loaded = load(str(first), {}, [], {})
-    for name, entry in as_mapping(loaded.config, loaded.origins, show_secrets=True).items():
-        if name in wanted:
-            expected = tuple(wanted[name]) if isinstance(wanted[name], list) else wanted[name]
-            assert entry["value"] == expected
+    shown = as_mapping(loaded.config, loaded.origins, show_secrets=True)
+    for name, value in wanted.items():
+        for item, text in value.items() if isinstance(value, dict) else ():
+            assert shown[f"{name}.{item}"]["value"] == text
+        if not isinstance(value, dict) or not value:
+            assert shown[name]["value"] == (tuple(value) if isinstance(value, list) else value)
     second.write_text(as_yaml(loaded.config, loaded.origins, show_secrets=True), newline="")
     again = load(str(second), {}, [], {})
     assert again.config == loaded.config
@@ -87,16 +122,45 @@ def test_print_config_is_valid_input_with_the_same_meaning(tmp_path_factory: Any
 
 
 def _expected_warnings(wanted: dict[str, Any]) -> tuple[str, ...]:
-    nothing = "nothing will be exported: otlp.enabled and prometheus.enabled are both false"
-    return () if wanted["otlp.enabled"] or wanted["prometheus.enabled"] else (nothing,)
+    found: list[str] = []
+    signals = {name: value for name, value in wanted.items() if name.startswith("otlp.") and name.endswith(".signals")}
+    empty = sorted(name.removesuffix(".signals") for name, value in signals.items() if not value)
+    if wanted["otlp.enabled"]:
+        found += [f"{name} gets nothing: its signals are empty" for name in empty if name != "otlp"]
+    destinations = sum(name.startswith("otlp.destinations.") and name.endswith(".endpoint") for name in wanted)
+    nothing = not wanted["otlp.enabled"] or len(empty) == destinations + 1
+    if nothing and not wanted["prometheus.enabled"]:
+        off = "otlp.signals is empty and prometheus.enabled is false"
+        off = off if wanted["otlp.enabled"] else "otlp.enabled and prometheus.enabled are both false"
+        found.append(f"nothing will be exported: {off}")
+    return tuple(found)
 
 
 VARIABLE_NAMES = st.sampled_from(
-    [name for variable in environment.VARIABLES for name in variable.names] + [key.variable for key in KEYS.values()]
+    [
+        *(name for variable in environment.VARIABLES for name in variable.names),
+        *(key.variable for key in KEYS.values()),
+        *(name for name, _ in environment.EXPORTERS.values()),
+        *(key.variable for group in GROUPS.values() for key in group.keys_of("b")),
+    ]
 )
 PIECES = st.sampled_from(
     [
-        *("flows", "top_k", "otlp", "headers", "interfaces", "include", "probes", "xdp", "enabled", "resource", "log"),
+        *(
+            "flows",
+            "top_k",
+            "otlp",
+            "headers",
+            "destinations",
+            "endpoint",
+            "interfaces",
+            "include",
+            "probes",
+            "xdp",
+            "enabled",
+            "resource",
+            "log",
+        ),
         *(
             ": ",
             ":\n  ",
@@ -159,9 +223,8 @@ def test_any_environment_gives_a_configuration_or_a_config_error(environ: dict[s
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(list(KEYS)), st.text())
-def test_a_text_is_a_value_of_its_key_or_invalid(name: str, text: str) -> None:
-    key = KEYS[name]
+@given(st.sampled_from([*KEYS.values(), *GROUPS["otlp.destinations"].keys_of("b")]), st.text())
+def test_a_text_is_a_value_of_its_key_or_invalid(key: Key, text: str) -> None:
     try:
         value = key.parse(text)
     except Invalid:
@@ -170,7 +233,7 @@ def test_a_text_is_a_value_of_its_key_or_invalid(name: str, text: str) -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.text(), max_size=3))
+@given(st.lists(st.text() | st.text().map(lambda text: "otlp.destinations." + text), max_size=3))
 def test_any_set_gives_a_configuration_or_a_config_error(sets: list[str]) -> None:
     try:
         load(None, {}, sets, {}, "/nonexistent")

@@ -6,6 +6,7 @@ import argparse
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import yaml
 
 from otel_netmon.cli import options, output
 from otel_netmon.cli.main import main
-from otel_netmon.config.keys import KEYS
+from otel_netmon.config.keys import GROUPS, KEYS
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +90,7 @@ def test_check_says_what_would_run(file: Path, capsys: pytest.CaptureFixture[str
         "probe flows on",
         "probe xdp off",
         "probe interfaces on",
-        "otlp on http://localhost:4318/v1/metrics (http/protobuf)",
+        "otlp on metrics traces logs to http://localhost:4318 (http/protobuf)",
         "prometheus on http://127.0.0.1:9464/metrics",
     ]
 
@@ -103,9 +104,51 @@ def test_check_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "warnings": [],
         "interfaces": {"include": ["lo"], "exclude": [], "namespaces": [], "selected": ["lo"]},
         "probes": {"flows": True, "xdp": False, "interfaces": True},
-        "otlp": {"protocol": "http/protobuf", "target": "http://[REDACTED]@c/v1/metrics"},
+        "otlp": {
+            "protocol": "http/protobuf",
+            "target": "http://[REDACTED]@c/v1/metrics",
+            "targets": {signal: f"http://[REDACTED]@c/v1/{signal}" for signal in ("metrics", "traces", "logs")},
+        },
+        "destinations": {},
+        "spool": None,
         "prometheus": {"listen": "127.0.0.1:9464"},
     }
+
+
+def test_check_tells_destinations_and_the_spool(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(
+        "interfaces: {include: [lo], exclude: []}\n"
+        "export: {spool: {directory: /var/spool/otel-netmon}}\n"
+        "otlp:\n  signals: []\n  destinations:\n"
+        "    idle: {endpoint: 'http://i', signals: []}\n"
+        "    backup: {endpoint: 'http://u:hush@b/', signals: [traces, metrics], logs_endpoint: 'http://l'}\n"
+        "    events: {endpoint: 'e:4317', signals: [logs], protocol: grpc}\n"
+    )
+    assert main(["check", "--config", str(file)]) == 0
+    captured = capsys.readouterr()
+    assert [" ".join(line.split()) for line in captured.out.splitlines() if line.startswith(("otlp", "spool"))] == [
+        "otlp on nothing is sent (http/protobuf)",
+        "otlp backup on traces metrics to http://[REDACTED]@b (http/protobuf)",
+        "otlp events on logs to e:4317 (grpc)",
+        "otlp idle on nothing is sent (http/protobuf)",
+        "spool on /var/spool/otel-netmon, at most 268,435,456 bytes each",
+    ]
+    assert captured.err == "otel-netmon: warning: otlp.destinations.idle gets nothing: its signals are empty\n"
+    assert main(["check", "--json", "--config", str(file)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["destinations"]) == ["backup", "events", "idle"]
+    assert report["spool"] == {"directory": "/var/spool/otel-netmon", "max_bytes": 268435456}
+    assert main(["check", "--config", str(file), "--set", "otlp.enabled=false"]) == 0
+    assert "otlp backup" not in capsys.readouterr().out
+
+
+def test_check_looks_at_the_files_of_every_receiver(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text("otlp:\n  destinations:\n    b: {endpoint: 'https://b', certificate: /nonexistent/ca.pem}\n")
+    assert main(["check", "--config", str(file)]) == 78
+    assert capsys.readouterr().err == (
+        f"otel-netmon: error: {file}:3:45: otlp.destinations.b.certificate: "
+        "the file '/nonexistent/ca.pem' cannot be read\n"
+    )
 
 
 def test_check_looks_at_this_host_unless_told_not_to(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,6 +181,27 @@ def test_schema_knows_every_key(capsys: pytest.CaptureFixture[str]) -> None:
         assert node["description"] == key.description
         if key.kind in ("integer", "number"):
             assert (node["minimum"], node["maximum"]) == (key.minimum, key.maximum)
+        if key.kind == "list" and key.choices:
+            assert node["items"] == {"enum": sorted(key.choices)}
+
+
+def test_schema_of_a_group_is_that_of_its_sections(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    definitions = json.loads(capsys.readouterr().out)["$defs"]
+    for group in GROUPS.values():
+        node = definitions["Config"]
+        for part in group.name.split("."):
+            node = node["properties"][part]
+            if "$ref" in node:
+                node = definitions[node["$ref"].rpartition("/")[2]]
+        pattern = re.compile(node["propertyNames"]["pattern"])
+        assert pattern.search("a-1_") is not None
+        assert [name for name in ("", "-a", "A", "a.b", "a" * 33, "é") if pattern.search(name)] == []
+        assert node["maxProperties"] == group.max_members
+        section = definitions[node["additionalProperties"]["$ref"].rpartition("/")[2]]
+        assert section["additionalProperties"] is False
+        assert set(section["properties"]) == set(group.keys)
+        assert section["required"] == [name for name, key in group.keys.items() if key.required] != []
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("5", 5.0), ("0.25", 0.25)])

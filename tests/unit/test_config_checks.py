@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from otel_netmon.config import checks
-from otel_netmon.config.model import Interfaces, Otlp
+from otel_netmon.config.model import SIGNALS, Destination, Interfaces, Otlp, SignalName
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,57 @@ def test_endpoints(text: str) -> None:
         ("http://c?q=1", "a query or fragment has no meaning in an OTLP endpoint"),
         ("http://c#x", "a query or fragment has no meaning in an OTLP endpoint"),
         ("http://1.2.3.4.5", "1.2.3.4.5 is not an IPv4 address"),
+        (
+            "http://u:[REDACTED]@c",
+            "the user is [REDACTED], the mask of print-config: write the secret itself, or ${env:NAME}",
+        ),
     ],
 )
 def test_what_is_no_endpoint(text: str, fault: str) -> None:
     assert checks.endpoint(text) == fault
+
+
+@pytest.mark.parametrize("text", ["http://p", "http://u:p@p:3128", "HTTPS://[::1]:8080/"])
+def test_proxies(text: str) -> None:
+    assert checks.proxy(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "expected a URL like http://proxy:3128"),
+        ("p:3128", "the scheme is missing: write http://HOST:PORT"),
+        ("socks5://p:1080", "the scheme socks5:// is not http:// or https://"),
+        ("http://p/x", "a path has no meaning in a proxy's URL"),
+        ("http://p?x", "a query or fragment has no meaning in a proxy's URL"),
+    ],
+)
+def test_what_is_no_proxy(text: str, fault: str) -> None:
+    assert checks.proxy(text) == fault
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("HTTP://u:P@Host/X", ("http", "u:P", "host", 80, "/X")),
+        ("https://[::1]:1", ("https", "", "[::1]", 1, "")),
+        ("c:4317", ("", "", "c", 4317, "")),
+        ("c", ("", "", "c", None, "")),
+    ],
+)
+def test_the_parts_of_an_endpoint(text: str, parts: tuple[object, ...]) -> None:
+    assert checks.endpoint(text) is None
+    assert checks.endpoint_parts(text) == parts
+
+
+@pytest.mark.parametrize("name", ["a", "0", "back-up_2", "a" * 32])
+def test_destination_names(name: str) -> None:
+    assert checks.destination(name) is None
+
+
+@pytest.mark.parametrize("name", ["", "-a", "_a", "A", "a.b", "a" * 33, "é", "a\n", "default"])
+def test_what_is_no_destination_name(name: str) -> None:
+    assert checks.destination(name) is not None
 
 
 def test_a_password_is_masked_and_nothing_else() -> None:
@@ -137,7 +184,19 @@ def test_interfaces_are_selected_by_pattern_and_exclusion() -> None:
         (Otlp(endpoint="http://c/otlp/"), "http://c/otlp/v1/metrics"),
         (Otlp(endpoint="http://c:4317", protocol="grpc"), "http://c:4317"),
         (Otlp(endpoint="http://c", metrics_endpoint="http://m"), "http://m"),
+        (Otlp(endpoint="http://c", traces_endpoint="http://t", logs_endpoint="http://l"), "http://c/v1/metrics"),
     ],
 )
 def test_where_metrics_go(otlp: Otlp, target: str) -> None:
-    assert otlp.metrics_target() == target
+    assert otlp.metrics_target() == otlp.target("metrics") == target
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_where_a_signal_goes(signal: SignalName) -> None:
+    assert Otlp().target(signal) == f"http://localhost:4318/v1/{signal}"
+    assert Otlp(protocol="grpc").target(signal) == "http://localhost:4317"
+    assert Destination(endpoint="https://d/x/").target(signal) == f"https://d/x/v1/{signal}"
+    own = Destination(
+        endpoint="https://d", metrics_endpoint="http://m", traces_endpoint="http://t", logs_endpoint="http://l"
+    )
+    assert own.target(signal) == f"http://{signal[0]}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from otel_netmon.config import environment
-from otel_netmon.config.keys import KEYS
+from otel_netmon.config.environment_own import Environment
+from otel_netmon.config.keys import GROUPS, KEYS
 
 
-def read(**environ: str) -> environment.Environment:
+def read(**environ: str) -> Environment:
     return environment.read(environ)
 
 
@@ -23,6 +24,23 @@ def values(**environ: str) -> dict[str, object]:
     [
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318", "otlp.endpoint", "http://c:4318"),
         ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://c/x", "otlp.metrics_endpoint", "http://c/x"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://c/x", "otlp.traces_endpoint", "http://c/x"),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://c/x", "otlp.logs_endpoint", "http://c/x"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "cumulative", "otlp.temporality", "cumulative"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "Delta", "otlp.temporality", "delta"),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "LowMemory", "otlp.temporality", "lowmemory"),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+            "EXPLICIT_bucket_histogram",
+            "otlp.histograms",
+            "explicit",
+        ),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
+            "base2_exponential_bucket_histogram",
+            "otlp.histograms",
+            "exponential",
+        ),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "otlp.protocol", "grpc"),
         ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "GRPC", "otlp.protocol", "grpc"),
         ("OTEL_EXPORTER_OTLP_INSECURE", "TRUE", "otlp.insecure", True),
@@ -96,11 +114,15 @@ def test_empty_counts_as_unset() -> None:
         ("OTEL_LOG_LEVEL", "loud", "expected one of debug, info, warning, error, got 'loud'"),
         ("OTEL_RESOURCE_ATTRIBUTES", "a=1,b", "expected name=value,name=value; pair 2 is not name=value"),
         ("OTEL_RESOURCE_ATTRIBUTES", "a=%ff", "the percent-encoding of pair 1 is not UTF-8"),
-        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta", "every series is cumulative"),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+            "stateless",
+            "expected one of cumulative, delta, lowmemory, got 'stateless'",
+        ),
         (
             "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION",
-            "base2_exponential_bucket_histogram",
-            "histograms have explicit buckets",
+            "exponential",
+            "expected one of base2_exponential_bucket_histogram, explicit_bucket_histogram, got 'exponential'",
         ),
     ],
 )
@@ -159,6 +181,87 @@ def test_an_own_variable_beats_the_specification() -> None:
     assert values(OTEL_NETMON_LOG_LEVEL="error", OTEL_LOG_LEVEL="debug") == {"log.level": "error"}
 
 
+SHARED = [("PROTOCOL", "grpc"), ("HEADERS", "a=hush"), ("CERTIFICATE", "/a"), ("TIMEOUT", "5"), ("COMPRESSION", "none")]
+
+
+@pytest.mark.parametrize(("part", "text"), SHARED)
+@pytest.mark.parametrize("signal", ["traces", "logs"])
+def test_what_all_signals_of_a_receiver_share_is_not_set_for_one(part: str, text: str, signal: str) -> None:
+    name = f"OTEL_EXPORTER_OTLP_{signal.upper()}_{part}"
+    key = next(each.key for each in environment.VARIABLES if each.names[-1] == f"OTEL_EXPORTER_OTLP_{part}")
+    found = environment.read({name: text})
+    assert (found.values, found.problems) == ({}, [])
+    assert found.warnings == [
+        (
+            f"environment variable {name} is ignored: all signals of a receiver share {key}; set OTEL_EXPORTER_OTLP_{part}, "
+            f"or a receiver of its own by otlp.destinations.NAME with signals: [{signal}]"
+        )
+    ]
+    assert environment.read({name: text, f"OTEL_{signal.upper()}_EXPORTER": "none"}).warnings == []
+
+
+@pytest.mark.parametrize(("part", "text"), [("PROTOCOL", "GRPC"), ("HEADERS", "A=hush"), ("TIMEOUT", "2000.0")])
+def test_a_signal_that_asks_for_the_same_is_not_warned_about(part: str, text: str) -> None:
+    same = {"PROTOCOL": "grpc", "HEADERS": "a=hush", "TIMEOUT": "2000"}[part]
+    assert values(**{f"OTEL_EXPORTER_OTLP_TRACES_{part}": text, f"OTEL_EXPORTER_OTLP_{part}": same}) != {}
+    default = read(OTEL_EXPORTER_OTLP_TRACES_PROTOCOL="http/protobuf", OTEL_EXPORTER_OTLP_LOGS_TIMEOUT="10000")
+    assert default == ({}, [], [])
+
+
+def test_headers_of_metrics_that_reach_another_endpoint_are_warned_about() -> None:
+    environ = {"OTEL_EXPORTER_OTLP_METRICS_HEADERS": "a=1", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://m"}
+    assert environment.read(environ).warnings == [
+        (
+            "environment variable OTEL_EXPORTER_OTLP_METRICS_HEADERS counts for traces and logs too, whose endpoint may be "
+            "another; keep the headers apart by a receiver of its own, otlp.destinations.NAME with its signals"
+        )
+    ]
+    none = {"OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+    assert environment.read({**environ, **none}).warnings == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "key", "value"),
+    [
+        ("DESTINATIONS_BACKUP_ENDPOINT", "http://b", "backup.endpoint", "http://b"),
+        ("DESTINATIONS__BACKUP__ENDPOINT", "http://b", "backup.endpoint", "http://b"),
+        ("_DESTINATIONS__BACKUP_ENDPOINT", "http://b", "backup.endpoint", "http://b"),
+        # One word, so that this is not the endpoint of backup_metrics.
+        ("DESTINATIONS_BACKUP_METRICS_ENDPOINT", "http://b", "backup.metrics_endpoint", "http://b"),
+        ("DESTINATIONS__BACKUP_METRICS__ENDPOINT", "http://b", "backup_metrics.endpoint", "http://b"),
+        ("DESTINATIONS__BACK_UP__TIMEOUT_SECONDS", "5", "back_up.timeout_seconds", 5.0),
+        ("DESTINATIONS_2_SIGNALS", "logs, traces", "2.signals", ("logs", "traces")),
+        ("DESTINATIONS_B_HEADERS", "X=%31", "b.headers.x", "1"),
+    ],
+)
+def test_destinations_by_own_variables(name: str, text: str, key: str, value: object) -> None:
+    name = f"OTEL_NETMON_OTLP_{name}"
+    assert environment.read({name: text}).values == {f"otlp.destinations.{key}": (value, ("environment", name))}
+
+
+def test_every_key_of_a_destination_has_a_variable() -> None:
+    group = GROUPS["otlp.destinations"]
+    for key in group.keys_of("b"):
+        found = environment.read({key.variable: "x"})
+        told = [*found.values, *(problem for problem in found.problems if "no such configuration key" not in problem)]
+        assert len(told) == 1, key.name
+
+
+@pytest.mark.parametrize(
+    "name", ["BACKUP", "BACK_UP_ENDPOINT", "BACKUP_ENDPONT", "_DEFAULT__ENDPOINT", "__ENDPOINT", "B-C_ENDPOINT"]
+)
+def test_what_is_no_variable_of_a_destination(name: str) -> None:
+    name = f"OTEL_NETMON_OTLP_DESTINATIONS_{name}"
+    found = environment.read({name: "http://b"})
+    assert found.values == {}
+    assert found.problems == [
+        (
+            f"environment variable {name}: there is no such configuration key; write OTEL_NETMON_OTLP__DESTINATIONS__NAME__KEY, "
+            f"where NAME may hold single underscores, KEY is one of {', '.join(GROUPS['otlp.destinations'].keys)}"
+        )
+    ]
+
+
 def test_two_spellings_of_one_key_are_an_error() -> None:
     found = read(OTEL_NETMON_FLOWS_TOP_K="1", OTEL_NETMON_FLOWS__TOP_K="2")
     one, other = sorted(["OTEL_NETMON_FLOWS_TOP_K", "OTEL_NETMON_FLOWS__TOP_K"])
@@ -181,17 +284,48 @@ def test_variables_that_kubernetes_makes_for_a_service_are_not_configuration() -
 
 @pytest.mark.parametrize(
     ("text", "otlp", "prometheus"),
-    [("otlp", True, False), ("prometheus", False, True), ("otlp, prometheus", True, True), ("none", False, False)],
+    [("otlp", True, False), ("prometheus", False, True), ("OTLP, prometheus", True, True), ("none", False, False)],
 )
 def test_metrics_exporter_chooses(text: str, otlp: bool, prometheus: bool) -> None:
-    assert values(OTEL_METRICS_EXPORTER=text) == {"otlp.enabled": otlp, "prometheus.enabled": prometheus}
+    sent = {"otlp.enabled": True} if otlp else {"otlp.signals": ("traces", "logs")}
+    assert values(OTEL_METRICS_EXPORTER=text) == {"prometheus.enabled": prometheus, **sent}
+
+
+@pytest.mark.parametrize(
+    ("environ", "signals"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "none"}, ("metrics", "logs")),
+        ({"OTEL_LOGS_EXPORTER": "None"}, ("metrics", "traces")),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}, ("metrics",)),
+        ({name: "none" for name, _ in environment.EXPORTERS.values()}, ()),
+    ],
+)
+def test_a_signal_without_the_otlp_exporter_is_not_sent(environ: dict[str, str], signals: tuple[str, ...]) -> None:
+    found = environment.read(environ)
+    assert found.values["otlp.signals"] == (signals, ("environment", " and ".join(environ)))
+    assert found.warnings == []
+
+
+def test_the_otlp_exporter_of_traces_and_logs_is_the_default() -> None:
+    assert values(OTEL_TRACES_EXPORTER="otlp", OTEL_LOGS_EXPORTER="otlp") == {}
+
+
+def test_an_exporter_of_traces_that_is_not_ours_is_warned_about() -> None:
+    found = read(OTEL_TRACES_EXPORTER="zipkin")
+    assert found.values == {}
+    assert found.warnings == [
+        "environment variable OTEL_TRACES_EXPORTER: 'zipkin' is ignored: this agent has otlp and none for traces"
+    ]
 
 
 def test_an_exporter_that_is_not_ours_is_warned_about() -> None:
     found = read(OTEL_METRICS_EXPORTER="console")
     assert found.values == {}
     assert found.warnings == [
-        "environment variable OTEL_METRICS_EXPORTER: 'console' is ignored: this agent has otlp, prometheus and none"
+        (
+            "environment variable OTEL_METRICS_EXPORTER: 'console' is ignored: "
+            "this agent has otlp, prometheus and none for metrics"
+        )
     ]
 
 

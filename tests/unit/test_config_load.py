@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from otel_netmon.config.load import Loaded, find_file, load
-from otel_netmon.config.model import Config
+from otel_netmon.config.model import Config, Destination
 from otel_netmon.config.origins import Origin
 from otel_netmon.errors import ConfigError
 
@@ -129,6 +129,33 @@ def test_set_reads_text_by_the_type_of_the_key() -> None:
         ("flows.top_k=x", "--set flows.top_k: expected an integer from 0 to 100000, got 'x'"),
         ("otlp.headers.=x", "--set otlp.headers.: unknown key 'otlp.headers.'; did you mean otlp.headers?"),
         ("otlp.headers.a b=x", "--set otlp.headers.a b: 'a b' is not a header name"),
+        ("flows.top_k.x=1", "--set flows.top_k.x: unknown key 'flows.top_k.x'; did you mean flows.top_k?"),
+        (
+            "otlp.destinations=x",
+            (
+                "--set otlp.destinations: unknown key 'otlp.destinations'; it holds sections under names of your choice, "
+                "set otlp.destinations.NAME.KEY"
+            ),
+        ),
+        (
+            "otlp.destinations.b=http://b",
+            "--set otlp.destinations.b: unknown key 'otlp.destinations.b'; it is a section, set one of its keys",
+        ),
+        (
+            "otlp.destinations.B.endpoint=http://b",
+            (
+                "--set otlp.destinations.B.endpoint: unknown key 'otlp.destinations.B.endpoint'; a destination's name has "
+                "1 to 32 of a-z, 0-9, _ and -, the first of a-z and 0-9"
+            ),
+        ),
+        (
+            "otlp.destinations.b.signals=metrics,spans",
+            "--set otlp.destinations.b.signals: expected a list of metrics, traces, logs, got 'spans'",
+        ),
+        (
+            "otlp.proxy=http://[REDACTED]@p:1",
+            "--set otlp.proxy: the user is [REDACTED], the mask of print-config: write the secret itself, or ${env:NAME}",
+        ),
     ],
 )
 def test_a_wrong_set(text: str, expected: str) -> None:
@@ -172,6 +199,140 @@ def test_contradictions(file: Path) -> None:
     ]
     config = build(file, None, ("otlp.protocol=grpc", "otlp.client_certificate=/c")).config
     assert config.otlp.metrics_target() == "collector:4317"
+
+
+def test_destinations_merge_key_by_key_over_all_sources(file: Path) -> None:
+    file.write_text("otlp:\n  destinations:\n    backup:\n      endpoint: http://file\n      timeout_seconds: 3\n")
+    loaded = build(
+        file,
+        sets=("otlp.destinations.backup.timeout_seconds=4", "otlp.destinations.backup.headers.X-Key=a b"),
+        environ={"OTEL_NETMON_OTLP_DESTINATIONS_BACKUP_ENDPOINT": "http://e", "OTEL_EXPORTER_OTLP_COMPRESSION": "none"}
+        | {"OTEL_NETMON_OTLP_DESTINATIONS_BACKUP_SIGNALS": "metrics"},
+    )
+    start = "otlp.destinations.backup."
+    assert loaded.config.otlp.destinations == {
+        "backup": Destination(
+            endpoint="http://file", timeout_seconds=4.0, headers={"x-key": "a b"}, signals=("metrics",)
+        )
+    }
+    assert loaded.config.otlp.compression == "none"
+    assert loaded.origins[start + "endpoint"] == Origin("file", f"{file}:4:17")
+    assert loaded.origins[start + "timeout_seconds"].kind == "set"
+    assert loaded.origins[start + "headers.x-key"] == Origin("set", f"--set {start}headers.X-Key")
+    assert loaded.origins[start + "signals"].kind == "environment"
+
+
+def test_the_receivers_by_name() -> None:
+    sets = ("otlp.destinations.b.endpoint=http://b", "otlp.destinations.b.signals=logs")
+    otlp = build(None, None, sets).config.otlp
+    assert list(otlp.receivers()) == ["default", "b"]
+    assert otlp.receivers()["default"] is otlp
+    only = build(None, None, (*sets, "otlp.signals=")).config.otlp
+    assert list(only.receivers()) == ["b"]
+    assert build(None, None, (*sets, "otlp.enabled=false")).config.otlp.receivers() == {}
+
+
+def test_what_a_destination_lacks(file: Path) -> None:
+    file.write_text("otlp:\n  destinations:\n    a:\n      client_key: /k\n    b: {endpoint: 'b:4317'}\n")
+    assert refused(file) == [
+        f"{file}:4:19: otlp.destinations.a: otlp.destinations.a.endpoint is missing",
+        f"{file}:4:19: otlp.destinations.a.client_key needs otlp.destinations.a.client_certificate too",
+        (
+            f"{file}:5:19: otlp.destinations.b.endpoint: 'b:4317' has no http:// or https://, "
+            "which otlp.destinations.b.protocol http/protobuf needs"
+        ),
+    ]
+
+
+def test_the_limit_of_destinations_counts_all_sources() -> None:
+    sets = tuple(f"otlp.destinations.d{n}.endpoint=http://d{n}" for n in range(16))
+    assert len(build(None, None, sets).config.otlp.destinations) == 16
+    environ = {"OTEL_NETMON_OTLP_DESTINATIONS_E_ENDPOINT": "http://e"}
+    assert refused(None, None, sets, environ) == ["otlp.destinations: there are 17, at most 16 are possible"]
+
+
+@pytest.mark.parametrize(
+    ("sets", "signal", "first", "target"),
+    [
+        (("b.endpoint=HTTP://LOCALHOST:4318/",), "metrics", "otlp", "HTTP://LOCALHOST:4318/v1/metrics"),
+        (("b.endpoint=http://x", "b.traces_endpoint=http://localhost:4318/v1/traces"), "traces", "otlp", ""),
+        (("b.endpoint=http://x", "c.endpoint=http://x:80"), "metrics", "otlp.destinations.b", "http://x:80/v1/metrics"),
+        (
+            ("b.endpoint=x:1", "b.protocol=grpc", "c.endpoint=http://x:1", "c.protocol=grpc"),
+            "metrics",
+            "otlp.destinations.b",
+            "http://x:1",
+        ),
+    ],
+)
+def test_a_receiver_that_gets_a_signal_twice_is_refused(
+    sets: tuple[str, ...], signal: str, first: str, target: str
+) -> None:
+    section = f"otlp.destinations.{sets[-1][0]}"
+    key = f"{section}.traces_endpoint" if signal == "traces" else f"{section}.endpoint"
+    assert refused(None, None, tuple(f"otlp.destinations.{each}" for each in sets)) == [
+        (
+            f"--set {key}: {section}: {first} sends {signal} to {target or 'http://localhost:4318/v1/traces'} already; "
+            "name another endpoint or other signals"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        ("b.endpoint=http://localhost:4318", "b.headers.x-scope-orgid=b"),
+        ("b.endpoint=http://u:p@localhost:4318",),
+        ("b.endpoint=http://localhost:4318", "b.client_certificate=/c", "b.client_key=/k"),
+        ("b.endpoint=http://localhost:4318", "b.metrics_endpoint=http://m", "b.signals=metrics"),
+        ("b.endpoint=http://localhost:4318", "b.signals="),
+        ("b.endpoint=http://localhost:4318/other",),
+        ("b.endpoint=http://localhost",),
+        ("b.endpoint=http://[::1]:4318", "c.endpoint=http://u[x]@[::1]:4318"),
+        (
+            "b.endpoint=x:1",
+            "b.protocol=grpc",
+            "b.signals=logs",
+            "c.endpoint=x:1",
+            "c.protocol=grpc",
+            "c.signals=traces",
+        ),
+    ],
+)
+def test_two_receivers_that_differ(sets: tuple[str, ...]) -> None:
+    assert "b" in build(None, None, tuple(f"otlp.destinations.{each}" for each in sets)).config.otlp.destinations
+
+
+def test_a_stronger_endpoint_of_a_destination_drops_its_signal_endpoint(file: Path) -> None:
+    file.write_text("otlp: {destinations: {b: {endpoint: 'http://f'}}}\n")
+    loaded = build(file, environ={"OTEL_NETMON_OTLP_DESTINATIONS_B_LOGS_ENDPOINT": "http://e"})
+    assert loaded.config.otlp.destinations["b"].target("logs") == "http://f/v1/logs"
+    assert loaded.warnings == (
+        (
+            "environment variable OTEL_NETMON_OTLP_DESTINATIONS_B_LOGS_ENDPOINT has no effect: "
+            f"{file}:1:37 sets otlp.destinations.b.endpoint"
+        ),
+    )
+
+
+def test_a_receiver_that_a_flag_names_gets_metrics() -> None:
+    environ = {"OTEL_METRICS_EXPORTER": "prometheus", "OTEL_TRACES_EXPORTER": "none"}
+    assert build(environ=environ).config.otlp.signals == ("logs",)
+    loaded = build(None, {"--otlp-endpoint": "http://c"}, environ=environ)
+    assert loaded.config.otlp.signals == ("metrics", "logs")
+    assert loaded.origins["otlp.signals"] == Origin("flag", "--otlp-endpoint")
+    own = {"OTEL_NETMON_OTLP_SIGNALS": "traces"}
+    assert build(None, {"--otlp-endpoint": "http://c"}, environ=own).config.otlp.signals == ("traces",)
+
+
+def test_receivers_that_get_nothing_are_warned_about() -> None:
+    sets = ("otlp.destinations.b.endpoint=http://b", "otlp.destinations.b.signals=", "otlp.signals=")
+    nothing = "otlp.destinations.b gets nothing: its signals are empty"
+    assert build(None, None, sets).warnings == (nothing,)
+    assert build(None, None, (*sets, "prometheus.enabled=false")).warnings == (
+        nothing,
+        "nothing will be exported: otlp.signals is empty and prometheus.enabled is false",
+    )
 
 
 def test_a_password_in_an_endpoint_is_masked_in_the_message() -> None:

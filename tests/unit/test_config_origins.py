@@ -9,8 +9,8 @@ import msgspec
 import yaml
 
 from otel_netmon.config import document, origins
-from otel_netmon.config.keys import KEYS
-from otel_netmon.config.model import Config, Interfaces, Otlp
+from otel_netmon.config.keys import GROUPS, KEYS
+from otel_netmon.config.model import Config, Destination, Interfaces, Otlp
 from otel_netmon.config.origins import Origin
 
 CONFIG = Config(
@@ -40,7 +40,9 @@ def test_json_has_value_origin_and_source_of_every_key() -> None:
     assert document["interfaces.include"] == {"value": ("on", "$x"), "origin": "flag", "source": "--interface"}
     assert document["flows.top_k"] == {"value": 100, "origin": "default", "source": ""}
     assert document["otlp.headers.a"] == {"value": "[REDACTED]", "origin": "file", "source": "a\nb.yaml:1:2"}
-    assert set(document) == (set(KEYS) - {"otlp.headers"}) | {"otlp.headers.a", "otlp.headers.b"}
+    headers = {"otlp.headers.a", "otlp.headers.b"}
+    assert set(document) == (set(KEYS) - {"otlp.headers"}) | headers | {"otlp.destinations"}
+    assert document["otlp.destinations"] == {"value": {}, "origin": "default", "source": ""}
     assert "hush" not in json.dumps(document)
 
 
@@ -52,10 +54,47 @@ def test_the_table_of_keys_is_the_model() -> None:
             return {prefix}
         return {leaf for name, child in node.items() for leaf in leaves(child, f"{prefix}.{name}".lstrip("."))}
 
-    assert set(KEYS) == leaves(msgspec.to_builtins(Config()))
+    assert {*KEYS, *GROUPS} == leaves(msgspec.to_builtins(Config()))
     for key in KEYS.values():
         assert key.description.endswith("."), key.name
         assert origins.value_of(Config(), key.name) == key.default == key.validate(key.default)
+
+
+def test_the_keys_of_a_group_are_its_model() -> None:
+    group = GROUPS["otlp.destinations"]
+    assert set(group.keys) == set(Destination.__struct_fields__)
+    assert [name for name, key in group.keys.items() if key.required] == ["endpoint"]
+    config = Config(otlp=Otlp(destinations={"b": Destination(endpoint="http://b")}))
+    for key in group.keys_of("b"):
+        assert key.description.endswith("."), key.name
+        if not key.required:
+            assert origins.value_of(config, key.name) == key.default == key.validate(key.default)
+            shared = KEYS[f"otlp.{key.name.rpartition('.')[2]}"]
+            assert (key.kind, key.default, key.secret) == (shared.kind, shared.default, shared.secret)
+
+
+def test_destinations_are_shown_by_name_with_origin_and_no_secret() -> None:
+    config = Config(
+        otlp=Otlp(
+            destinations={
+                "on": Destination(endpoint="http://u:hush@b", headers={"a": "hush"}),
+                "a": Destination(endpoint="http://a", proxy="http://u:hush@p"),
+            }
+        )
+    )
+    text = origins.as_yaml(config, {"otlp.destinations.on.endpoint": Origin("file", "f:1:2")})
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    at = lines.index("destinations:")
+    assert lines[at + 1 : at + 3] == ["a:", 'endpoint: "http://a" # default']
+    assert 'proxy: "http://[REDACTED]@p" # default' in lines
+    at = lines.index('"on":')
+    assert lines[at + 1] == 'endpoint: "http://[REDACTED]@b" # file f:1:2'
+    assert 'a: "[REDACTED]" # default' in lines
+    assert "hush" not in text
+    document = origins.as_mapping(config, {})
+    assert document["otlp.destinations.on.headers.a"]["value"] == "[REDACTED]"
+    assert "otlp.destinations" not in document
+    assert origins.as_yaml(config, {}, show_secrets=True).count("hush") == 3
 
 
 def test_the_documentation_is_generated() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from otel_netmon.config.keys import KEYS
+from otel_netmon.config.keys import GROUPS, KEYS
 from otel_netmon.config.load import Loaded, load
 from otel_netmon.config.model import Config
 from otel_netmon.config.reload import Reach, attempt, compare, reach_of
@@ -27,6 +27,10 @@ def test_no_change_needs_nothing() -> None:
         ("interfaces.include=eth0", Reach.LIVE),
         ("images.directory=/x", Reach.LIVE),
         ("flows.top_k=1", Reach.PIPELINE),
+        ("limits.series=100", Reach.PIPELINE),
+        ("limits.series_idle_seconds=1", Reach.PIPELINE),
+        ("export.spool.directory=/x", Reach.PIPELINE),
+        ("otlp.signals=traces", Reach.PIPELINE),
         ("otlp.headers.a=b", Reach.PIPELINE),
         ("log.level=debug", Reach.PIPELINE),
         ("probes.flows.idle_seconds=5", Reach.PIPELINE),
@@ -54,8 +58,22 @@ def test_the_farthest_change_decides() -> None:
     assert plan.changes[2][:3] == ("flows.top_k", 100, 1)
 
 
+def test_destinations_come_change_and_go() -> None:
+    def with_destinations(**endpoints: str) -> Config:
+        return config(*(f"otlp.destinations.{name}.endpoint={url}" for name, url in endpoints.items()))
+
+    old = with_destinations(gone="http://g", moved="http://m", same="http://s")
+    new = with_destinations(moved="http://n", same="http://s", added="http://a")
+    plan = compare(old, new)
+    start = "otlp.destinations."
+    assert plan.keys == (f"{start}added", f"{start}gone", f"{start}moved.endpoint")
+    assert plan.changes[2][:3] == (f"{start}moved.endpoint", "http://m", "http://n")
+    assert plan.reach == Reach.PIPELINE
+    assert compare(new, new).changes == ()
+
+
 def test_every_key_has_a_reach() -> None:
-    for name in KEYS:
+    for name in [*KEYS, *(f"{group}.x" for group in GROUPS)]:
         assert reach_of(name) in (Reach.LIVE, Reach.PIPELINE, Reach.PROGRAMS)
 
 

@@ -86,6 +86,55 @@ def values(text: str, **environ: str) -> dict[str, object]:
             "flows: {top_k: !!python/name:os.system x}\n",
             "1:16: flows.top_k: expected an integer from 0 to 100000, got the tag 'tag:yaml.org,2002:python/name:os.system'",
         ),
+        (
+            "otlp: {signals: [metrics, spans]}\n",
+            "1:27: otlp.signals: expected a list of metrics, traces, logs, got 'spans'",
+        ),
+        ("otlp: {destinations: [a]}\n", "1:22: otlp.destinations: expected a mapping of names to values, got a list"),
+        (
+            "otlp:\n  destinations:\n    Backup: {endpoint: http://b}\n",
+            (
+                "3:5: otlp.destinations: 'Backup': a destination's name has 1 to 32 of a-z, 0-9, _ and -, "
+                "the first of a-z and 0-9"
+            ),
+        ),
+        (
+            "otlp: {destinations: {default: {endpoint: http://b}}}\n",
+            (
+                "1:23: otlp.destinations: 'default': default is the name of the receiver that the keys of otlp describe; "
+                "take another"
+            ),
+        ),
+        ("otlp: {destinations: {b: }}\n", "1:23: otlp.destinations.b is empty, set otlp.destinations.b.endpoint"),
+        ("otlp: {destinations: {b: {}}}\n", "1:23: otlp.destinations.b is empty, set otlp.destinations.b.endpoint"),
+        (
+            "otlp: {destinations: {b: http://b}}\n",
+            "1:26: otlp.destinations.b: expected a mapping of names to values, got 'http://b'",
+        ),
+        (
+            "otlp: {destinations: {b: {endpont: http://b}}}\n",
+            "1:27: unknown key 'otlp.destinations.b.endpont'; did you mean otlp.destinations.b.endpoint?",
+        ),
+        (
+            "otlp: {destinations: {b: {enabled: true}}}\n",
+            "1:27: unknown key 'otlp.destinations.b.enabled'; did you mean otlp.enabled?",
+        ),
+        (
+            "otlp: {destinations: {b: {timeout_seconds: 0}}}\n",
+            "1:44: otlp.destinations.b.timeout_seconds: expected a number from 0.1 to 3600, got 0.0",
+        ),
+        (
+            "otlp:\n  destinations.b.endpoint: http://b\n",
+            "2:3: unknown key 'otlp.destinations.b.endpoint'; write it nested, one level for each dot",
+        ),
+        (
+            "otlp: {destinations: {b: {endpoint: 'http://a'}, b: {endpoint: 'http://b'}}}\n",
+            "1:50: otlp.destinations: 'b' is there twice, first in line 1",
+        ),
+        (
+            "otlp: {destinations: {" + ", ".join(f"d{n}: {{endpoint: 'http://d{n}'}}" for n in range(17)) + "}}",
+            "1:22: otlp.destinations: there are 17, at most 16 are possible",
+        ),
         ("log: !mine {}\n", "1:6: log: expected a mapping of names to values, got the tag '!mine'"),
         ("log:\n  level: ${env:NOPE}\n", "2:10: log.level: the environment variable NOPE is not set"),
         (
@@ -157,6 +206,27 @@ def test_a_value_knows_its_place() -> None:
     assert found["otlp.headers.x-key"] == ("v", Origin("file", "a.yaml:5:5"))
 
 
+def test_destinations_are_read_key_by_key() -> None:
+    text = """
+otlp:
+  destinations:
+    backup: {endpoint: "${env:URL}", headers: {X-Key: v}, signals: [traces], timeout_seconds: 2}
+    on:
+      endpoint: null.example:1
+      protocol: grpc
+"""
+    assert values(text, URL="http://b") == {
+        "otlp.destinations.backup.endpoint": "http://b",
+        "otlp.destinations.backup.headers.x-key": "v",
+        "otlp.destinations.backup.signals": ("traces",),
+        "otlp.destinations.backup.timeout_seconds": 2.0,
+        "otlp.destinations.on.endpoint": "null.example:1",
+        "otlp.destinations.on.protocol": "grpc",
+    }
+    found, _ = source.read_text(text.encode(), "a.yaml", {"URL": "http://b"})
+    assert found["otlp.destinations.on.protocol"][1] == Origin("file", "a.yaml:7:17")
+
+
 def test_substitution() -> None:
     text = """
 flows: {top_k: "${env:TOP}"}
@@ -194,6 +264,15 @@ def test_aliases_cannot_expand() -> None:
         "interfaces.include": ("a", "b"),
         "interfaces.exclude": ("a", "b"),
     }
+
+
+def test_aliases_of_a_destination_cannot_expand() -> None:
+    headers = ", ".join(f"h{n}: x" for n in range(1000))
+    names = ", ".join(f"d{n}: *d" for n in range(1000))
+    found, faults = source.read_text(
+        f"otlp: {{destinations: {{d: &d {{headers: {{{headers}}}}}, {names}}}}}".encode(), "f", {}
+    )
+    assert (found, faults) == ({}, ["f:1:22: otlp.destinations: there are 1001, at most 16 are possible"])
 
 
 def test_deep_block_nesting_is_refused_without_recursion() -> None:
