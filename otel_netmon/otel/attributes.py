@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from otel_netmon.otel import prometheus_names
-from otel_netmon.otel.text import escaped, portable_text
+from otel_netmon.otel.text import escaped, label_value, portable_text
 
 Value = str | int | float | bool
 
@@ -136,29 +136,37 @@ class AttributeSet:
     def labels(self) -> str:
         """Prometheus label pairs without braces, escaped; see ``prometheus_names.label_pairs``."""
         if self._labels is None:
-            self._labels = ",".join([f'{name}="{escaped(value)}"' for name, value in self.label_pairs()])
+            found = [(_short_label if len(each) < 0x80 else _label)(each) for each in self._fields()]
+            if len({name for name, _ in found}) < len(found):
+                found = list(map(_label_text, self.label_pairs()))
+            self._labels = ",".join([label for _, label in found if label])
         return self._labels
 
     @property
     def label_fields(self) -> bytes:
         """Prometheus labels as the fields ``label`` of io.prometheus.client.Metric."""
         if self._label_fields is None:
-            self._label_fields = encode_label_pairs(self.label_pairs())
+            found = [(_short_label_field if len(each) < 0x80 else _label_field)(each) for each in self._fields()]
+            if len({name for name, _ in found}) < len(found):
+                found = list(map(_encoded_label, self.label_pairs()))
+            self._label_fields = b"".join([label for _, label in found])
         return self._label_fields
 
     def label_pairs(self) -> list[tuple[str, str]]:
         """Prometheus label names and values, see ``prometheus_names.label_pairs``."""
+        return prometheus_names.label_pairs(list(self.items()))
+
+    def _fields(self) -> list[bytes]:
+        """The ``KeyValue`` messages."""
         encoded, at = self.encoded, 0
-        pairs = []
+        fields = []
         while at < len(encoded):
-            length, at = _read_varint(encoded, at + 1)
-            field = encoded[at : at + length]
+            length, at = encoded[at + 1], at + 2
+            if length > 0x7F:
+                length, at = _read_varint(encoded, at - 1)
+            fields.append(encoded[at : at + length])
             at += length
-            # A cached field is small: what hostile text can hold in memory stays bounded.
-            pair = _label_pair(field) if length < 0x80 else _label_pair.__wrapped__(field)
-            if pair[1]:
-                pairs.append(pair)
-        return pairs if len(dict(pairs)) == len(pairs) else prometheus_names.label_pairs(list(self.items()))
+        return fields
 
 
 def labels_of(sets: Sequence[AttributeSet]) -> list[str]:
@@ -179,21 +187,41 @@ _known_label_fields = operator.attrgetter("_label_fields")
 
 def encode_label_pairs(pairs: Iterable[tuple[str, str]]) -> bytes:
     """Label names and values as ``LabelPair`` messages under field 1, as Metric and Exemplar of io.prometheus.client have them."""
-    return b"".join([b"\x0a" + _sized(_text_field(1, name) + _text_field(2, value)) for name, value in pairs])
+    return b"".join([label for _, label in map(_encoded_label, pairs)])
 
 
-def _text_field(number: int, text: str) -> bytes:
-    return bytes((number << 3 | 2,)) + _sized(text.encode())
+def _label(key_value: bytes) -> tuple[str, str]:
+    """Label name, and the label as text; no text where it is left out."""
+    key, value = _decode_key_value(key_value)
+    return _label_text((prometheus_names.label_name(key), label_value(value)))
 
 
-def _sized(message: bytes) -> bytes:
-    return varint(len(message)) + message
+def _label_text(pair: tuple[str, str]) -> tuple[str, str]:
+    name, value = pair
+    return name, f'{name}="{escaped(value)}"' if value else ""
 
 
-@functools.lru_cache(1024)
-def _label_pair(key_value: bytes) -> tuple[str, str]:
-    (pair,) = prometheus_names.label_pairs([_decode_key_value(key_value)]) or [("", "")]
-    return pair
+def _label_field(key_value: bytes) -> tuple[str, bytes]:
+    """Label name, and the label as a field; nothing where it is left out."""
+    key, value = _decode_key_value(key_value)
+    return _encoded_label((prometheus_names.label_name(key), label_value(value)))
+
+
+def _encoded_label(pair: tuple[str, str]) -> tuple[str, bytes]:
+    name, value = pair
+    head, data = _label_head(name), value.encode()
+    message = head + varint(len(data)) + data
+    return name, b"\x0a" + varint(len(message)) + message if value else b""
+
+
+@functools.cache
+def _label_head(name: str) -> bytes:
+    return b"\x0a" + varint(len(name)) + name.encode() + b"\x12"
+
+
+# Only short ones are cached: the memory that hostile text can hold there stays bounded.
+_short_label = functools.lru_cache(1024)(_label)
+_short_label_field = functools.lru_cache(1024)(_label_field)
 
 
 @functools.lru_cache(8192)
@@ -213,6 +241,8 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _decode_key_value(data: bytes) -> tuple[str, Value]:
+    if len(data) < 0x80 and data[(end := 2 + data[1]) + 2] == 0x0A:  # text, and no length takes more than one byte
+        return data[2:end].decode(), data[end + 4 :].decode()
     length, at = _read_varint(data, 1)
     key = data[at : at + length].decode()
     _, at = _read_varint(data, at + length + 1)
