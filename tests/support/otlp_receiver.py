@@ -15,11 +15,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2_grpc
+from google.protobuf.message import Message
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
     ExportMetricsServiceResponse,
 )
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from otel_netmon.export.requests import Signal
+
+REQUESTS: dict[Signal, type[Message]] = {
+    Signal.METRICS: ExportMetricsServiceRequest,
+    Signal.TRACES: ExportTraceServiceRequest,
+    Signal.LOGS: ExportLogsServiceRequest,
+}
 
 
 @dataclass(frozen=True)
@@ -33,13 +43,33 @@ class Answer:
     wait: threading.Event | None = None
 
 
+@dataclass(frozen=True)
+class Failure:
+    """What a gRPC receiver says instead of a response.
+
+    Attributes:
+        status_details: the trailer ``grpc-status-details-bin``; none is sent where it is None.
+    """
+
+    code: grpc.StatusCode
+    details: str = "as the test wants it"
+    status_details: bytes | None = None
+
+
 @dataclass
 class Request:
-    """What arrived."""
+    """What arrived.
+
+    Attributes:
+        path: of the URL, or the gRPC method.
+        body: decoded as the signal that the path names, as metrics where it names none.
+        connection: number of the HTTP connection it came by, from 1; 0 for gRPC.
+    """
 
     path: str
     headers: dict[str, str]
-    body: ExportMetricsServiceRequest
+    body: Any
+    connection: int = 0
 
     @property
     def values(self) -> list[int]:
@@ -60,11 +90,13 @@ class Receiver:
     Attributes:
         requests: everything that arrived, refused or not.
         answers: what the next requests are told, in order; then the last of them again.
+        connections: HTTP connections that were opened.
     """
 
     endpoint: str
     requests: list[Request] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
+    connections: int = 0
     _taken: int = 0
 
     def next_answer(self, default: Any) -> Any:
@@ -73,6 +105,10 @@ class Receiver:
         self._taken += 1
         return self.answers[min(self._taken, len(self.answers)) - 1]
 
+    @property
+    def port(self) -> int:
+        return int(self.endpoint.rpartition(":")[2])
+
 
 def partial_success(rejected: int, message: str) -> ExportMetricsServiceResponse:
     """A response that rejects points."""
@@ -80,6 +116,13 @@ def partial_success(rejected: int, message: str) -> ExportMetricsServiceResponse
     response.partial_success.rejected_data_points = rejected
     response.partial_success.error_message = message
     return response
+
+
+def _decoded(path: str, body: bytes) -> Message:
+    of_path = [request for signal, request in REQUESTS.items() if path in (signal.path, signal.method)]
+    message = (of_path or [ExportMetricsServiceRequest])[0]()
+    message.ParseFromString(body)
+    return message
 
 
 @contextlib.contextmanager
@@ -93,13 +136,15 @@ def http_receiver(port: int = 0, context: ssl.SSLContext | None = None) -> Itera
         def setup(self) -> None:
             super().setup()
             connections.append(self.connection)
+            receiver.connections += 1
+            self._number = receiver.connections
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if self.headers.get("Content-Encoding") == "gzip":
                 body = gzip.decompress(body)
             headers = {name.lower(): value for name, value in self.headers.items()}
-            receiver.requests.append(Request(self.path, headers, ExportMetricsServiceRequest.FromString(body)))
+            receiver.requests.append(Request(self.path, headers, _decoded(self.path, body), self._number))
             answer: Answer = receiver.next_answer(Answer())
             if answer.wait is not None:
                 answer.wait.wait()
@@ -112,7 +157,7 @@ def http_receiver(port: int = 0, context: ssl.SSLContext | None = None) -> Itera
                 self.wfile.write(answer.body)
 
         def handle(self) -> None:
-            with contextlib.suppress(ssl.SSLError):  # a handshake that a test wants to fail
+            with contextlib.suppress(OSError):  # a handshake that a test wants to fail, a client that gave up
                 super().handle()
 
         def log_message(self, *_args: Any) -> None:
@@ -140,29 +185,51 @@ def http_receiver(port: int = 0, context: ssl.SSLContext | None = None) -> Itera
 
 
 @contextlib.contextmanager
-def grpc_receiver(credentials: grpc.ServerCredentials | None = None) -> Iterator[Receiver]:
-    """OTLP over gRPC on 127.0.0.1; its answers are responses or status codes."""
+def grpc_receiver(
+    credentials: grpc.ServerCredentials | None = None,
+    address: str = "127.0.0.1:0",
+    compression: grpc.Compression | None = None,
+) -> Iterator[Receiver]:
+    """OTLP over gRPC on 127.0.0.1 or another address; its answers are responses, bytes, status codes or Failures."""
 
-    class Service(metrics_service_pb2_grpc.MetricsServiceServicer):
-        def Export(self, request: ExportMetricsServiceRequest, context: grpc.ServicerContext) -> Any:  # noqa: N802
-            metadata = {name: value for name, value in context.invocation_metadata() if isinstance(value, str)}
-            receiver.requests.append(Request("", metadata, request))
-            answer = receiver.next_answer(ExportMetricsServiceResponse())
-            if isinstance(answer, grpc.StatusCode):
-                context.abort(answer, "as the test wants it")
-            return answer
+    class Services(grpc.GenericRpcHandler):  # type: ignore[misc]
+        def service(self, handler_call_details: Any) -> Any:
+            method = handler_call_details.method
+            if all(method != signal.method for signal in Signal):
+                return None
 
-    server = grpc.server(ThreadPoolExecutor(max_workers=2))
-    register: Callable[..., None] = metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server
-    register(Service(), server)
-    address = "127.0.0.1:0"
+            def export(body: bytes, context: grpc.ServicerContext) -> bytes:
+                metadata = {name: value for name, value in context.invocation_metadata() if isinstance(value, str)}
+                receiver.requests.append(Request(method, metadata, _decoded(method, body)))
+                return _reply(receiver.next_answer(b""), context)
+
+            return grpc.unary_unary_rpc_method_handler(export)
+
+    server = grpc.server(
+        ThreadPoolExecutor(max_workers=4), options=(("grpc.max_send_message_length", -1),), compression=compression
+    )
+    server.add_generic_rpc_handlers((Services(),))
     port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
-    receiver = Receiver(f"{'https' if credentials else 'http'}://127.0.0.1:{port}")
+    place = address if address.startswith("unix:") else f"{'https' if credentials else 'http'}://127.0.0.1:{port}"
+    receiver = Receiver(place)
     server.start()
     try:
         yield receiver
     finally:
         server.stop(None).wait()
+
+
+def _reply(answer: Any, context: grpc.ServicerContext) -> bytes:
+    if isinstance(answer, grpc.StatusCode):
+        answer = Failure(answer)
+    if isinstance(answer, Failure):
+        if answer.status_details is not None:
+            context.set_trailing_metadata((("grpc-status-details-bin", answer.status_details),))
+        context.abort(answer.code, answer.details)
+    if isinstance(answer, threading.Event):
+        answer.wait()
+        return b""
+    return answer if isinstance(answer, bytes) else bytes(answer.SerializeToString())
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
