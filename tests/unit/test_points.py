@@ -7,15 +7,14 @@ import pytest
 from hypothesis import given, strategies as st
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
-from opentelemetry.sdk.resources import Resource
 
 from otel_netmon import __version__
 from otel_netmon.otel.catalogue import CATALOGUE, SCHEMA_URL
 from otel_netmon.otel.metrics_data import batches, count_points
-from otel_netmon.otel.points import Point, Snapshot, portable_text
+from otel_netmon.otel.points import HistogramSeries, Point, Snapshot, portable_text
 from support.snapshots import END, START, every_metric, flows
 
-RESOURCE = Resource({"service.name": "test"}, SCHEMA_URL)
+RESOURCE = {"service.name": "test"}
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
 
@@ -64,7 +63,9 @@ def test_every_metric_reaches_protobuf_by_value() -> None:
             assert metric.sum.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
             assert metric.sum.is_monotonic == (definition.kind == "counter")
         points = getattr(metric, metric.WhichOneof("data") or "").data_points
-        for point, original in zip(points, snapshot.points[name], strict=True):
+        originals = snapshot.points[name]
+        assert not isinstance(originals, HistogramSeries)
+        for point, original in zip(points, originals, strict=True):
             field = "as_int" if definition.value_type is int else "as_double"
             assert point.WhichOneof("value") == field
             assert getattr(point, field) == original.value

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import gzip
 import subprocess
+import sys
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import pytest
 from opentelemetry.exporter.prometheus import _CustomCollector
-from opentelemetry.sdk.resources import Resource
-from prometheus_client import openmetrics, parser
+from prometheus_client import parser
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.samples import Sample
 
-from otel_netmon.export.prometheus import OPENMETRICS, TEXT, MetricsPage, NoSnapshotError, negotiate
+from otel_netmon.export.prometheus import HOLD_SECONDS, MetricsPage, NoSnapshotError
+from otel_netmon.export.prometheus_negotiation import OPENMETRICS, PROTOBUF, TEXT
+from otel_netmon.otel import prometheus_names
+from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.metrics_data import batches
-from otel_netmon.otel.points import Point, Snapshot
+from otel_netmon.otel.points import NumberSeries, Point, Snapshot, number_series
 from otel_netmon.otel.prometheus_names import family_name
+from support.prometheus_messages import families
 from support.snapshots import END, START, every_metric, flows
 
 read_openmetrics: Callable[[str], Iterable[Metric]] = openmetrics_parser.text_string_to_metric_families
@@ -25,20 +31,11 @@ read_openmetrics: Callable[[str], Iterable[Metric]] = openmetrics_parser.text_st
 RESOURCE = {"service.name": "otel-netmon", "host.name": "node-1"}
 TARGET = {"service_name": "otel-netmon", "host_name": "node-1"}
 
-PROMETHEUS_2 = (
-    "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
-    "text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
-)
-PROMETHEUS_3 = (
-    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;version=0.0.1;q=0.5,"
-    "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
-)
-
 Samples = set[tuple[str, frozenset[tuple[str, str]], float]]
 
 
 def page(snapshot: Snapshot, accept: str = "") -> str:
-    return MetricsPage(lambda: snapshot, RESOURCE).render(accept)[1].decode()
+    return MetricsPage(lambda: snapshot, RESOURCE).render(accept).body.decode()
 
 
 def as_set(samples: Iterable[Sample]) -> Samples:
@@ -119,7 +116,7 @@ def test_names_labels_and_values_are_those_of_the_stock_exporter() -> None:
     snapshot = every_metric()
     sent = Snapshot(END, {k: v for k, v in snapshot.points.items() if not CATALOGUE[k].prometheus_only})
     stock = _CustomCollector(scope_info_enabled=False)
-    ((_, data),) = batches(sent, Resource(RESOURCE), 10_000)
+    ((_, data),) = batches(sent, RESOURCE, 10_000)
     stock.add_metrics_data(data)
     theirs = as_set(
         sample for family in stock.collect() for sample in family.samples if not sample.name.endswith("_created")
@@ -144,10 +141,70 @@ def test_floats(value: float, text: str) -> None:
     assert f"\nnetmon_coverage_ratio {text}\n" in page(Snapshot(END, {"netmon.coverage": [Point({}, value, START)]}))
 
 
+def test_columns_and_points_are_one_page() -> None:
+    snapshot = every_metric()
+    columns = {name: number_series(points, CATALOGUE[name].value_type) for name, points in snapshot.points.items()}  # type: ignore[arg-type]
+    assert all(isinstance(each, NumberSeries) for each in columns.values())
+    for accept in ("", OPENMETRICS, PROTOBUF):
+        pages = [
+            MetricsPage(lambda each=each: each, RESOURCE).render(accept).body
+            for each in (snapshot, Snapshot(END, columns))
+        ]  # type: ignore[misc]
+        assert pages[0] == pages[1]
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS])
+def test_lines_have_the_order_of_the_snapshot_whatever_their_number(accept: str) -> None:
+    """More series than are made at once, some of them without labels or with text that is wider than ASCII."""
+    sets = [AttributeSet.of({"client.address": f"h{i}"}) for i in range(5000)]
+    sets[0], sets[2500], sets[4100] = (
+        AttributeSet.of(each) for each in ({}, {"client.address": "höst"}, {"server.port": 1})
+    )
+    values, starts = np.arange(5000) + 2**62, np.arange(5000).astype(np.uint64) % 7 + START
+    snapshot = Snapshot(END, {"netmon.flow.io": NumberSeries(sets, starts.astype(np.uint64), values)})
+    lines = [line for line in page(snapshot, accept).splitlines() if line.startswith("netmon_flow_io")]
+    wanted = []
+    for i, each in enumerate(sets):
+        braces = f"{{{each.labels}}}" if i else ""
+        wanted.append(f"netmon_flow_io_bytes_total{braces} {2**62 + i}")
+        if accept:
+            wanted.append(f"netmon_flow_io_bytes_created{braces} 1700000000.{i % 7 + 1:09d}")
+    assert lines == wanted
+
+
+def test_columns_of_floats() -> None:
+    values = np.array([0.1, float("inf"), float("nan"), 1e300, -0.0])
+    sets = [AttributeSet.of({"network.interface.name": f"e{i}"}) for i in range(5)]
+    snapshot = Snapshot(END, {"netmon.coverage": NumberSeries(sets, np.full(5, START, np.uint64), values)})
+    lines = [line.split(" ")[1] for line in page(snapshot).splitlines() if line.startswith("netmon_coverage_ratio{")]
+    assert lines == ["0.1", "+Inf", "NaN", "1e+300", "-0.0"]
+
+
+def test_resource_keys_that_become_one_label_are_one_label() -> None:
+    """Two labels of one name would make a scraper refuse the whole page."""
+    resource = {"a.b": "2", "a_b": "3", "a-b": "1", "c": "", "9": "x"}
+    (sample,) = parsed(MetricsPage(lambda: Snapshot(END, {}), resource).render().body.decode())
+    assert (sample.name, sample.labels) == ("target_info", {"a_b": "1;2;3", "_9": "x"})
+    body = MetricsPage(lambda: Snapshot(END, {}), resource).render(PROTOBUF).body
+    (family,) = families(body)
+    assert {label.name: label.value for label in family.metric[0].label} == {"a_b": "1;2;3", "_9": "x"}
+
+
+def test_no_two_attributes_of_a_metric_are_one_label() -> None:
+    for metric in CATALOGUE.values():
+        names = [prometheus_names.label_name(key) for key in metric.attributes]
+        assert len(set(names)) == len(names), metric.name
+
+
 def test_without_points_a_metric_is_not_there_and_without_resource_no_target() -> None:
     snapshot = Snapshot(END, {"netmon.flow.io": []})
-    assert MetricsPage(lambda: snapshot, {}).render() == (TEXT, b"")
-    assert MetricsPage(lambda: snapshot, {}).render("application/openmetrics-text") == (OPENMETRICS, b"# EOF\n")
+    for accept, content_type, body in (
+        ("", TEXT, b""),
+        (OPENMETRICS, OPENMETRICS, b"# EOF\n"),
+        (PROTOBUF, PROTOBUF, b""),
+    ):
+        shown = MetricsPage(lambda: snapshot, {}).render(accept)
+        assert (shown.content_type, shown.gzip, shown.body) == (content_type, False, body)
 
 
 def test_before_the_first_reading_there_is_no_page() -> None:
@@ -155,37 +212,57 @@ def test_before_the_first_reading_there_is_no_page() -> None:
         MetricsPage(lambda: None, RESOURCE).render()
 
 
-def test_scrapers_of_one_cycle_share_one_page_and_the_next_cycle_has_its_own() -> None:
+# ------------------------------------------------------------------------------------------------ one page for many
+@pytest.mark.parametrize("coding", ["", "gzip"])
+def test_scrapers_of_one_cycle_share_one_page_and_the_next_cycle_has_its_own(coding: str) -> None:
     current = flows(3)
     metrics = MetricsPage(lambda: current, RESOURCE)
-    _, first = metrics.render()
-    assert metrics.render()[1] is first
-    assert metrics.render("application/openmetrics-text")[1] != first
-    assert metrics.render()[1] == first
+    first = metrics.render("", coding)
+    assert metrics.render("", coding) is first
+    assert metrics.render(OPENMETRICS, coding) is not first
+    assert metrics.render("", coding) is first
     current = flows(4, time_unix_nano=END + 1)
-    assert as_set(parsed(metrics.render()[1].decode())) == expected(current)
+    body = metrics.render("", coding).body
+    assert as_set(parsed((gzip.decompress(body) if coding else body).decode())) == expected(current)
 
 
-@pytest.mark.parametrize(
-    ("accept", "content_type"),
-    [
-        ("", TEXT),
-        ("*/*", TEXT),
-        ("application/openmetrics-text", OPENMETRICS),
-        ("Application/OpenMetrics-Text; version=1.0.0; charset=utf-8", OPENMETRICS),
-        ("application/openmetrics-text;version=0.0.1", TEXT),
-        ("application/openmetrics-text;version=2.0.0", TEXT),
-        ("application/openmetrics-text;q=0", TEXT),
-        ("application/openmetrics-text;q=0.3,text/plain;q=0.4", TEXT),
-        ("application/openmetrics-text;q=0.4,text/plain;q=0.4", OPENMETRICS),
-        ("application/openmetrics-text;q=nan", TEXT),
-        ("application/openmetrics-text;q=1e9", TEXT),
-        ("text/html,application/xhtml+xml,*/*;q=0.8", TEXT),
-        (";;;,,=,q=,application/openmetrics-text;version", OPENMETRICS),
-        (PROMETHEUS_2, OPENMETRICS),
-        (PROMETHEUS_3, OPENMETRICS),
-    ],
-)
-def test_negotiation(accept: str, content_type: str) -> None:
-    assert negotiate(accept) == content_type
-    assert openmetrics.exposition.CONTENT_TYPE_LATEST == OPENMETRICS
+def test_a_page_goes_when_nobody_asks_for_it() -> None:
+    now, snapshots = 100.0, [flows(3)]
+    metrics = MetricsPage(lambda: snapshots[-1], RESOURCE, lambda: now)
+    assert metrics.expire() is None
+    plain = metrics.render()
+    now += HOLD_SECONDS / 2
+    packed = metrics.render("", "gzip")
+    assert metrics.expire() == HOLD_SECONDS / 2
+    assert metrics.render() is plain
+    now += HOLD_SECONDS / 2
+    assert metrics.render() is plain
+    assert metrics.expire() == HOLD_SECONDS / 2
+    now += HOLD_SECONDS / 2
+    assert metrics.expire() == HOLD_SECONDS / 2
+    assert metrics.render("", "gzip") is not packed
+    now += HOLD_SECONDS
+    assert metrics.expire() is None
+    assert metrics.render() is not plain
+
+
+def test_the_page_holds_no_snapshot_when_its_pages_are_gone() -> None:
+    now = 0.0
+    snapshots = [flows(3)]
+    metrics = MetricsPage(lambda: snapshots[-1], RESOURCE, lambda: now)
+    metrics.render()
+    before = sys.getrefcount(snapshots[0])
+    now = HOLD_SECONDS
+    assert metrics.expire() is None
+    assert sys.getrefcount(snapshots[0]) == before - 1
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS, PROTOBUF])
+def test_a_compressed_page_is_one_stream_of_the_plain_one(accept: str) -> None:
+    """However large: compressed piece by piece, so that the plain page is never there as a whole."""
+    metrics = MetricsPage(lambda: flows(20_000), RESOURCE)
+    plain, packed = metrics.render(accept), metrics.render(accept, "gzip")
+    assert gzip.decompress(packed.body) == plain.body
+    assert packed.gzip
+    assert len(plain.pieces) > 4
+    assert max(map(len, plain.pieces)) < 2**20
