@@ -43,6 +43,7 @@ COMMANDS = (
     ),
     Command("probes", "otel_netmon.cli.probes", "list the probes, their hooks and their metrics"),
     Command("top", "otel_netmon.cli.top", "show live rates and the largest flows"),
+    Command("explain", "otel_netmon.cli.explain", "tell why: which attribute uses up the budget of series"),
     Command(
         "replay", "otel_netmon.cli.replay", "send a capture file through the same programs and print what they see"
     ),

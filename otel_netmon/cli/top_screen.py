@@ -20,6 +20,7 @@ from otel_netmon.cli.top_view import (
     Note,
     busiest,
     flow_rows,
+    gravest,
     headline,
     interface_row,
     notes,
@@ -31,6 +32,7 @@ from otel_netmon.selfmon.status import Status
 WIDE, MEDIUM, NARROW = 96, 74, 54
 """Columns of a terminal from which on everything is shown, packet rates are, and coverage is."""
 FIXED_LINES = 6  # headline, two table heads, two empty lines between, the keys
+TABLE_LINES = 5  # one interface, the rest of them, two flows, an empty line below
 KEYS = "q or Ctrl-C ends"
 
 
@@ -63,7 +65,9 @@ def screen(document: Status, width: int, height: int, trouble: str = "") -> Rend
         width, height: of the terminal, in cells.
         trouble: why the document is old; empty while the agent answers.
     """
-    below = _notes(notes(document))
+    below = _notes(
+        gravest(notes(document), max(min(height // 2, height - FIXED_LINES - TABLE_LINES - bool(trouble)), 1))
+    )
     room = max(height - FIXED_LINES - len(below) - bool(trouble), 2)
     conversations = flow_rows(document["flows"]["top"])
     for_interfaces = min(len(document["interfaces"]), max(room // 2, room - len(conversations)))
@@ -144,7 +148,7 @@ def _cell(text: str) -> Text:
 def _notes(found: Sequence[Note]) -> list[RenderableType]:
     lines: list[RenderableType] = [""]
     for note in found:
-        text = Text(f"{note.title:<{NOTE_TITLE_WIDTH}}", style="cyan", no_wrap=True, overflow="ellipsis")
+        text = Text(f"{note.title:<{NOTE_TITLE_WIDTH - 1}} ", style="cyan", no_wrap=True, overflow="ellipsis")
         text.append(note.text, style="red" if note.bad else "default")
         lines.append(text)
     return lines

@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, NamedTuple
 
 from otel_netmon.cli.output import print_table
-from otel_netmon.selfmon.status import FlowStatus, InterfaceStatus, OtlpStatus, ProbeStatus, StageStatus, Status
+from otel_netmon.selfmon.status import (
+    FlowStatus,
+    InterfaceStatus,
+    OtlpStatus,
+    ProbeStatus,
+    SeriesStatus,
+    SpoolStatus,
+    StageStatus,
+    Status,
+)
 
 ATTACHED = frozenset({"tcx", "clsact", "native", "generic"})
 """Words of a hook that is attached (``attachments.ATTACHED``, which this command need not load); others say why not."""
@@ -167,14 +176,24 @@ def notes(document: Status) -> list[Note]:
         if _wrong(probe)
     ]
     lines += [_stage(name, stage) for name, stage in document["stages"].items()]
+    if "series" in document:
+        lines.append(_series(document["series"]))
     export = document["export"]
     if "otlp" in export:
-        lines += _otlp(export["otlp"])
+        lines += _otlp("otlp", export["otlp"])
+    for name, receiver in export.get("destinations", {}).items():
+        lines += _otlp(f"otlp {name}", receiver)
     if "prometheus" in export:
         lines.append(Note("prometheus", f"http://{export['prometheus']['listen']}/metrics"))
     if not export:
         lines.append(Note("export", "the metrics go nowhere", bad=True))
     return [Note(printable(note.title), printable(note.text), note.bad) for note in lines]
+
+
+def gravest(found: Sequence[Note], room: int) -> list[Note]:
+    """As many notes as there is room for, in their order; those that tell of nothing wrong leave first."""
+    ranked = sorted(range(len(found)), key=lambda number: (not found[number].bad, number))
+    return [found[number] for number in sorted(ranked[:room])]
 
 
 def print_page(document: Status, stream: IO[str] | None = None) -> None:
@@ -193,7 +212,7 @@ def print_page(document: Status, stream: IO[str] | None = None) -> None:
     )
     print(file=stream)
     for note in notes(document):
-        print(f"{note.title:<{NOTE_TITLE_WIDTH}}{note.text}", file=stream)
+        print(f"{note.title:<{NOTE_TITLE_WIDTH - 1}} {note.text}", file=stream)
 
 
 def _octets(interface: InterfaceStatus) -> float:
@@ -236,13 +255,35 @@ def _stage(name: str, stage: StageStatus) -> Note:
     return Note(f"stage {name}", text, bad=dropped > 0)
 
 
-def _otlp(otlp: OtlpStatus) -> list[Note]:
-    text = f"{otlp['points_delivered']:,} points taken, {otlp['points_pending']:,} waiting"
+def _series(series: SeriesStatus) -> Note:
+    folded = sum(family["folded"] for family in series["families"])
+    text = f"{series['active']:,} of {series['limit']:,}"
+    more = f", {folded:,} attribute sets folded: see otel-netmon explain --series" if folded else ""
+    return Note("series", text + more)
+
+
+def _otlp(title: str, otlp: OtlpStatus) -> list[Note]:
+    taken = [f"{otlp['points_delivered']:,} points taken, {otlp['points_pending']:,} waiting"]
+    for row, word in ((otlp["spans"], "spans"), (otlp["log_records"], "events")):
+        if row["offered"]:
+            taken.append(f"{row['delivered']:,} {word} taken, {row['pending']:,} waiting")
+    text = f"{otlp['state']}: {'; '.join(taken)}"
     last = otlp["last_success_unix_nano"]
     if last is not None:
         text += f", last at {time.strftime('%H:%M:%S', time.localtime(last / 1e9))}"
     text += f"; {otlp['protocol']} to {otlp['endpoint']}"
-    lines = [Note("otlp", text, bad=last is None and otlp["requests"] > 0)]
+    lines = [Note(title, text, bad=otlp["state"] in ("failing", "rejected"))]
+    if otlp["spool"] is not None:
+        lines.append(_spool(title.replace("otlp", "spool", 1), otlp["spool"]))
     if otlp["last_error"] is not None:
-        lines.append(Note("last error", otlp["last_error"], bad=True))
+        lines.append(Note(title.replace("otlp", "last error", 1), otlp["last_error"], bad=True))
     return lines
+
+
+def _spool(title: str, spool: SpoolStatus) -> Note:
+    text = f"{scaled(spool['bytes'], 'B')} of {scaled(spool['max_bytes'], 'B')}, {spool['records']:,} requests"
+    oldest = spool["oldest_unix_nano"]
+    if oldest is not None:
+        text += f", the oldest of {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(oldest / 1e9))}"
+    lost = ", ".join(f"{reason} {count:,}" for reason, count in spool["dropped"].items() if count)
+    return Note(title, f"{text}; dropped: {lost}" if lost else text, bad=bool(lost))

@@ -105,15 +105,14 @@ def endpoint(value: str) -> str | None:
 
 
 def proxy(value: str) -> str | None:
-    """An HTTP proxy: ``http://[user:password@]host[:port]``, or ``https://``."""
+    """An HTTP proxy: ``http://[user:password@]host[:port]``."""
     fault = endpoint(value)
     if fault is not None:
         return fault.replace("http://collector:4318", "http://proxy:3128").replace("an OTLP endpoint", "a proxy's URL")
-    if not has_scheme(value):
-        return "the scheme is missing: write http://HOST:PORT"
-    if value.split("://", 1)[1].partition("/")[2]:
-        return "a path has no meaning in a proxy's URL"
-    return None
+    scheme, _, _, _, path = endpoint_parts(value)
+    if scheme != "http":
+        return "the proxy itself is spoken to without TLS: write http://HOST:PORT"
+    return "a path has no meaning in a proxy's URL" if path.strip("/") else None
 
 
 def destination(name: str) -> str | None:

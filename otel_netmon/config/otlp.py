@@ -101,7 +101,8 @@ class Receiver(Section, frozen=True):
     proxy: Annotated[
         str | None,
         Meta(
-            description="URL of the HTTP proxy on the way to the receiver. null: what HTTPS_PROXY, HTTP_PROXY and NO_PROXY say.",
+            description="HTTP proxy on the way to the receiver, `http://HOST:PORT`. null: what HTTPS_PROXY, HTTP_PROXY and "
+            "ALL_PROXY say. NO_PROXY holds for all of them.",
             extra={"check": checks.proxy},
         ),
     ] = None

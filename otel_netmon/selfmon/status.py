@@ -85,8 +85,8 @@ class FlowsStatus(TypedDict):
 class SeriesAttributeStatus(TypedDict):
     """One attribute of a family's sets.
 
-    ``distinct`` estimates its values over the sets of the last cycle, folded ones included; ``share`` is what part of those sets
-    that is, at most 1: near 1, almost every set has a value of its own.
+    ``distinct`` estimates its values lately, those of folded sets included; ``share`` is that number for each of the distinct sets,
+    at most 1: near 1, almost every set has a value of its own.
     """
 
     key: str

@@ -29,7 +29,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "otlp.traces_endpoint": st.sampled_from([None, "https://t/$x"]),
     "otlp.logs_endpoint": st.sampled_from([None, "https://[::2]/logs"]),
     "otlp.headers": st.dictionaries(HEADER_NAMES, HEADER_VALUES, max_size=3),
-    "otlp.proxy": st.sampled_from([None, "http://p:3128", "https://u$:p@[::1]:1/"]),
+    "otlp.proxy": st.sampled_from([None, "http://p:3128", "http://u$:p@[::1]:1/"]),
     "resource.attributes": st.dictionaries(TEXT.filter(lambda name: name.strip()), TEXT, max_size=3),
     "prometheus.listen": st.sampled_from(["[::1]:0", "localhost:1", "127.0.0.1:9464"]),
     "otlp.client_certificate": PATHS,  # one needs the other

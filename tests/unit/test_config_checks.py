@@ -82,7 +82,7 @@ def test_what_is_no_endpoint(text: str, fault: str) -> None:
     assert checks.endpoint(text) == fault
 
 
-@pytest.mark.parametrize("text", ["http://p", "http://u:p@p:3128", "HTTPS://[::1]:8080/"])
+@pytest.mark.parametrize("text", ["http://p", "http://u:p@p:3128", "HTTP://[::1]:8080/"])
 def test_proxies(text: str) -> None:
     assert checks.proxy(text) is None
 
@@ -91,7 +91,8 @@ def test_proxies(text: str) -> None:
     ("text", "fault"),
     [
         ("", "expected a URL like http://proxy:3128"),
-        ("p:3128", "the scheme is missing: write http://HOST:PORT"),
+        ("p:3128", "the proxy itself is spoken to without TLS: write http://HOST:PORT"),
+        ("https://p", "the proxy itself is spoken to without TLS: write http://HOST:PORT"),
         ("socks5://p:1080", "the scheme socks5:// is not http:// or https://"),
         ("http://p/x", "a path has no meaning in a proxy's URL"),
         ("http://p?x", "a query or fragment has no meaning in a proxy's URL"),

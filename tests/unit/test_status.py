@@ -24,6 +24,34 @@ RATES: status.DirectionStatus = {
 }
 
 
+NONE: status.SignalStatus = {"offered": 0, "delivered": 0, "dropped": {}, "pending": 0}
+
+RECEIVER: status.OtlpStatus = {
+    "name": "backup",
+    "endpoint": "http://127.0.0.1:4318",
+    "protocol": "http/protobuf",
+    "state": "failing",
+    "points_offered": 9,
+    "points_delivered": 5,
+    "points_dropped": {"superseded": 4},
+    "points_pending": 0,
+    "spans": NONE,
+    "log_records": NONE,
+    "queue_bytes": 1,
+    "spool": {
+        "directory": "/s",
+        "bytes": 1,
+        "max_bytes": 2,
+        "records": 1,
+        "oldest_unix_nano": None,
+        "dropped": {"evicted": 1},
+    },
+    "requests": 1,
+    "last_error": "refused",
+    "last_success_unix_nano": None,
+}
+
+
 def document() -> Any:
     """A whole document, as JSON gives it back."""
     built = status.build(
@@ -60,7 +88,23 @@ def document() -> Any:
                 }
             ],
         },
-        export={"prometheus": {"listen": "127.0.0.1:9464"}},
+        export={"prometheus": {"listen": "127.0.0.1:9464"}, "destinations": {"backup": RECEIVER}},
+        series={
+            "active": 204,
+            "limit": 10_000,
+            "idle_seconds": 300.0,
+            "families": [
+                {
+                    "name": "flows",
+                    "metrics": ["netmon.flow.io", "netmon.flow.packets"],
+                    "active": 204,
+                    "limit": 204,
+                    "folded": 3120,
+                    "weight": 8.0,
+                    "attributes": [{"key": "client.address", "distinct": 3100, "share": 0.98}],
+                }
+            ],
+        },
     )
     return json.loads(json.dumps(built))
 
@@ -92,6 +136,24 @@ def test_a_built_document_keeps_to_its_type() -> None:
         (["flows", "top", 0, "port"], "80", "status.flows.top[0].port: '80' is not int"),
         (["export", "otlp"], {}, "status.export.otlp.endpoint: missing"),
         (["surprise"], 1, "status.surprise: unknown"),
+        (["series"], None, "status.series: None is no object"),
+        (["series", "families", 0, "folded"], 1.5, "status.series.families[0].folded: 1.5 is not int"),
+        (["series", "families", 0, "attributes", 0], {}, "status.series.families[0].attributes[0].distinct: missing"),
+        (
+            ["export", "destinations", "backup", "state"],
+            "fine",
+            "status.export.destinations.backup.state: 'fine' is none of 'starting', 'delivering', 'failing', 'rejected'",
+        ),
+        (
+            ["export", "destinations", "backup", "spans", "dropped"],
+            1,
+            "status.export.destinations.backup.spans.dropped: 1 is not dict",
+        ),
+        (
+            ["export", "destinations", "backup", "spool", "bytes"],
+            "1",
+            "status.export.destinations.backup.spool.bytes: '1' is not int",
+        ),
     ],
 )
 def test_every_departure_is_found_with_its_path(path: list[Any], value: object, problem: str) -> None:
@@ -101,6 +163,14 @@ def test_every_departure_is_found_with_its_path(path: list[Any], value: object, 
         place = place[step]
     place[path[-1]] = value
     assert status.problems(wrong)[0] == problem
+
+
+def test_an_agent_without_a_budget_of_series_is_understood() -> None:
+    older = document()
+    del older["series"]
+    assert status.problems(older) == []
+    older["export"]["destinations"]["backup"]["spool"] = None
+    assert status.problems(older) == []
 
 
 def test_a_missing_key_is_found() -> None:

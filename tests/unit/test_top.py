@@ -81,6 +81,29 @@ def flow(client: str, octets: float, direction: Any = "receive", port: int | Non
     }
 
 
+def receiver(name: str = "default", **parts: Any) -> Any:
+    """One receiver of OTLP; every part can be replaced."""
+    none = {"offered": 0, "delivered": 0, "dropped": {}, "pending": 0}
+    built: status.OtlpStatus = {
+        "name": name,
+        "endpoint": "http://127.0.0.1:4318",
+        "protocol": "http/protobuf",
+        "state": "delivering",
+        "points_offered": 174,
+        "points_delivered": 174,
+        "points_dropped": {},
+        "points_pending": 0,
+        "spans": dict(none),  # type: ignore[typeddict-item]
+        "log_records": dict(none),  # type: ignore[typeddict-item]
+        "queue_bytes": 0,
+        "spool": None,
+        "requests": 3,
+        "last_error": None,
+        "last_success_unix_nano": 1_700_000_000_000_000_000,
+    }
+    return {**built, **parts}
+
+
 def document(**parts: Any) -> Any:
     """A whole document; every part can be replaced."""
     built: Any = status.build(
@@ -94,17 +117,7 @@ def document(**parts: Any) -> Any:
         interfaces=[interface()],
         flows={"live": 2, "capacity": 65536, "top": [flow("192.0.2.1", 1250.0), flow("192.0.2.1", 125.0, "transmit")]},
         export={
-            "otlp": {
-                "endpoint": "http://127.0.0.1:4318/v1/metrics",
-                "protocol": "http/protobuf",
-                "points_offered": 174,
-                "points_delivered": 174,
-                "points_dropped": {},
-                "points_pending": 0,
-                "requests": 3,
-                "last_error": None,
-                "last_success_unix_nano": 1_700_000_000_000_000_000,
-            },
+            "otlp": receiver(),
             "prometheus": {"listen": "127.0.0.1:9464"},
         },
     )
@@ -265,6 +278,7 @@ def test_notes_tell_what_is_wrong() -> None:
     )
     built["stages"]["export"] = {"delivered": 7, "dropped": {"superseded": 3, "timeout": 0}}
     built["export"]["otlp"] |= {
+        "state": "failing",
         "last_error": "refused\x1b[2J",
         "points_delivered": 1_200,
         "last_success_unix_nano": None,
@@ -273,11 +287,72 @@ def test_notes_tell_what_is_wrong() -> None:
     assert bad == {
         "probe interfaces": "degraded: eth0 tc_receive: not_permitted",
         "stage export": "7 delivered, 3 dropped (superseded 3)",
-        "otlp": "1,200 points taken, 0 waiting; http/protobuf to http://127.0.0.1:4318/v1/metrics",
+        "otlp": "failing: 1,200 points taken, 0 waiting; http/protobuf to http://127.0.0.1:4318",
         "last error": "refused\\x1b[2J",
     }
     built["export"] = {}
     assert top_view.notes(built)[-1] == ("export", "the metrics go nowhere", True)
+
+
+def test_every_receiver_has_its_notes() -> None:
+    spool = {
+        "directory": "/s/backup",
+        "bytes": 1_500_000,
+        "max_bytes": 268_435_456,
+        "records": 12,
+        "oldest_unix_nano": 1_700_000_000_000_000_000,
+        "dropped": {"evicted": 3, "torn": 0},
+    }
+    built = document()
+    built["export"]["destinations"] = {
+        "backup": receiver(
+            "backup",
+            state="rejected",
+            spans={"offered": 9, "delivered": 5, "dropped": {"queue_full": 2}, "pending": 2},
+            log_records={"offered": 1, "delivered": 0, "dropped": {}, "pending": 1},
+            spool=spool,
+            last_error="HTTP 400",
+            last_success_unix_nano=None,
+        ),
+        "quiet": receiver("quiet", state="starting", spool={**spool, "oldest_unix_nano": None, "dropped": {"torn": 0}}),
+    }
+    assert status.problems(built) == []
+    found = {note.title: note for note in top_view.notes(built)}
+    assert found["otlp backup"] == (
+        "otlp backup",
+        (
+            "rejected: 174 points taken, 0 waiting; 5 spans taken, 2 waiting; 0 events taken, 1 waiting; "
+            "http/protobuf to http://127.0.0.1:4318"
+        ),
+        True,
+    )
+    assert found["spool backup"].text.startswith("1.50 MB of 268 MB, 12 requests, the oldest of 2023-11-1")
+    assert found["spool backup"].text.endswith("; dropped: evicted 3")
+    assert found["spool backup"].bad
+    assert found["last error backup"] == ("last error backup", "HTTP 400", True)
+    assert found["spool quiet"] == ("spool quiet", "1.50 MB of 268 MB, 12 requests", False)
+    assert not found["otlp quiet"].bad
+
+
+def test_the_budget_of_series_is_noted() -> None:
+    family = {"name": "flows", "metrics": [], "active": 1, "limit": 1, "folded": 0, "weight": 1.0, "attributes": []}
+    series = {"active": 1234, "limit": 10_000, "idle_seconds": 300.0, "families": [family, {**family, "folded": 56}]}
+    found = {note.title: note.text for note in top_view.notes(document(series=series))}
+    assert found["series"] == "1,234 of 10,000, 56 attribute sets folded: see otel-netmon explain --series"
+    series["families"] = [family]
+    assert {note.title: note.text for note in top_view.notes(document(series=series))}["series"] == "1,234 of 10,000"
+
+
+def test_notes_that_tell_of_nothing_wrong_leave_first() -> None:
+    found = [
+        top_view.Note("a", ""),
+        top_view.Note("b", "", bad=True),
+        top_view.Note("c", ""),
+        top_view.Note("d", "", bad=True),
+    ]
+    assert [note.title for note in top_view.gravest(found, 3)] == ["a", "b", "d"]
+    assert [note.title for note in top_view.gravest(found, 1)] == ["b"]
+    assert top_view.gravest(found, 4) == found
 
 
 def test_the_headline_says_what_the_rates_are_over() -> None:
@@ -379,10 +454,11 @@ def drawn(built: Any, width: int, height: int, *, trouble: str = "", colour: boo
     return capture.get().splitlines()
 
 
-def busy() -> Any:
+def busy(receivers: int = 0) -> Any:
     """More of everything than fits anywhere."""
     built = document(interfaces=[interface(f"interface{number}", number) for number in range(300)])
     built["flows"]["top"] = [flow(f"2001:db8:aaaa:bbbb:cccc:dddd:eeee:{number:x}", number) for number in range(300)]
+    built["export"]["destinations"] = {f"d{n}": receiver(f"d{n}", last_error="no") for n in range(receivers)}
     return built
 
 
@@ -396,6 +472,16 @@ def test_the_screen_fits_and_is_filled(width: int, height: int) -> None:
         assert any("more with" in line for line in lines)
         assert lines[-1].startswith("q or Ctrl-C ends")
         assert (trouble in lines[1]) if trouble else not lines[1].strip()
+
+
+@pytest.mark.parametrize("height", [16, 24, 60])
+def test_many_receivers_leave_room_for_the_tables(height: int) -> None:
+    for trouble in ("", "since 12:00:00: no agent answers"):
+        lines = drawn(busy(receivers=16), 100, height, trouble=trouble)
+        assert len(lines) == height
+        assert any("interface299" in line for line in lines)
+        assert any("last error d0" in line for line in lines)
+        assert lines[-1].startswith("q or Ctrl-C ends")
 
 
 @pytest.mark.parametrize(("width", "absent"), [(120, ""), (80, "bytes"), (60, "packets/s"), (50, "coverage")])
