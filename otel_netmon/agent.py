@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from otel_netmon.attachments import TC_HOOKS, Attachments
 from otel_netmon.config import reload
+from otel_netmon.config.checks import FIRST_DESTINATION
 from otel_netmon.config.load import Loaded
 from otel_netmon.config.model import Config
 from otel_netmon.control import Channel
@@ -81,7 +82,7 @@ class Supervisor:
         self._child = 0
         self._channel: Channel | None = None
         self._ready = False
-        self._generation = 0
+        self._checkpoint = [os.memfd_create(f"netmon-checkpoint-{turn}") for turn in range(2)]
         self._child_started = 0.0
         self._failures = 0
         self._restart_at: float | None = None
@@ -110,6 +111,8 @@ class Supervisor:
                 self._close_interfaces()
         finally:
             self._images.close()
+            for fd in self._checkpoint:
+                os.close(fd)
             signal.set_wakeup_fd(-1)
         self._journal.info("agent.stopped", reason=self._stop_reason, uptime_seconds=round(self._uptime(), 3))
         return self._exit_code
@@ -318,7 +321,8 @@ class Supervisor:
             self._close_interfaces()
             self._images.close()
             self._images = images
-            self._generation = 0
+            for fd in self._checkpoint:
+                os.ftruncate(fd, 0)  # what was saved is about the old maps
             self._started_unix_ns = time.time_ns()
             self._begin(table, found)
             return
@@ -335,10 +339,10 @@ class Supervisor:
         parent_end, child_end = Channel.pair()
         netdev = {number: open_netdev(namespace) for number, namespace in self._table.namespaces.items()}
         setup = {
-            "generation": self._generation,
             "started_monotonic": self._started,
             "started_unix_ns": self._started_unix_ns,
             "netdev": netdev,
+            "checkpoint": self._checkpoint,
             "maps": {
                 stem: {name: (fd, image.definitions[name].max_entries) for name, fd in image.maps.items()}
                 for stem, image in self._images.loaded.items()
@@ -363,7 +367,6 @@ class Supervisor:
         self._selector.register(parent_end.fileno(), selectors.EVENT_READ)
         self._child_started = time.monotonic()
         self._restart_at = None
-        self._generation += 1
 
     def _become_pipeline(
         self, channel: Channel, setup: dict[str, Any], unblocked: set[int | signal.Signals]
@@ -401,7 +404,8 @@ class Supervisor:
                     interfaces=len(self._attachments.table),
                     images=self._images.origins,
                     prometheus=message["prometheus"],
-                    otlp=message["otlp"],
+                    otlp=message["otlp"].pop(FIRST_DESTINATION, None),
+                    destinations=message["otlp"],
                 )
             elif message["kind"] == "failed" and self._ready:
                 self._journal.error("pipeline.start_failed", error=message["error"])

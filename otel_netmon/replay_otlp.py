@@ -10,12 +10,14 @@ import numpy as np
 from otel_netmon.abi import layout
 from otel_netmon.analysis.roles import ephemeral_ports
 from otel_netmon.analysis.traffic import Traffic
+from otel_netmon.config.checks import FIRST_DESTINATION
 from otel_netmon.config.model import Config
 from otel_netmon.enrich.interfaces import InterfaceNames
 from otel_netmon.errors import NetmonError
 from otel_netmon.export.otlp import OtlpSink
-from otel_netmon.otel import flows, protocols
-from otel_netmon.otel.points import Point, Snapshot
+from otel_netmon.otel import protocols
+from otel_netmon.otel.flows import FlowPoints
+from otel_netmon.otel.points import Point, Points, Snapshot
 from otel_netmon.otel.resource import build_resource
 from otel_netmon.readers.flows import FlowReading
 from otel_netmon.replay import Session
@@ -41,7 +43,7 @@ def send(path: str, config: Config) -> tuple[OtlpStatus, list[dict[str, Any]]]:
         snapshot = _snapshot(session, "-" if path == "-" else Path(path).name, config.flows.top_k)
     finally:
         session.close()
-    sink = OtlpSink(config.otlp, build_resource(config.resource.attributes))
+    sink = OtlpSink(FIRST_DESTINATION, config.otlp, build_resource(config.resource.attributes))
     sink.start()
     sink.offer(snapshot)
     sink.flush(config.export.timeout_seconds)
@@ -59,20 +61,22 @@ def _snapshot(session: Session, name: str, top_k: int) -> Snapshot:
     keys, values = session.flows()
     rows, counters = session.rows()
     start, end = session.first_ns, session.last_ns
-    traffic = Traffic(top_k, start, ephemeral_ports(), begin_at_zero=True)
+    traffic = Traffic(top_k, start, ephemeral_ports())
     nothing = np.empty(0, layout.FLOW_KEY), np.empty(0, layout.FLOW)
     reading = FlowReading(keys, values, *nothing, rows, counters, np.zeros((), layout.STATE), end)
-    top = traffic.update(reading, {}, end)
+    series = traffic.update(reading, {}, end)
     names = InterfaceNames()
     for key in traffic.totals.counted:
         names.set_name(key.namespace, key.ifindex, name)
-    points = protocols.protocol_points(traffic.totals.counted, names, "netmon.protocol")
-    points |= flows.flow_points(top)
+    by_protocol = protocols.protocol_points(traffic.totals.counted, names, "netmon.protocol")
+    unparsed = by_protocol["netmon.protocol.unparsed"]
+    points: dict[str, Points] = {**by_protocol}
+    points |= FlowPoints().points(series)
     refused = [
         Point(
             {"network.interface.name": name, "network.io.direction": "receive", "netmon.reason": reason}, count, start
         )
         for reason, count in sorted(session.refused.items())
     ]
-    points["netmon.protocol.unparsed"] = [*points["netmon.protocol.unparsed"], *refused]
+    points["netmon.protocol.unparsed"] = [*unparsed, *refused]
     return Snapshot(end, points)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,15 @@ class Differences:
         if (self._marks[1:] == self._marks[:-1]).any():
             self._reseed()
         return gains
+
+    def state(self) -> dict[str, Any]:
+        """What another process needs to go on: the last reading. Not copies: to be written down before the next update."""
+        return {"keys": self._keys, "counters": self._counters}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from ``state``, before the first update."""
+        self._keys, self._counters = state["keys"], state["counters"]
+        self._reseed()
 
     def _reseed(self) -> None:
         while True:

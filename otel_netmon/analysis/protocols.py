@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Set as AbstractSet
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,6 +142,28 @@ class ProtocolTotals:
             del self.wire[side]
         self.physical -= gone
 
+    def state(self) -> dict[str, Any]:
+        """What another process needs to go on: arrays of int64, one row a key, the key first."""
+        return {
+            "counted": _rows(self.counted, 9),
+            "handed_over": _rows(self.handed_over, 6),
+            "wire": _rows(self.wire, 6),
+            "gone": np.array(list(self._gone_by_slot.items()), np.int64).reshape(-1, 2),
+            "read_ns": self._read_ns,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from ``state``, before the first reading."""
+        self.counted = {ProtocolKey(*row[:6]): row[6:] for row in state["counted"].tolist()}
+        self.handed_over = {Side(*row[:3]): row[3:] for row in state["handed_over"].tolist()}
+        self.wire = {Side(*row[:3]): row[3:] for row in state["wire"].tolist()}
+        self._gone_by_slot = dict(state["gone"].tolist())
+        self._read_ns = int(state["read_ns"])
+
+
+def _rows(table: Mapping[Any, list[int]], width: int) -> npt.NDArray[np.int64]:
+    return np.array([[*key, *values] for key, values in table.items()], np.int64).reshape(-1, width)
+
 
 def unplaced(
     keys: npt.NDArray[Any], gains: npt.NDArray[np.uint64], physical: AbstractSet[tuple[int, int]]
@@ -180,7 +202,6 @@ class Conservation:
     def check(self, totals_before: dict[int, int], attributed: dict[int, int]) -> None:
         """Compares packets by slot of hook_totals with what the rows gave; both cumulative."""
         if self._base is None:
-            # Rows closed under an earlier pipeline process are in the totals, not in the rows.
             self._base = {slot: totals_before[slot] - attributed.get(slot, 0) for slot in totals_before}
         for slot, total in totals_before.items():
             self._base.setdefault(slot, 0)
@@ -188,3 +209,16 @@ class Conservation:
             self._missing[slot] = max(self._missing.get(slot, 0), expected - attributed.get(slot, 0))
         self.missing = sum(self._missing.values())
         self.attributed = sum(attributed.values())
+
+    def state(self) -> dict[str, Any]:
+        """What another process needs to go on: arrays of int64, slot and count."""
+        base = list((self._base or {}).items())
+        return {
+            "base": np.array(base, np.int64).reshape(-1, 2),
+            "missing": np.array(list(self._missing.items()), np.int64).reshape(-1, 2),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from ``state``, before the first check."""
+        self._base = dict(state["base"].tolist())
+        self._missing = dict(state["missing"].tolist())

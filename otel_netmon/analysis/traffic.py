@@ -11,9 +11,10 @@ import numpy.typing as npt
 from otel_netmon.abi.enums import FLOW_FORWARDED, Direction
 from otel_netmon.analysis.differences import Differences, group
 from otel_netmon.analysis.edges import Edge
-from otel_netmon.analysis.flows import FlowRanking, TopConversations, conversations
+from otel_netmon.analysis.flows import BYTES, CONVERSATION, conversations
 from otel_netmon.analysis.protocols import COUNTERS, Conservation, ProtocolTotals, unplaced
 from otel_netmon.analysis.roles import source_is_client
+from otel_netmon.analysis.series import CounterSeries, SeriesReading
 from otel_netmon.kernel.interfaces import Key
 from otel_netmon.readers.flows import FlowReading
 
@@ -26,20 +27,24 @@ class Traffic:
     """State of the flows probe over time.
 
     Args:
-        top_k: conversations exported one by one.
+        top_k: conversations exported one by one; ``flows.limit`` may be set anew at any time.
         start_ns: Unix time from which the counts are told.
         ephemeral: range of the host's local ports.
-        begin_at_zero: False where an earlier pipeline process has told the counts so far: the first reading is the base.
+        idle_ns: a conversation without traffic for so long loses its series; 0 lets it stay until another needs the place.
+
+    Attributes:
+        flows: the conversations with a series, packets and bytes, the rest by direction.
+        conversations: CONVERSATION of each row that gained something in the last reading, some of them more than once.
     """
 
-    def __init__(self, top_k: int, start_ns: int, ephemeral: tuple[int, int], begin_at_zero: bool) -> None:
+    def __init__(self, top_k: int, start_ns: int, ephemeral: tuple[int, int], idle_ns: int = 0) -> None:
         self.totals = ProtocolTotals(start_ns)
         self.conservation = Conservation()
-        self._ranking = FlowRanking(top_k, start_ns)
+        self.flows = CounterSeries(CONVERSATION, 2, len(Direction), top_k, start_ns, idle_ns)
+        self.conversations: npt.NDArray[Any] = np.empty(0, CONVERSATION)
         self._flows = Differences(COUNTERS)
         self._rows = Differences(COUNTERS)
         self._ephemeral = ephemeral
-        self._base_only = not begin_at_zero
         self._edges: dict[Key, Edge] = {}
 
     def set_interfaces(self, edges: Mapping[Key, Edge], physical: Iterable[Key]) -> None:
@@ -47,7 +52,7 @@ class Traffic:
         self._edges.update(edges)
         self.totals.physical.update(physical)
 
-    def update(self, reading: FlowReading, totals_before: dict[int, int], now_ns: int) -> TopConversations:
+    def update(self, reading: FlowReading, totals_before: dict[int, int], now_ns: int) -> SeriesReading:
         """Takes a reading.
 
         Args:
@@ -56,9 +61,6 @@ class Traffic:
         """
         gains = self._flows.update(reading.keys, reading.flows, reading.closed_keys, reading.closed_flows)
         row_gains = self._rows.update(reading.protocol_keys, reading.protocol_counters)
-        if self._base_only:
-            gains[:], row_gains[:] = 0, 0
-            self._base_only = False
         keys = np.concatenate([reading.keys, reading.closed_keys])
         flows = np.concatenate([reading.flows, reading.closed_flows])
         self.totals.add_flows(keys, gains)
@@ -67,13 +69,37 @@ class Traffic:
         self.conservation.check(totals_before, self.totals.packets_by_slot())
         counted, physical = self._counted(keys, flows)
         keys, flows, gains, physical = keys[counted], flows[counted], gains[:, counted], physical[counted]
-        return self._ranking.update(
-            conversations(keys, source_is_client(keys, flows, self._ephemeral)),
-            gains[0] + gains[2] * physical,
-            gains[1] + gains[3] * physical,
-            self._unplaced_at_edges(reading.protocol_keys, row_gains),
+        every = conversations(keys, source_is_client(keys, flows, self._ephemeral))
+        self.conversations = every[gains[0] != 0]
+        self.flows.update(
+            every,
+            np.stack([gains[0] + gains[2] * physical, gains[1] + gains[3] * physical]),
+            BYTES,
+            keys["direction"].astype(np.intp),
             now_ns,
         )
+        for direction, amount in self._unplaced_at_edges(reading.protocol_keys, row_gains).items():
+            self.flows.add_to_rest(direction, amount)
+        return self.flows.reading()
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What another process needs to go on, by part."""
+        parts = self._parts()
+        return {name: part.state() for name, part in parts.items()}
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Goes on from ``state``, before the first update."""
+        for name, part in self._parts().items():
+            part.restore(state[name])
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "traffic.totals": self.totals,
+            "traffic.conservation": self.conservation,
+            "traffic.flows": self.flows,
+            "traffic.flow_rows": self._flows,
+            "traffic.protocol_rows": self._rows,
+        }
 
     def forget(self, gone: AbstractSet[Key]) -> None:
         """Drops the series of interfaces that are gone, after the reading that held their last packets."""

@@ -43,6 +43,7 @@ class Metric:
         kind: counter (monotonic sum), updowncounter (sum) or gauge.
         value_type: int or float; points are converted to it, so that a series never changes its number type.
         attributes: all keys a point may carry. A key without a meaning for a point is left out of it.
+        bounds: of a histogram: upper bounds of the explicit buckets, without infinity.
         prometheus_only: served to Prometheus and not sent by OTLP.
     """
 
@@ -54,6 +55,7 @@ class Metric:
     attributes: tuple[str, ...]
     source: Source = "netmon"
     prometheus_only: bool = False
+    bounds: tuple[float, ...] = ()
 
     @property
     def prometheus_name(self) -> str:
@@ -92,7 +94,7 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "Port that was called. Left out for transports without ports.", int, (443, 53), "semconv"
         ),
         "otel.metric.overflow": Attribute(
-            "True on the one point of each direction that holds everything beyond the exported flows, exactly.",
+            "True on the one point of each direction that holds, exactly, everything that has no series of its own.",
             bool,
             (True,),
             "otel",
@@ -108,7 +110,19 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         "netmon.reason": Attribute(
             "Why. Left out where there is nothing to explain.", str, ("superseded", "connection"), "netmon"
         ),
-        "netmon.signal": Attribute("Kind of the items.", str, ("packets", "metric_points"), "netmon"),
+        "netmon.signal": Attribute("Kind of the items.", str, ("packets", "metric_points", "spans", "log_records"), "netmon"),
+        "netmon.destination": Attribute(
+            "Receiver of OTLP: `default`, or its name in otlp.destinations.", str, ("default", "backup"), "netmon"
+        ),
+        "netmon.series.family": Attribute(
+            "Metrics with the same attribute sets, which share a part of limits.series.",
+            str,
+            ("flows", "protocols", "interfaces", "agent"),
+            "netmon",
+        ),
+        "netmon.series.attribute": Attribute(
+            "Attribute key whose values are counted.", str, ("client.address", "server.port"), "netmon"
+        ),
         "netmon.probe": Attribute("Name of the probe.", str, ("flows", "xdp", "interfaces"), "netmon"),
         "netmon.state": Attribute("State of the probe.", str, ("ok", "degraded", "off"), "netmon"),
         "netmon.bpf.program.name": Attribute("Name of the eBPF program.", str, ("netmon_ingress",), "netmon"),
@@ -215,7 +229,7 @@ def _metrics() -> Iterable[Metric]:
         "netmon.pipeline.items", "{item}", "counter", int,
         "Items that entered a stage of the pipeline, by what became of them. At each stage, produced is the sum of delivered "
         "and dropped.",
-        ("netmon.stage", "netmon.outcome", "netmon.reason", "netmon.signal"),
+        ("netmon.stage", "netmon.outcome", "netmon.reason", "netmon.signal", "netmon.destination"),
     )  # fmt: skip
     yield Metric(
         "netmon.probe.state", "1", "gauge", int,
@@ -244,13 +258,25 @@ def _metrics() -> Iterable[Metric]:
     )  # fmt: skip
     yield Metric(
         "netmon.series.active", "{series}", "updowncounter", int,
-        "Flow series exported one by one in this cycle.",
-        (),
+        "Series exported in this cycle, by family.",
+        ("netmon.series.family",),
     )  # fmt: skip
     yield Metric(
         "netmon.series.limit", "{series}", "updowncounter", int,
-        "Flow series exported one by one at most, flows.top_k.",
+        "Series exported at most, limits.series.",
         (),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.series.folded", "{series}", "updowncounter", int,
+        "Attribute sets that counted something in this cycle and have no series of their own: they are in the point with "
+        "otel.metric.overflow.",
+        ("netmon.series.family",),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.series.distinct", "{value}", "gauge", int,
+        "Distinct values of an attribute over the last ten to twenty minutes, those without a series included. "
+        "An estimate: the standard error is 3.3 %.",
+        ("netmon.series.family", "netmon.series.attribute"),
     )  # fmt: skip
     for outcome, meaning in (
         ("accepted", "pushed into the pipeline"),

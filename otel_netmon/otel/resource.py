@@ -10,11 +10,8 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from opentelemetry.sdk.resources import Resource
-
 from otel_netmon import __version__
-from otel_netmon.otel.catalogue import SCHEMA_URL
-from otel_netmon.otel.points import portable_text
+from otel_netmon.otel.text import portable_text
 
 _INSTANCE_NAMESPACE = uuid.UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 """Namespace that the conventions prescribe for a version 5 service.instance.id."""
@@ -32,7 +29,7 @@ _ARCHITECTURES = {
 """Kernel's machine names (uname -m) to the values of host.arch, where they differ."""
 
 
-def build_resource(attributes: Mapping[str, str], root: Path = Path("/")) -> Resource:
+def build_resource(attributes: Mapping[str, str], root: Path = Path("/")) -> dict[str, str]:
     """The agent's resource: what is detected, with ``attributes`` over it.
 
     Args:
@@ -40,7 +37,7 @@ def build_resource(attributes: Mapping[str, str], root: Path = Path("/")) -> Res
         root: where /etc and /proc are; for tests.
     """
     merged = {**_detect(root), **attributes}
-    return Resource({key: portable_text(value) for key, value in merged.items()}, SCHEMA_URL)
+    return {key: portable_text(value) for key, value in merged.items()}
 
 
 def _detect(root: Path) -> dict[str, str]:

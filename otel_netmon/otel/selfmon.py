@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from otel_netmon.kernel.syscalls import ProgramInfo
-from otel_netmon.otel.points import Point
+from otel_netmon.otel.catalogue import CATALOGUE
+from otel_netmon.otel.points import Point, Snapshot
 from otel_netmon.selfmon.status import ProbeStatus, StageStatus
 
-SIGNALS = {"kernel": "packets", "export": "metric_points"}
 _RECEIVER = {"receiver": "otel_netmon", "transport": "ebpf"}
 
 
-def stage_points(stages: Mapping[str, StageStatus], start_ns: int) -> dict[str, list[Point]]:
-    """Gives netmon.pipeline.items: at each stage produced = delivered + dropped."""
-    points = []
-    for stage, status in stages.items():
-        side = {"netmon.stage": stage, "netmon.signal": SIGNALS[stage]}
-        points.append(Point({**side, "netmon.outcome": "delivered"}, status["delivered"], start_ns))
-        for reason, count in status["dropped"].items():
-            points.append(
-                Point({**side, "netmon.outcome": "dropped", "netmon.reason": reason}, count, start_ns),
-            )
+def stage_points(
+    kernel: StageStatus | None, export: Mapping[tuple[str, str], StageStatus], start_ns: int
+) -> dict[str, list[Point]]:
+    """Gives netmon.pipeline.items: at each stage produced = delivered + dropped.
+
+    Args:
+        kernel: packets that the programs saw; None where they are off.
+        export: items by destination and signal.
+        start_ns: start of the process that counts.
+    """
+    points: list[Point] = []
+    if kernel is not None:
+        points += _items({"netmon.stage": "kernel", "netmon.signal": "packets"}, kernel, start_ns)
+    for (destination, signal), status in export.items():
+        side = {"netmon.stage": "export", "netmon.signal": signal, "netmon.destination": destination}
+        points += _items(side, status, start_ns)
     return {"netmon.pipeline.items": points}
+
+
+def _items(side: Mapping[str, str], status: StageStatus, start_ns: int) -> Iterator[Point]:
+    yield Point({**side, "netmon.outcome": "delivered"}, status["delivered"], start_ns)
+    for reason, count in status["dropped"].items():
+        yield Point({**side, "netmon.outcome": "dropped", "netmon.reason": reason}, count, start_ns)
 
 
 def probe_points(probes: Iterable[ProbeStatus], start_ns: int) -> dict[str, list[Point]]:
@@ -56,22 +68,23 @@ def program_points(programs: Iterable[ProgramInfo], start_ns: int) -> dict[str, 
     }
 
 
-def size_points(
-    maps: Mapping[str, tuple[int, int]], series: tuple[int, int], accepted_points: int, start_ns: int
-) -> dict[str, list[Point]]:
-    """Gives netmon.bpf.map.*, netmon.series.* and the receiver counters.
-
-    Args:
-        maps: entries in use and capacity by map name.
-        series: flow series exported in this cycle, and at most.
-        accepted_points: metric points handed to the exporters since the start.
-    """
+def map_points(maps: Mapping[str, tuple[int, int]], start_ns: int) -> dict[str, list[Point]]:
+    """Gives netmon.bpf.map.*: entries in use and capacity by map name."""
     return {
         "netmon.bpf.map.entries": [Point({"netmon.bpf.map.name": n}, used, start_ns) for n, (used, _) in maps.items()],
         "netmon.bpf.map.capacity": [Point({"netmon.bpf.map.name": n}, room, start_ns) for n, (_, room) in maps.items()],
-        "netmon.series.active": [Point({}, series[0], start_ns)],
-        "netmon.series.limit": [Point({}, series[1], start_ns)],
+    }
+
+
+def receiver_points(accepted_points: int, start_ns: int) -> dict[str, list[Point]]:
+    """Gives the receiver counters: metric points handed to the exporters since the start."""
+    return {
         "otelcol_receiver_accepted_metric_points": [Point(_RECEIVER, accepted_points, start_ns)],
         "otelcol_receiver_refused_metric_points": [Point(_RECEIVER, 0, start_ns)],
         "otelcol_receiver_failed_metric_points": [Point(_RECEIVER, 0, start_ns)],
     }
+
+
+def exported_points(snapshot: Snapshot) -> int:
+    """Points of the snapshot that go out by OTLP."""
+    return sum(len(points) for name, points in snapshot.points.items() if not CATALOGUE[name].prometheus_only)

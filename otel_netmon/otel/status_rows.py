@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Literal
 
+import numpy as np
+
 from otel_netmon.abi.enums import Direction, protocol_name
 from otel_netmon.analysis.edges import Edge
-from otel_netmon.analysis.flows import TopConversations
+from otel_netmon.analysis.flows import BYTES, PACKETS
 from otel_netmon.analysis.protocols import Side
+from otel_netmon.analysis.series import SeriesReading
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.kernel.interfaces import Interface, Key
-from otel_netmon.otel.points import portable_text
+from otel_netmon.otel.text import portable_text
 from otel_netmon.selfmon.status import DirectionStatus, FlowStatus, InterfaceStatus
+
+ROWS = 100
+"""Conversations in the document at most."""
 
 _NOTHING = [0, 0]
 
@@ -69,20 +75,23 @@ def interface_rows(
     return rows
 
 
-def flow_rows(top: TopConversations, seconds: float) -> list[FlowStatus]:
-    """One row a conversation and direction, the largest first; rates over the last cycle of this many seconds."""
+def flow_rows(flows: SeriesReading, seconds: float) -> list[FlowStatus]:
+    """One row a conversation and direction, the busiest first, at most ROWS; rates over the last cycle of this many seconds."""
     names: dict[int, Literal["receive", "transmit"]] = {0: "receive", 1: "transmit"}
+    order = np.argsort(flows.gained[BYTES], kind="stable")[::-1][:ROWS]
     return [
         FlowStatus(
-            client=address_text(each.client),
-            server=address_text(each.server),
-            port=each.server_port or None,
-            transport=protocol_name(each.protocol),
-            direction=names[each.direction],
-            bytes_per_second=round(each.bytes_gained / seconds, 3),
-            packets_per_second=round(each.packets_gained / seconds, 3),
-            bytes=each.bytes,
-            packets=each.packets,
+            client=address_text(bytes(client)),
+            server=address_text(bytes(server)),
+            port=port or None,
+            transport=protocol_name(protocol),
+            direction=names[direction],
+            bytes_per_second=round(gained[BYTES] / seconds, 3),
+            packets_per_second=round(gained[PACKETS] / seconds, 3),
+            bytes=values[BYTES],
+            packets=values[PACKETS],
         )
-        for each in top.conversations
+        for (client, server, port, protocol, direction), values, gained in zip(
+            flows.keys[order].tolist(), flows.values[:, order].T.tolist(), flows.gained[:, order].T.tolist(), strict=True
+        )
     ]

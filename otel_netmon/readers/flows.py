@@ -95,7 +95,10 @@ class FlowReader:
         self.tick_rate = 0
 
     def read(self) -> FlowReading:
-        """Reads everything once. Flows idle for long enough are marked, given a grace period, read a last time, deleted."""
+        """Reads everything once. Flows idle for long enough are marked, given a grace period, and read a last time.
+
+        ``delete_closed`` then takes them out of the table, once what they held is safe.
+        """
         self._clock.run(bytes(SWEEP_HEADER_SIZE))
         state = self._state.read(0)
         if not self.tick_rate:
@@ -115,15 +118,34 @@ class FlowReader:
             closed = flows["closing"] != 0
         closed_keys, closed_flows = keys[closed], flows[closed]
         if len(closed_keys):
-            self._table.delete(closed_keys)
             keys, flows = keys[~closed], flows[~closed]
-            self._stale_slots += len(closed_keys)
-            if self._stale_slots > self._stale_slots_most:
-                self._mark_anew(keys)
         protocol_keys, counters = sum_over_cpus(*self._rows.read())
         return FlowReading(
             keys, flows, closed_keys, closed_flows, protocol_keys, counters, state, int(state["monotonic_ns"])
         )
+
+    def delete_closed(self, reading: FlowReading) -> None:
+        """Deletes the closed rows of a reading."""
+        if not len(reading.closed_keys):
+            return
+        self._table.delete(reading.closed_keys)
+        self._stale_slots += len(reading.closed_keys)
+        if self._stale_slots > self._stale_slots_most:
+            self._mark_anew(reading.keys)
+
+    def delete_told(self, keys: npt.NDArray[Any], flows: npt.NDArray[Any]) -> int:
+        """Deletes what an earlier process had read a last time and not deleted yet; gives how many rows that were.
+
+        Args:
+            keys, flows: closed rows of its last reading. A row made anew since then began at another time and stays.
+        """
+        if not len(keys):
+            return 0
+        present, values = self._table.read()
+        leaving = {key.tobytes(): int(first) for key, first in zip(keys, flows["first_ns"], strict=True)}
+        closing = np.flatnonzero(values["closing"])
+        told = [i for i in closing.tolist() if leaving.get(present[i].tobytes()) == int(values["first_ns"][i])]
+        return self._table.delete(present[told])
 
     def forget(self, gone: Collection[tuple[int, int]]) -> None:
         """Deletes the rows of protocol_stats of interfaces (namespace, ifindex) that are gone, after their last reading."""

@@ -1,0 +1,126 @@
+"""All receivers of OTLP: each has a sink, a queue or a spool, and a thread of its own, so that none waits for another."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from otel_netmon.config.checks import FIRST_DESTINATION
+from otel_netmon.config.model import Config
+from otel_netmon.export.otlp import OtlpSink
+from otel_netmon.export.spool import Spool
+from otel_netmon.otel.points import Snapshot
+from otel_netmon.otel.spans import Event, SpanBatch
+from otel_netmon.selfmon.status import ExportStatus, StageStatus
+
+_log = structlog.get_logger(__name__)
+
+
+class Receivers:
+    """Every sink that the configuration names.
+
+    Args:
+        config: the configuration.
+        resource: the agent's resource.
+
+    Raises:
+        ConfigError: a receiver or its spool cannot be used.
+    """
+
+    def __init__(self, config: Config, resource: Mapping[str, str]) -> None:
+        directory = config.export.spool.directory
+        self._sinks: dict[str, OtlpSink] = {}
+        for name, settings in config.otlp.receivers().items():
+            spool = (
+                Spool(Path(directory) / name, config.export.spool.max_bytes, config.export.spool.sync)
+                if directory is not None
+                else None
+            )
+            self._sinks[name] = OtlpSink(name, settings, resource, spool=spool)
+
+    def start(self) -> None:
+        """Begins to send."""
+        for sink in self._sinks.values():
+            sink.start()
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """Hands a snapshot to every receiver that takes metrics; never blocks."""
+        for sink in self._sinks.values():
+            sink.offer(snapshot)
+
+    def offer_spans(self, batch: SpanBatch) -> None:
+        """Hands spans to every receiver that takes traces; never blocks."""
+        for sink in self._sinks.values():
+            sink.offer_spans(batch)
+
+    def offer_events(self, events: Sequence[Event]) -> None:
+        """Hands events to every receiver that takes logs; never blocks."""
+        for sink in self._sinks.values():
+            sink.offer_events(events)
+
+    def flush(self, seconds: float) -> bool:
+        """Waits until every receiver has taken what was offered so far; whether all did within the time."""
+        done: dict[str, bool] = {}
+
+        def work(name: str, sink: OtlpSink, left: float) -> None:
+            done[name] = sink.flush(left)
+
+        self._together(work, seconds)
+        return all(done.get(name, False) for name in self._sinks)
+
+    def shutdown(self, seconds: float) -> None:
+        """Sends what waits, then stops; what is not sent by then is counted as dropped or stays in its spool."""
+        self._together(lambda _, sink, left: sink.shutdown(left), seconds)
+        for name, sink in self._sinks.items():
+            stats = sink.stats()
+            _log.info(
+                "otlp.stopped",
+                destination=name,
+                delivered=stats["points_delivered"],
+                dropped=stats["points_dropped"],
+                pending=stats["points_pending"],
+            )
+
+    def endpoints(self) -> dict[str, str]:
+        """Where each receiver is, without credentials."""
+        return {name: sink.stats()["endpoint"] for name, sink in self._sinks.items()}
+
+    def status(self) -> ExportStatus:
+        """The receivers' part of /status."""
+        status: ExportStatus = {}
+        rows = {name: sink.stats() for name, sink in self._sinks.items()}
+        first = rows.pop(FIRST_DESTINATION, None)
+        if first is not None:
+            status["otlp"] = first
+        if rows:
+            status["destinations"] = rows
+        return status
+
+    def stages(self) -> dict[tuple[str, str], StageStatus]:
+        """Items delivered and dropped by destination and signal."""
+        result: dict[tuple[str, str], StageStatus] = {}
+        for name, sink in self._sinks.items():
+            stats = sink.stats()
+            result[name, "metric_points"] = StageStatus(
+                delivered=stats["points_delivered"], dropped=stats["points_dropped"]
+            )
+            for signal in ("spans", "log_records"):
+                row = stats[signal]
+                if row["offered"]:
+                    result[name, signal] = StageStatus(delivered=row["delivered"], dropped=row["dropped"])
+        return result
+
+    def _together(self, work: Callable[[str, OtlpSink, float], object], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        threads = [
+            threading.Thread(target=work, args=(name, sink, seconds), name=f"otlp-{name}-end", daemon=True)
+            for name, sink in self._sinks.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()) + 0.5)  # each keeps to the time by itself
