@@ -49,6 +49,18 @@ class SeriesReading(NamedTuple):
     folded: int
 
 
+class Placement(NamedTuple):
+    """Where rows went.
+
+    Attributes:
+        slots: intp, shape (n,): the slot of each row's key, -1 for the rest.
+        fresh: intp: slots of series that begin here; what else is kept by slot must be cleared.
+    """
+
+    slots: npt.NDArray[np.intp]
+    fresh: npt.NDArray[np.intp]
+
+
 class CounterSeries:
     """Cumulative counters of at most ``limit`` keys, and of the rest by partition.
 
@@ -92,8 +104,8 @@ class CounterSeries:
         partitions: npt.NDArray[np.intp],
         now_ns: int,
         begin_ns: int = 0,
-    ) -> None:
-        """Takes what keys gained since the last update.
+    ) -> Placement:
+        """Takes what keys gained since the last update; tells where each row went.
 
         Args:
             keys: shape (n,); a key may come several times.
@@ -116,7 +128,8 @@ class CounterSeries:
         self._last[slots[known & busy]] = now_ns
         self._drop_idle(now_ns)
         slots[known] = np.where(self._live[slots[known]], slots[known], -1)
-        self._admit(keys, first, sums[weight], slots, np.flatnonzero(~known & busy), now_ns, begin_ns or self._read_ns)
+        candidates = np.flatnonzero(~known & busy)
+        fresh = self._admit(keys, first, sums[weight], slots, candidates, now_ns, begin_ns or self._read_ns)
         placed = slots >= 0
         self._values[:, slots[placed]] += sums[:, placed]
         self._gained[:, slots[placed]] = sums[:, placed]
@@ -127,6 +140,7 @@ class CounterSeries:
         self._active = int(np.count_nonzero(busy))
         self._folded = int(np.count_nonzero(busy & ~placed))
         self._read_ns = now_ns
+        return Placement(slots[inverse], fresh)
 
     def add_to_rest(self, partition: int, gains: tuple[int, ...]) -> None:
         """Adds what has no key at all to the rest of a partition."""
@@ -211,8 +225,12 @@ class CounterSeries:
         candidates: npt.NDArray[np.intp],
         now_ns: int,
         begin_ns: int,
-    ) -> None:
-        """Gives places to candidates (indexes of groups) and writes their slots; takes places of smaller ones."""
+    ) -> npt.NDArray[np.intp]:
+        """Gives places to candidates (indexes of groups) and writes their slots; takes places of smaller ones.
+
+        Returns:
+            the slots of those that begin.
+        """
         holders = np.flatnonzero(self._live)
         if len(holders) + len(candidates) > self.limit:
             scores = np.concatenate([self._score[holders], weights[candidates].astype(np.float64)])
@@ -226,7 +244,7 @@ class CounterSeries:
                 self._live[displaced] = False
                 slots[np.isin(slots, displaced)] = -1
         elif not len(candidates):
-            return
+            return candidates
         self._grow(int(np.count_nonzero(self._live)) + len(candidates))
         free = np.flatnonzero(~self._live)[: len(candidates)]
         self._keys[free] = keys[first[candidates]]
@@ -238,6 +256,7 @@ class CounterSeries:
         self._live[free] = True
         slots[candidates] = free
         self._index()
+        return free
 
     def _grow(self, wanted: int) -> None:
         have = len(self._live)
