@@ -7,11 +7,13 @@ connection carries one request (``Connection: close``), so no client occupies a 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import selectors
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -23,6 +25,7 @@ from otel_netmon.errors import ListenError
 _log = structlog.get_logger(__name__)
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+_BUFFERS = 64  # more than a socket takes at once; the kernel refuses more than IOV_MAX, 1024
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -50,6 +53,7 @@ class Response:
     """A response; an empty body becomes the status in words.
 
     Attributes:
+        pieces: a body in pieces, which several responses may share; stands for ``body``.
         headers: further header lines, without line ends.
         head_only: the body's length is told and the body is not sent, as HEAD wants it.
     """
@@ -59,6 +63,7 @@ class Response:
     content_type: str = "text/plain; charset=utf-8"
     headers: tuple[str, ...] = ()
     head_only: bool = False
+    pieces: tuple[bytes, ...] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +73,7 @@ class _Connection:
     sock: socket.socket
     deadline: float
     received: bytearray = field(default_factory=bytearray)
-    response: list[memoryview] = field(default_factory=list)
+    response: deque[memoryview] = field(default_factory=deque)
     lingering: bool = False
 
 
@@ -79,12 +84,21 @@ class Loop:
         listener: a listening, non-blocking socket; the loop owns it.
         answer: the response to a complete request head; called on the loop's thread, must not raise.
         limits: what clients can make the server hold.
+        tidy: lets go of what answers have left behind; called on the loop's thread whenever it woke. Gives the seconds until it
+            wants to be called next, None where nothing is left.
     """
 
-    def __init__(self, listener: socket.socket, answer: Callable[[bytes], Response], limits: Limits) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        answer: Callable[[bytes], Response],
+        limits: Limits,
+        tidy: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self._listener = listener
         self._answer = answer
         self._limits = limits
+        self._tidy = tidy
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._connections: set[_Connection] = set()
         self._selector = selectors.DefaultSelector()
@@ -123,10 +137,11 @@ class Loop:
                 self._close(connection)
 
     def _patience(self) -> float | None:
-        """Seconds until the first connection's time is up; None, for ever, without connections."""
-        if not self._connections:
-            return None
-        return max(0.0, min(connection.deadline for connection in self._connections) - time.monotonic())
+        """Seconds until the first connection's time is up or there is something to tidy; None, for ever, without both."""
+        untidy = self._tidy()
+        now = time.monotonic()
+        waits = [max(0.0, connection.deadline - now) for connection in self._connections]
+        return min(waits if untidy is None else [*waits, untidy], default=None)
 
     def _accept(self) -> None:
         try:
@@ -176,24 +191,25 @@ class Loop:
 
     def _respond(self, connection: _Connection, response: Response) -> None:
         body = response.body or f"{response.status.value} {response.status.phrase}\n".encode()
+        pieces = (body,) if response.pieces is None else response.pieces
         lines = (
             f"HTTP/1.1 {response.status.value} {response.status.phrase}",
             f"Content-Type: {response.content_type}",
-            f"Content-Length: {len(body)}",
+            f"Content-Length: {sum(map(len, pieces))}",
             *response.headers,
             "Connection: close\r\n\r\n",
         )
-        connection.response = [memoryview("\r\n".join(lines).encode())]
+        connection.response = deque([memoryview("\r\n".join(lines).encode())])
         if not response.head_only:
-            connection.response.append(memoryview(body))
+            connection.response.extend(map(memoryview, pieces))
         connection.received.clear()
         connection.deadline = time.monotonic() + self._limits.response_seconds
         self._selector.modify(connection.sock, _WRITE, connection)
 
     def _send(self, connection: _Connection) -> None:
-        sent = connection.sock.sendmsg(connection.response)
+        sent = connection.sock.sendmsg(itertools.islice(connection.response, _BUFFERS))
         while connection.response and sent >= len(connection.response[0]):
-            sent -= len(connection.response.pop(0))
+            sent -= len(connection.response.popleft())
         if connection.response:
             connection.response[0] = connection.response[0][sent:]
             return

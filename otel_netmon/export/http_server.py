@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 
 import structlog
-from opentelemetry.util.types import AnyValue
 
 from otel_netmon.export.http_loop import Limits, Loop, Response, listen_on
 from otel_netmon.export.prometheus import MetricsPage, NoSnapshotError
@@ -39,7 +38,7 @@ class Server:
         status_source: Callable[[], Mapping[str, object]],
         ready_source: Callable[[], bool],
         *,
-        resource: Mapping[str, AnyValue] | None = None,
+        resource: Mapping[str, str] | None = None,
         limits: Limits | None = None,
     ) -> None:
         self._page = MetricsPage(snapshot_source, resource or {})
@@ -48,7 +47,7 @@ class Server:
         self._failing: set[str] = set()
         listener = listen_on(listen)
         self._address = listener.getsockname()[:2]
-        self._loop = Loop(listener, self._answer, limits or Limits())
+        self._loop = Loop(listener, self._answer, limits or Limits(), self._page.expire)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -91,9 +90,13 @@ class Server:
             return Response(HTTPStatus.NOT_FOUND, f"404 Not Found; there are {' '.join(routes)}\n".encode())
         if method not in {"GET", "HEAD"}:
             return Response(HTTPStatus.METHOD_NOT_ALLOWED, headers=("Allow: GET, HEAD",))
-        fields = (line.partition(":") for line in header_lines)
+        headers: dict[str, str] = {}
+        for line in header_lines:
+            name, _, value = (part.strip() for part in line.partition(":"))
+            known = headers.get(name.lower())  # the lines of one field are one list (RFC 9110 section 5.3)
+            headers[name.lower()] = value if known is None else f"{known}, {value}"
         try:
-            response = route({name.strip().lower(): value.strip() for name, _, value in fields})
+            response = route(headers)
         except Exception as error:  # noqa: BLE001 - whatever a page raises is told below
             # One page that fails must not end the others; the client and, once until it works again, the log are told.
             if path not in self._failing:
@@ -101,17 +104,20 @@ class Server:
             self._failing.add(path)
             return Response(HTTPStatus.INTERNAL_SERVER_ERROR, head_only=method == "HEAD")
         self._failing.discard(path)
-        return Response(response.status, response.body, response.content_type, response.headers, method == "HEAD")
+        return replace(response, head_only=method == "HEAD")
 
     def _metrics(self, headers: Mapping[str, str]) -> Response:
         try:
-            content_type, body = self._page.render(headers.get("accept", ""))
+            page = self._page.render(headers.get("accept", ""), headers.get("accept-encoding", ""))
         except NoSnapshotError:
             return Response(HTTPStatus.SERVICE_UNAVAILABLE, b"nothing has been read yet\n", headers=("Retry-After: 1",))
-        vary = "Vary: Accept, Accept-Encoding"
-        if not _accepts_gzip(headers.get("accept-encoding", "")):
-            return Response(HTTPStatus.OK, body, content_type, (vary,))
-        return Response(HTTPStatus.OK, _gzip(body), content_type, ("Content-Encoding: gzip", vary))
+        coding = ("Content-Encoding: gzip",) if page.gzip else ()
+        return Response(
+            HTTPStatus.OK,
+            content_type=page.content_type,
+            headers=(*coding, "Vary: Accept, Accept-Encoding"),
+            pieces=page.pieces,
+        )
 
     def _healthz(self, _headers: Mapping[str, str]) -> Response:
         return Response(HTTPStatus.OK, b"ok\n")
@@ -124,18 +130,3 @@ class Server:
     def _status(self, _headers: Mapping[str, str]) -> Response:
         body = json.dumps(self._status_source(), indent=2, allow_nan=False).encode() + b"\n"
         return Response(HTTPStatus.OK, body, "application/json", ("Cache-Control: no-store",))
-
-
-def _accepts_gzip(header: str) -> bool:
-    """RFC 9110 section 12.5.3; ``gzip;q=0`` refuses it."""
-    for coding in header.lower().split(","):
-        name, _, weight = coding.partition(";")
-        if name.strip() == "gzip":
-            return weight.replace(" ", "") not in {"q=0", "q=0.0", "q=0.00", "q=0.000"}
-    return False
-
-
-def _gzip(body: bytes) -> bytes:
-    """RFC 1952 at the fastest level: the page is read once, on this machine or the next."""
-    compressor = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
-    return compressor.compress(body) + compressor.flush()

@@ -1,53 +1,74 @@
-"""The metrics page: the current snapshot in the Prometheus text format or, when the scraper prefers it, in OpenMetrics.
+"""The metrics page: the current snapshot in the format that the scraper prefers, made once for all scrapers of a moment.
 
-Formats: Prometheus "Exposition formats" (text 0.0.4) and OpenMetrics 1.0.0. Names: ``otel.prometheus_names``. The text is written
-here and not by a client library's registry: a line costs a tenth, and no instrument keeps a series that has left. The client
-library's parsers and the stock OpenTelemetry exporter are the oracles of the tests.
+The page is written here and not by a client library's registry: a line costs a hundredth, and no instrument keeps a series that has
+left. ``prometheus_text`` and ``prometheus_protobuf`` write it, ``prometheus_negotiation`` chooses.
 """
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-from opentelemetry.util.types import AnyValue
+from otel_netmon.export import prometheus_protobuf, prometheus_text
+from otel_netmon.export.prometheus_negotiation import OPENMETRICS, PROTOBUF, accepts_gzip, content_type
+from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
+from otel_netmon.otel.points import Snapshot
 
-from otel_netmon.otel import prometheus_names
-from otel_netmon.otel.catalogue import CATALOGUE, Metric
-from otel_netmon.otel.points import Point, Snapshot, portable_text
+HOLD_SECONDS = 2.0
+"""How long a page is kept after its last scrape: scrapers that come together share it, and between scrapes it takes no memory."""
 
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
-OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
-
-_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
-_NEEDS_ESCAPE = re.compile(r'[\\\n"]|[^\x01-\x7f]')
+_PIECE_BYTES = 128 * 1024
 
 
 class NoSnapshotError(Exception):
     """Nothing has been read yet: there is no page."""
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page as it is sent.
+
+    Attributes:
+        content_type: of the format.
+        gzip: whether the pieces together are one gzip stream (RFC 1952).
+        pieces: the body; some 100 KB to 1 MB each.
+    """
+
+    content_type: str
+    gzip: bool
+    pieces: tuple[bytes, ...]
+
+    @property
+    def body(self) -> bytes:
+        """The pieces as one."""
+        return b"".join(self.pieces)
+
+
 class MetricsPage:
-    """Renders the current snapshot, for any number of scrapers at once.
+    """Renders the current snapshot, for any number of scrapers at once. Used by one thread at a time.
 
     Args:
         snapshot_source: returns the current snapshot, None before the first reading.
         resource: resource attributes, served as ``target_info``.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, snapshot_source: Callable[[], Snapshot | None], resource: Mapping[str, AnyValue]) -> None:
+    def __init__(
+        self,
+        snapshot_source: Callable[[], Snapshot | None],
+        resource: Mapping[str, Value],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._snapshot_source = snapshot_source
-        self._target = _labels({key: _target_value(value) for key, value in resource.items()})
-        self._last: tuple[tuple[int, int, str], bytes] | None = None
+        self._target = AttributeSet(encode(resource, Tag.NUMBER_DATA_POINT))
+        self._clock = clock
+        self._snapshot: Snapshot | None = None
+        self._kept: dict[tuple[str, bool], tuple[Page, float]] = {}
 
-    def render(self, accept_header: str = "") -> tuple[str, bytes]:
-        """The page in the format that the scraper's Accept header prefers.
-
-        Scrapers that ask within one cycle share one page, so that slow ones do not multiply it in memory.
-
-        Returns:
-            Content type and body.
+    def render(self, accept: str = "", accept_encoding: str = "") -> Page:
+        """The page as the scraper's headers Accept and Accept-Encoding want it.
 
         Raises:
             NoSnapshotError: before the first reading.
@@ -55,97 +76,49 @@ class MetricsPage:
         snapshot = self._snapshot_source()
         if snapshot is None:
             raise NoSnapshotError
-        content_type = negotiate(accept_header)
-        key = (id(snapshot), snapshot.time_unix_nano, content_type)
-        last = self._last
-        if last is not None and last[0] == key:
-            return content_type, last[1]
-        body = "".join(self._lines(snapshot, openmetrics=content_type == OPENMETRICS)).encode()
-        self._last = (key, body)
-        return content_type, body
+        if snapshot is not self._snapshot:
+            self._kept.clear()
+            self._snapshot = snapshot
+        key = content_type(accept), accepts_gzip(accept_encoding)
+        page = self._kept[key][0] if key in self._kept else self._rendered(snapshot, *key)
+        self._kept[key] = page, self._clock() + HOLD_SECONDS
+        return page
 
-    def _lines(self, snapshot: Snapshot, *, openmetrics: bool) -> Iterable[str]:
-        if self._target:
-            name, kind = ("target", "info") if openmetrics else ("target_info", "gauge")
-            yield f"# HELP {name} Target metadata\n# TYPE {name} {kind}\ntarget_info{{{self._target}}} 1\n"
-        for name, points in snapshot.points.items():
-            if points:
-                yield from _family(CATALOGUE[name], points, openmetrics=openmetrics)
-        if openmetrics:
-            yield "# EOF\n"
+    def expire(self) -> float | None:
+        """Drops the pages that nobody asked for lately; gives the seconds until the next one's time is up, None without pages."""
+        now = self._clock()
+        self._kept = {key: kept for key, kept in self._kept.items() if kept[1] > now}
+        if not self._kept:
+            self._snapshot = None
+            return None
+        return min(until for _, until in self._kept.values()) - now
 
-
-def negotiate(accept_header: str) -> str:
-    """Content type for an Accept header: OpenMetrics 1.0.0 where it is asked for and not ranked below the text format.
-
-    RFC 9110 section 12.5.1. Anything unknown gets the text format, which every scraper reads.
-    """
-    quality = {OPENMETRICS: 0.0, TEXT: 0.0}
-    for media_range in accept_header.split(","):
-        media_type, *parameters = (part.strip().lower() for part in media_range.split(";"))
-        values = dict(parameter.split("=", 1) for parameter in parameters if "=" in parameter)
-        if media_type == "application/openmetrics-text" and values.get("version", "1.0.0") == "1.0.0":
-            offer = OPENMETRICS
-        elif media_type in {"text/plain", "text/*", "*/*"}:
-            offer = TEXT
+    def _rendered(self, snapshot: Snapshot, name: str, gzip: bool) -> Page:
+        if name == PROTOBUF:
+            pieces = prometheus_protobuf.render(snapshot, self._target)
         else:
-            continue
-        quality[offer] = max(quality[offer], _quality(values.get("q", "1")))
-    return OPENMETRICS if quality[OPENMETRICS] > 0 and quality[OPENMETRICS] >= quality[TEXT] else TEXT
+            pieces = prometheus_text.render(snapshot, self._target, openmetrics=name == OPENMETRICS)
+        return Page(name, gzip, tuple(_merged(_compressed(pieces) if gzip else pieces)))
 
 
-def _quality(text: str) -> float:
-    """Weight of RFC 9110 section 12.4.2; one that cannot be read excludes its media range."""
-    return float(text) if re.fullmatch(r"0(\.\d{0,3})?|1(\.0{0,3})?", text) else 0.0
+def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """RFC 1952 at the fastest level: the page is read once, on this machine or the next. The plain page is never there as a whole."""
+    compressor = zlib.compressobj(1, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+    for piece in pieces:
+        yield compressor.compress(piece)
+    yield compressor.flush()
 
 
-def _family(metric: Metric, points: Iterable[Point], *, openmetrics: bool) -> Iterable[str]:
-    family = prometheus_names.family_name(metric.name, metric.unit, metric.kind)
-    sample = metric.prometheus_name
-    counter = metric.kind == "counter"
-    described = family if openmetrics else sample
-    help_text = metric.description.translate(_ESCAPES) if openmetrics else metric.description.replace("\\", r"\\")
-    yield f"# HELP {described} {help_text}\n# TYPE {described} {'counter' if counter else 'gauge'}\n"
-    unit = prometheus_names.unit_suffix(metric.unit, metric.kind)
-    if openmetrics and unit:
-        yield f"# UNIT {family} {unit}\n"
-    for point in points:
-        labels = _labels(point.attributes)
-        braces = f"{{{labels}}}" if labels else ""
-        yield f"{sample}{braces} {_number(metric.value_type(point.value))}\n"
-        if counter and openmetrics:
-            yield f"{family}_created{braces} {_seconds(point.start_time_unix_nano)}\n"
-
-
-def _labels(attributes: Mapping[str, str | int | float | bool]) -> str:
-    """Label pairs without braces. Empty values are left out: to Prometheus an empty label is an absent one."""
-    return ",".join(
-        f'{prometheus_names.label_name(key)}="{_label_value(value)}"'
-        for key, value in attributes.items()
-        if value != ""
-    )
-
-
-def _label_value(value: str | float | bool) -> str:
-    if isinstance(value, str):
-        return portable_text(value).translate(_ESCAPES) if _NEEDS_ESCAPE.search(value) else value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return _number(value)
-
-
-def _target_value(value: AnyValue) -> str | int | float | bool:
-    """Resource attributes are labels too; what is no scalar is written as Python shows it."""
-    return value if isinstance(value, (str, int, float, bool)) else str(value)
-
-
-def _number(value: float) -> str:
-    """Integers to the last digit, floats as their shortest exact form."""
-    if isinstance(value, int) or math.isfinite(value):
-        return repr(value)
-    return "NaN" if math.isnan(value) else ("+Inf" if value > 0 else "-Inf")
-
-
-def _seconds(nanoseconds: int) -> str:
-    """Nanoseconds since the epoch as seconds, without the rounding of a float."""
-    return f"{nanoseconds // 1_000_000_000}.{nanoseconds % 1_000_000_000:09d}"
+def _merged(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Small pieces together: each costs a buffer when they are sent."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _PIECE_BYTES:
+            yield b"".join(waiting)
+            waiting.clear()
+            size = 0
+    if size:
+        yield b"".join(waiting)

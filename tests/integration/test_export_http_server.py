@@ -13,17 +13,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from prometheus_client import parser
 from structlog.testing import capture_logs
 
 from otel_netmon.errors import ListenError
+from otel_netmon.export import prometheus
 from otel_netmon.export.http_loop import Limits
 from otel_netmon.export.http_server import Server
-from otel_netmon.export.prometheus import OPENMETRICS, TEXT
-from otel_netmon.otel.points import Snapshot
+from otel_netmon.export.prometheus import HOLD_SECONDS, MetricsPage
+from otel_netmon.export.prometheus_negotiation import OPENMETRICS, PROTOBUF, TEXT
+from otel_netmon.otel.attributes import AttributeSet
+from otel_netmon.otel.points import NumberSeries, Snapshot
 from support.otlp_receiver import wait_until
-from support.snapshots import END, every_metric, flows
+from support.prometheus_messages import families
+from support.snapshots import END, START, every_metric, flows
 
 
 @dataclass
@@ -85,7 +90,7 @@ def sleeps(server: Server) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------- the pages
-def test_metrics_in_both_formats_plain_and_compressed() -> None:
+def test_metrics_in_all_formats_plain_and_compressed() -> None:
     with Agent().serve() as server:
         plain = get(server, "/metrics")
         assert (plain.status, plain.headers["content-type"]) == (200, TEXT)
@@ -97,6 +102,9 @@ def test_metrics_in_both_formats_plain_and_compressed() -> None:
         assert (packed.headers["content-type"], packed.headers["content-encoding"]) == (OPENMETRICS, "gzip")
         assert gzip.decompress(packed.body) == get(server, "/metrics", accepts[0]).body
         assert get(server, "/metrics", "Accept-Encoding: gzip;q=0").body == plain.body
+        binary = get(server, "/metrics", "Accept: text/plain;q=0.5", f"ACCEPT: {PROTOBUF}")  # two lines of one field
+        assert binary.headers["content-type"] == PROTOBUF
+        assert [family.name for family in families(binary.body)][:2] == ["target_info", "system_network_io_bytes_total"]
 
 
 def test_metrics_before_the_first_reading() -> None:
@@ -216,6 +224,64 @@ def test_a_slow_reader_gets_its_page_whole_while_others_are_served() -> None:
         reply = read_reply(slow)
         assert len(reply.body) == int(reply.headers["content-length"]) > 1_000_000
         assert reply.body.count(b"\n") == 50_000 + 5
+
+
+def big() -> Snapshot:
+    """100,000 series, whose page is some 12 MB."""
+    count = 100_000
+    sets = [
+        AttributeSet.of({"client.address": f"2001:db8::{i:x}", "server.address": "192.0.2.10", "server.port": 443})
+        for i in range(count)
+    ]
+    starts = np.full(count, START, np.uint64)
+    return Snapshot(END, {"netmon.flow.io": NumberSeries(sets, starts, np.arange(count))})
+
+
+def test_slow_readers_of_the_big_page_share_it_and_harm_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve hold the page of 100,000 series half read: others get theirs, the page is in memory once, and all come whole."""
+    monkeypatch.setattr(prometheus, "HOLD_SECONDS", 60.0)
+    agent = Agent(snapshot=big())
+    with agent.serve(response_seconds=60.0) as server, contextlib.ExitStack() as stack:
+        whole = get(server, "/metrics").body
+        assert whole.count(b"\n") == 100_000 + 5
+        readers = []
+        for _ in range(12):
+            slow = stack.enter_context(socket.socket())
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.settimeout(20)
+            slow.connect(server.address)
+            slow.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            slow.recv(1, socket.MSG_PEEK)
+            readers.append(slow)
+        for _ in range(3):
+            assert get(server, "/healthz").status == 200
+            assert gzip.decompress(get(server, "/metrics", "Accept-Encoding: gzip").body) == whole
+        waiting = [connection.response for connection in server._loop._connections if connection.response]
+        assert len(waiting) == 12
+        assert min(len(each) for each in waiting) > 10
+        assert len({id(view.obj) for each in waiting for view in each}) <= len(MetricsPage(big, {}).render().pieces)
+        bodies: list[bytes] = []
+        threads = [threading.Thread(target=lambda sock=sock: bodies.append(read_reply(sock).body)) for sock in readers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(bodies) == 12
+        assert set(bodies) == {whole}
+
+
+def test_a_page_is_let_go_when_nobody_has_asked_for_a_while_and_the_server_sleeps_again() -> None:
+    with Agent().serve() as server:
+        for accept in (TEXT, OPENMETRICS, PROTOBUF):
+            assert get(server, "/metrics", f"Accept: {accept}").status == 200
+        assert len(server._page._kept) == 3
+        started = time.monotonic()
+        wait_until(lambda: not server._page._kept)
+        assert time.monotonic() - started < 2 * HOLD_SECONDS
+        assert server._page._snapshot is None
+        before = sleeps(server)
+        time.sleep(1.2)  # the time over which wake-ups are counted
+        assert sleeps(server) == before
 
 
 def test_too_many_connections_are_told_then_closed_and_a_place_is_free_again() -> None:

@@ -21,7 +21,7 @@ from otel_netmon.otel import prometheus_names
 from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.metrics_data import batches
-from otel_netmon.otel.points import NumberSeries, Point, Snapshot, number_series
+from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point, Points, Snapshot, number_series
 from otel_netmon.otel.prometheus_names import family_name
 from support.prometheus_messages import families
 from support.snapshots import END, START, every_metric, flows
@@ -54,19 +54,19 @@ def parsed_openmetrics(text: str) -> list[Sample]:
 
 
 def expected(snapshot: Snapshot) -> Samples:
-    def label(value: object) -> str:
-        return str(value).lower() if isinstance(value, bool) else str(value)
+    samples = {("target_info", frozenset(TARGET.items()), 1.0)}
+    for name, points in snapshot.points.items():
+        sample = CATALOGUE[name].prometheus_name
+        assert not isinstance(points, HistogramSeries)
+        samples |= {
+            (sample, frozenset(map(as_label, point.attributes.items())), float(point.value)) for point in points
+        }
+    return samples
 
-    samples = {
-        (
-            CATALOGUE[name].prometheus_name,
-            frozenset((key.replace(".", "_"), label(value)) for key, value in point.attributes.items()),
-            float(point.value),
-        )
-        for name, points in snapshot.points.items()
-        for point in points
-    }
-    return samples | {("target_info", frozenset(TARGET.items()), 1.0)}
+
+def as_label(attribute: tuple[str, object]) -> tuple[str, str]:
+    key, value = attribute
+    return key.replace(".", "_"), str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def test_text_holds_every_point_by_value() -> None:
@@ -141,16 +141,15 @@ def test_floats(value: float, text: str) -> None:
     assert f"\nnetmon_coverage_ratio {text}\n" in page(Snapshot(END, {"netmon.coverage": [Point({}, value, START)]}))
 
 
-def test_columns_and_points_are_one_page() -> None:
-    snapshot = every_metric()
-    columns = {name: number_series(points, CATALOGUE[name].value_type) for name, points in snapshot.points.items()}  # type: ignore[arg-type]
+@pytest.mark.parametrize("accept", ["", OPENMETRICS, PROTOBUF])
+def test_columns_and_points_are_one_page(accept: str) -> None:
+    columns: dict[str, Points] = {}
+    for name, points in every_metric().points.items():
+        assert not isinstance(points, HistogramSeries)
+        columns[name] = number_series(points, CATALOGUE[name].value_type)
     assert all(isinstance(each, NumberSeries) for each in columns.values())
-    for accept in ("", OPENMETRICS, PROTOBUF):
-        pages = [
-            MetricsPage(lambda each=each: each, RESOURCE).render(accept).body
-            for each in (snapshot, Snapshot(END, columns))
-        ]  # type: ignore[misc]
-        assert pages[0] == pages[1]
+    of_columns = MetricsPage(lambda: Snapshot(END, columns), RESOURCE).render(accept)
+    assert of_columns.body == MetricsPage(every_metric, RESOURCE).render(accept).body
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])
@@ -254,7 +253,8 @@ def test_the_page_holds_no_snapshot_when_its_pages_are_gone() -> None:
     before = sys.getrefcount(snapshots[0])
     now = HOLD_SECONDS
     assert metrics.expire() is None
-    assert sys.getrefcount(snapshots[0]) == before - 1
+    after = sys.getrefcount(snapshots[0])
+    assert after == before - 1
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS, PROTOBUF])
