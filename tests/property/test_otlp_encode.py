@@ -20,7 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind as SdkSpanKind, Status, StatusCode as SdkStatusCode
 
-from otel_netmon.export import otlp_wire
+from otel_netmon.export import otlp_metrics, otlp_wire
 from otel_netmon.export.otlp_logs import event_requests
 from otel_netmon.export.otlp_metrics import count_points, metric_requests
 from otel_netmon.export.otlp_spans import span_requests
@@ -135,6 +135,7 @@ def test_points_equal_those_of_the_stock_encoder(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(otlp_wire, "CHUNK", chunk)
+        patch.setattr(otlp_metrics, "_HISTOGRAMS", chunk)
         requests = list(
             metric_requests(
                 snapshot,
@@ -250,9 +251,15 @@ def test_counters_add_up(world: Any, temporality: Literal["delta", "cumulative",
         previous, before = snapshot, {name: series.start for name, series in alive.items()}
 
 
-@given(WORLD, st.sampled_from(["delta", "lowmemory"]))
+@given(WORLD, st.sampled_from(["delta", "lowmemory"]), st.integers(1, 3))
 @settings(max_examples=200, deadline=None)
-def test_distributions_add_up(world: Any, temporality: Literal["delta", "lowmemory"]) -> None:
+def test_distributions_add_up(world: Any, temporality: Literal["delta", "lowmemory"], chunk: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(otlp_metrics, "_HISTOGRAMS", chunk)
+        check_distributions(world, temporality)
+
+
+def check_distributions(world: Any, temporality: Literal["delta", "lowmemory"]) -> None:
     bounds = [0.0, 0.5, 1.0, 8.0]
     previous: Snapshot | None = None
     before: dict[int, tuple[int, list[float]]] = {}

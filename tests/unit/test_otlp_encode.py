@@ -10,6 +10,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
+from otel_netmon.export.otlp_logs import event_requests
 from otel_netmon.export.otlp_metrics import HistogramForm, count_points, metric_requests
 from otel_netmon.export.otlp_spans import span_requests
 from otel_netmon.export.otlp_wire import CHUNK, Envelope, varint_sizes, varints
@@ -17,7 +18,7 @@ from otel_netmon.export.requests import Request
 from otel_netmon.otel.attributes import AttributeSet, varint
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.points import NumberSeries, Point, Points, Snapshot
-from otel_netmon.otel.spans import SpanBatch, SpanKind, StatusCode
+from otel_netmon.otel.spans import Event, Severity, SpanBatch, SpanKind, StatusCode
 from otel_netmon.otel.temporality import Temporality
 from support.distributions import histogram_series
 from support.otlp_requests import RESOURCE, Sent, canonical, flat, parsed, stock
@@ -82,6 +83,15 @@ def test_many_points_are_cut_at_either_limit() -> None:
     assert [one.point.as_int for one in flat(map(parsed, by_size))] == list(range(1, count + 1))
 
 
+def test_no_request_is_a_byte_longer_than_the_limit() -> None:
+    events = [Event("netmon.probe.state", END, Severity.WARN, "x" * (number % 7), b"") for number in range(20)]
+    for max_bytes in range(400, 520):
+        made = list(event_requests(events, ENVELOPE, 8192, max_bytes))
+        assert sum(request.items for request in made) == len(events)
+        assert all(len(request.body) <= max_bytes for request in made)
+        assert len(made) < len(events)
+
+
 def test_a_point_beyond_the_limit_goes_alone() -> None:
     names = ["a", "x" * 70_000, "b", "c", "y" * 300]
     snapshot = Snapshot(
@@ -110,6 +120,11 @@ def test_a_series_that_ended_is_marked_once(temporality: Temporality, start: int
     assert (mark.point.start_time_unix_nano, mark.point.time_unix_nano) == (start, END + 5)
     assert mark.point.WhichOneof("value") is None
     assert not [one for one in sent(after, now, temporality) if one.ended]
+
+
+def test_a_mark_never_starts_after_a_clock_that_was_set_back() -> None:
+    (*_, mark) = sent(flows(1, time_unix_nano=END - 5), flows(2), "delta")
+    assert (mark.ended, mark.point.start_time_unix_nano, mark.point.time_unix_nano) == (True, END - 5, END - 5)
 
 
 def test_a_series_that_came_back_is_not_marked() -> None:

@@ -137,6 +137,8 @@ def test_a_distribution_that_gained_nothing_is_left_out() -> None:
         ([1.0, 2.0], [4.0]),  # less of them
         ([1.0, 1.0], [4.0, 4.0, 4.0]),  # more, but the buckets of before are gone
         ([0.0, 0.0], [4.0, 4.0, 4.0]),  # more, but the zeros of before are gone
+        ([2.0], [4.0, 4.0]),  # more, and in the same explicit bucket, but below all exponential ones of now
+        ([8.0], [4.0, 4.0]),  # above them
     ],
 )
 def test_a_distribution_that_fell_without_a_new_start_is_whole_since_before(
