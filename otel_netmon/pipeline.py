@@ -36,6 +36,8 @@ from otel_netmon.export.receivers import Receivers
 from otel_netmon.kernel import syscalls
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.otel import selfmon
+from otel_netmon.otel.events import AgentEvents
+from otel_netmon.otel.histograms import Durations
 from otel_netmon.otel.points import Points, Snapshot
 from otel_netmon.otel.resource import build_resource
 from otel_netmon.otel.series import SeriesBudget
@@ -86,6 +88,8 @@ class Pipeline:
         self._xdp = XdpSource(maps["xdp_monitor"], start_ns) if "xdp_monitor" in maps else None
         self._interfaces = InterfaceSource(setup["netdev"], boot_ns, start_ns)
         self._budget = SeriesBudget(config.limits.series, config.limits.series_idle_seconds)
+        self._events = AgentEvents()
+        self._durations = Durations("netmon.pipeline.cycle.duration", self._process_start_ns)
         self._checkpoint = Checkpoint(setup["checkpoint"])
         self._save_failed = False
         self._restore()
@@ -216,6 +220,7 @@ class Pipeline:
     # ---- one cycle
 
     def _cycle(self) -> None:
+        began = time.perf_counter()
         now_ns = time.time_ns()
         points = self._read(now_ns)
         self._save()  # before anybody is told: what is told must never be told again
@@ -232,6 +237,11 @@ class Pipeline:
                     source.forget(self._gone)
             self._gone = set()
         self._receivers.offer(snapshot)
+        self._receivers.offer_events(self._events.probes(self._probes, now_ns))
+        self._receivers.offer_events(
+            self._events.folded(self._budget.folded(self._folded()), self._config.limits.series, now_ns)
+        )
+        self._durations.record(time.perf_counter() - began, {})
 
     def _read(self, now_ns: int) -> dict[str, Points]:
         known = self._known.values()
@@ -262,6 +272,7 @@ class Pipeline:
             **selfmon.program_points(map(syscalls.program_info, self._programs.values()), start_ns),
             **selfmon.map_points(maps, start_ns),
             **selfmon.receiver_points(self._accepted, start_ns),
+            **self._durations.points(),
             **self._budget.points(self._folded(), self._distinct()[1], start_ns),
         }
 

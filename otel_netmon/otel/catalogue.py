@@ -110,10 +110,21 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         "netmon.reason": Attribute(
             "Why. Left out where there is nothing to explain.", str, ("superseded", "connection"), "netmon"
         ),
-        "netmon.signal": Attribute("Kind of the items.", str, ("packets", "metric_points", "spans", "log_records"), "netmon"),
+        "netmon.signal": Attribute(
+            "Kind of the items.", str, ("packets", "metric_points", "spans", "log_records"), "netmon"
+        ),
         "netmon.destination": Attribute(
             "Receiver of OTLP: `default`, or its name in otlp.destinations.", str, ("default", "backup"), "netmon"
         ),
+        "otel.component.name": Attribute(
+            "Receiver of OTLP: `default`, or its name in otlp.destinations.", str, ("default", "backup"), "semconv"
+        ),
+        "otel.component.type": Attribute(
+            "What sends.", str, ("otlp_http_metric_exporter", "otlp_grpc_span_exporter"), "semconv"
+        ),
+        "error.type": Attribute("Why it failed. Left out when it did not.", str, ("timeout", "503"), "semconv"),
+        "http.response.status_code": Attribute("Status code of the response.", int, (200, 503), "semconv"),
+        "rpc.response.status_code": Attribute("Status code of the gRPC call.", str, ("OK", "UNAVAILABLE"), "semconv"),
         "netmon.series.family": Attribute(
             "Metrics with the same attribute sets, which share a part of limits.series.",
             str,
@@ -143,6 +154,9 @@ _FLOW = (
     "otel.metric.overflow",
 )
 _RECEIVER = ("receiver", "transport")
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Bounds that the semantic conventions advise for durations."""
+
 _COUNTED = (
     "as the interface counts them: on a physical interface wire segments after unfolding GSO and GRO, on a virtual one what "
     "the stack hands over, a super-packet once"
@@ -232,6 +246,20 @@ def _metrics() -> Iterable[Metric]:
         ("netmon.stage", "netmon.outcome", "netmon.reason", "netmon.signal", "netmon.destination"),
     )  # fmt: skip
     yield Metric(
+        "netmon.pipeline.cycle.duration", "s", "histogram", float,
+        "Time one cycle takes: reading the maps, analysis, points, and the hand-over to the exporters, without their sending.",
+        (), bounds=_SECONDS,
+    )  # fmt: skip
+    yield Metric(
+        "otel.sdk.exporter.operation.duration", "s", "histogram", float,
+        "Time one attempt takes to send a request by OTLP.",
+        (
+            "otel.component.name", "otel.component.type", "server.address", "server.port", "error.type",
+            "http.response.status_code", "rpc.response.status_code", "otel.metric.overflow",
+        ),
+        "semconv", bounds=_SECONDS,
+    )  # fmt: skip
+    yield Metric(
         "netmon.probe.state", "1", "gauge", int,
         "1 for the state that a probe is in.",
         ("netmon.probe", "netmon.state", "netmon.reason"),
@@ -290,6 +318,27 @@ def _metrics() -> Iterable[Metric]:
         )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """An event (a log record with an event name): when it is told, and the keys of its attributes."""
+
+    description: str
+    attributes: tuple[str, ...]
+
+
+EVENTS: Mapping[str, EventType] = MappingProxyType(
+    {
+        "netmon.probe.state_changed": EventType(
+            "A probe works, or works in part, or does not. The body says why.",
+            ("netmon.probe", "netmon.state", "netmon.reason"),
+        ),
+        "netmon.series.folded": EventType(
+            "A family of metrics begins to fold attribute sets into the overflow point. Told once for each time of shedding.",
+            ("netmon.series.family",),
+        ),
+    }
+)
+
 CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _metrics()})
 
 
@@ -323,6 +372,11 @@ def markdown() -> str:
             "",
             f"Attributes: {keys}.",
         ]
+    lines += ["", "# Events", "", "Log records with an event name, sent by OTLP.", ""]
+    lines += ["| event | when | attributes |", "|---|---|---|"]
+    for name, event in EVENTS.items():
+        keys = ", ".join(f"`{key}`" for key in event.attributes)
+        lines.append(f"| `{name}` | {event.description} | {keys} |")
     lines += [
         "",
         "# Attributes",

@@ -91,6 +91,10 @@ class SeriesBudget:
             self._active[name] = sum(map(len, folded.values()))
         return result
 
+    def folded(self, folded_flows: int) -> dict[str, int]:
+        """Attribute sets without a series of their own in the last cycle, by family."""
+        return {FLOWS: folded_flows, **{name: fold.folded for name, fold in self._folds.items()}}
+
     def points(self, folded_flows: int, distinct: Mapping[str, float], start_ns: int) -> dict[str, list[Point]]:
         """Gives netmon.series.*: the last cycle's.
 
@@ -98,7 +102,7 @@ class SeriesBudget:
             folded_flows: conversations of the last reading that are in the rest.
             distinct: estimated number of distinct values by attribute of conversations.
         """
-        folded = {FLOWS: folded_flows, **{name: fold.folded for name, fold in self._folds.items()}}
+        folded = self.folded(folded_flows)
         return {
             "netmon.series.active": [
                 Point({"netmon.series.family": name}, count, start_ns) for name, count in self._active.items()

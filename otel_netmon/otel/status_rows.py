@@ -92,6 +92,9 @@ def flow_rows(flows: SeriesReading, seconds: float) -> list[FlowStatus]:
             packets=values[PACKETS],
         )
         for (client, server, port, protocol, direction), values, gained in zip(
-            flows.keys[order].tolist(), flows.values[:, order].T.tolist(), flows.gained[:, order].T.tolist(), strict=True
+            flows.keys[order].tolist(),
+            flows.values[:, order].T.tolist(),
+            flows.gained[:, order].T.tolist(),
+            strict=True,
         )
     ]

@@ -1,0 +1,75 @@
+"""Distributions to points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from otel_netmon.analysis.histograms import HistogramColumns, HistogramReading
+from otel_netmon.otel.attributes import AttributeSet, Value
+from otel_netmon.otel.catalogue import CATALOGUE
+from otel_netmon.otel.points import Exemplar, HistogramSeries
+
+
+def histogram_series(
+    reading: HistogramReading, attributes: Sequence[AttributeSet], start_ns: np.ndarray[tuple[int], np.dtype[np.uint64]]
+) -> HistogramSeries:
+    """A reading of the store as the points of a metric.
+
+    Args:
+        attributes, start_ns: of each series of the reading, in its order.
+    """
+    exemplars: list[list[Exemplar]] = [[] for _ in attributes]
+    own = reading.exemplars
+    for series, value, time_ns, trace_id, span_id in zip(
+        own.series.tolist(), own.value.tolist(), own.time_unix_nano.tolist(), own.trace_id, own.span_id, strict=True
+    ):
+        exemplars[series].append(Exemplar(value, time_ns, trace_id.tobytes(), span_id.tobytes()))
+    return HistogramSeries(
+        attributes=attributes,
+        start_time_unix_nano=start_ns,
+        count=reading.count,
+        sum=reading.sum,
+        minimum=reading.minimum,
+        maximum=reading.maximum,
+        scale=reading.scale,
+        offset=reading.offset,
+        zero_count=reading.zero_count,
+        buckets=reading.buckets,
+        bounds=reading.bounds,
+        bucket_counts=reading.bucket_counts,
+        exemplars=exemplars,
+    )
+
+
+class Durations:
+    """A histogram of the agent's own over a small closed set of attributes.
+
+    Args:
+        metric: its name in the catalogue.
+        start_ns: Unix time at which counting begins.
+        limit: attribute sets at most; what comes beyond them is counted in a set with ``otel.metric.overflow``.
+    """
+
+    def __init__(self, metric: str, start_ns: int, limit: int = 64) -> None:
+        self.metric = metric
+        self._start_ns = start_ns
+        self._limit = limit
+        self._sets: dict[AttributeSet, int] = {}
+        self._columns = HistogramColumns(0, CATALOGUE[metric].bounds)
+
+    def record(self, seconds: float, attributes: Mapping[str, Value]) -> None:
+        """Counts one measurement."""
+        attribute_set = AttributeSet.of(attributes)
+        if attribute_set not in self._sets and len(self._sets) >= self._limit - 1:
+            attribute_set = AttributeSet.of({"otel.metric.overflow": True})
+        slot = self._sets.setdefault(attribute_set, len(self._sets))
+        self._columns.grow(len(self._sets))
+        self._columns.add(np.array([slot], np.intp), np.array([seconds], np.float64))
+
+    def points(self) -> dict[str, HistogramSeries]:
+        """The metric's points."""
+        slots = np.arange(len(self._sets))
+        start = np.full(len(slots), self._start_ns, np.uint64)
+        return {self.metric: histogram_series(self._columns.read(slots), list(self._sets), start)}
