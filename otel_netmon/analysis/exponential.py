@@ -33,6 +33,7 @@ def bucket_index(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
     fraction = np.log2(mantissa)
     fraction *= 1 << MAX_SCALE
     index = fraction.astype(np.int64)
+    # Not every mathematical library rounds the logarithm of a number just below 2 to one below 1.
     np.minimum(index, (1 << MAX_SCALE) - 1, out=index)
     index -= mantissa == 1.0
     index += ((bits >> _MANTISSA_BITS) - _EXPONENT_BIAS) << MAX_SCALE

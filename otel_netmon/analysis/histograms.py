@@ -3,10 +3,10 @@
 Exponential buckets follow the OpenTelemetry metrics data model (ExponentialHistogram) and the SDK's aggregation of the same name:
 a series begins at scale 20 and becomes coarser only when its values span more than ``max_buckets`` buckets.
 
-A series costs 48 bytes. From its second distinct value on it has a row of counters as well: ``max_buckets`` exponential
+A series costs 49 bytes. From its second distinct value on it has a row of counters as well: ``max_buckets`` exponential
 ones, one for zero, and the explicit ones, of 1, 2, 4 or 8 bytes each: the narrowest that holds the number of its measurements,
 and no bucket counts more than that. So no counter overflows, and with 14 bounds a series of up to 255 measurements takes
-224 bytes, up to 65,535 400, up to 2^32 - 1 752.
+225 bytes in all, up to 65,535 401, up to 2^32 - 1 753.
 """
 
 from __future__ import annotations

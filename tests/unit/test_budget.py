@@ -47,6 +47,7 @@ def test_minimums_beyond_the_limit_go_by_weight() -> None:
 
 def test_the_last_series_go_to_who_has_least_for_its_weight() -> None:
     assert share(10, [Family(name, 1, 0, 99) for name in "abc"]) == {"a": 4, "b": 3, "c": 3}
+    assert share(5, [Family("a", 1, 0, 3), Family("b", 1, 0, 99)]) == {"a": 3, "b": 2}
     assert share(2, [Family("a", 0.1, 0, 9), Family("b", 0.9, 0, 9), Family("c", 0.8, 0, 9)]) == {
         "a": 0,
         "b": 1,

@@ -125,11 +125,20 @@ def test_a_store_made_smaller_under_way_keeps_the_rest() -> None:
     spread(store, np.arange(1000))
     store.add(np.arange(0, 1000, 2), np.full(500, 5.0))
     store.reset(np.arange(1, 1000, 2))
-    store.reset(slots(0, 0, 0))
+    store.reset(slots(0))
+    spread(store, slots(1, 3, 5))
     reading = store.read(np.arange(1000))
-    assert reading.count.tolist() == [0, 0] + [3, 0] * 499
-    assert reading.maximum.tolist() == [0.0, 0.0] + [5.0, 0.0] * 499
+    assert reading.count.tolist() == [0, 2, 3, 2, 3, 2] + [3, 0] * 497
+    assert reading.maximum.tolist() == [0.0, 2.0, 5.0, 2.0, 5.0, 2.0] + [5.0, 0.0] * 497
     assert (reading.bucket_counts.sum(axis=1) == reading.count).all()
+
+
+def test_a_slot_may_be_named_twice_when_it_is_emptied() -> None:
+    store = HistogramColumns(5, BOUNDS)
+    spread(store, slots(0, 1, 2))
+    store.reset(slots(0, 0, 3, 0))
+    spread(store, slots(3, 4))
+    assert store.read(np.arange(5)).bucket_counts.sum(axis=1).tolist() == [0, 2, 2, 2, 2]
 
 
 def test_what_cannot_be_is_refused_and_counted() -> None:

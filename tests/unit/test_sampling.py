@@ -159,6 +159,22 @@ def test_more_kinds_at_once_than_are_remembered() -> None:
     assert sorted(rule._rows.values()) == [0, 1, 2]
 
 
+def test_a_kind_without_a_place_takes_nothing_from_the_others() -> None:
+    rule = KeepRule(0.0, 1, max_kinds=1)
+    assert reasons(decide(rule, ["a", "b"], errors=[1])) == [Reason.RATE_LIMITED, Reason.ERROR]
+    assert reasons(decide(rule, ["a"], now=5)) == [Reason.FIRST], "that one of b was kept says nothing of a"
+    rule = KeepRule(0.0, 100, max_kinds=1)
+    decide(rule, ["a"])
+    assert reasons(decide(rule, ["a", "b", "b"])) == [Reason.SAMPLED_OUT, Reason.FIRST, Reason.SAMPLED_OUT]
+
+
+def test_a_kind_does_not_inherit_the_percentile_of_the_one_before() -> None:
+    rule = KeepRule(0.0, 10**6, max_kinds=1)
+    decide(rule, ["a"] * 1000)
+    assert reasons(decide(rule, ["b", "b"], 1000.0)) == [Reason.FIRST, Reason.SAMPLED_OUT]
+    assert reasons(decide(rule, ["b"], 1000.0)) == [Reason.SAMPLED_OUT]
+
+
 def test_numbers_are_kinds_too() -> None:
     rule = KeepRule(0.0, 100)
     kinds = np.array([7, 5, 7, 9], np.uint16)
