@@ -24,7 +24,8 @@ from otel_netmon.otel.metrics_data import batches
 from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point, Points, Snapshot, number_series
 from otel_netmon.otel.prometheus_names import family_name
 from support.prometheus_messages import families
-from support.snapshots import END, START, every_metric, flows
+from support.prometheus_samples import samples_of, whole_catalogue
+from support.snapshots import END, START, flows
 
 read_openmetrics: Callable[[str], Iterable[Metric]] = openmetrics_parser.text_string_to_metric_families
 
@@ -54,66 +55,55 @@ def parsed_openmetrics(text: str) -> list[Sample]:
 
 
 def expected(snapshot: Snapshot) -> Samples:
-    samples = {("target_info", frozenset(TARGET.items()), 1.0)}
-    for name, points in snapshot.points.items():
-        sample = CATALOGUE[name].prometheus_name
-        assert not isinstance(points, HistogramSeries)
-        samples |= {
-            (sample, frozenset(map(as_label, point.attributes.items())), float(point.value)) for point in points
-        }
-    return samples
-
-
-def as_label(attribute: tuple[str, object]) -> tuple[str, str]:
-    key, value = attribute
-    return key.replace(".", "_"), str(value).lower() if isinstance(value, bool) else str(value)
+    samples = {(name, frozenset(labels.items()), value) for name, labels, value in samples_of(snapshot)}
+    return samples | {("target_info", frozenset(TARGET.items()), 1.0)}
 
 
 def test_text_holds_every_point_by_value() -> None:
-    assert as_set(parsed(page(every_metric()))) == expected(every_metric())
+    assert as_set(parsed(page(whole_catalogue()))) == expected(whole_catalogue())
 
 
 def test_openmetrics_holds_every_point_by_value_and_when_counting_began() -> None:
-    text = page(every_metric(), "application/openmetrics-text")
+    text = page(whole_catalogue(), "application/openmetrics-text")
     assert text.endswith("\n# EOF\n")
     samples = parsed_openmetrics(text)
     created = [sample for sample in samples if sample.name.endswith("_created")]
-    assert as_set(sample for sample in samples if sample not in created) == expected(every_metric())
+    assert as_set(sample for sample in samples if sample not in created) == expected(whole_catalogue())
     assert {sample.value for sample in created} == {START / 1e9}
-    counters = [metric for metric in CATALOGUE.values() if metric.kind == "counter"]
-    assert len(created) == sum(len(every_metric().points[metric.name]) for metric in counters)
+    counting = [metric for metric in CATALOGUE.values() if metric.kind in {"counter", "histogram"}]
+    assert len(created) == sum(len(whole_catalogue().points[metric.name]) for metric in counting)
     assert " 1700000000.000000001\n" in text
 
 
 def test_openmetrics_families_have_type_unit_and_help() -> None:
-    text = page(every_metric(), "application/openmetrics-text")
+    text = page(whole_catalogue(), "application/openmetrics-text")
     families = {family.name: family for family in read_openmetrics(text)}
     assert families.pop("target").type == "info"
     units = {"By": "bytes", "s": "seconds"}
     for metric in CATALOGUE.values():
         family = families.pop(family_name(metric.name, metric.unit, metric.kind))
         assert family.documentation == metric.description
-        assert family.type == ("counter" if metric.kind == "counter" else "gauge")
+        assert family.type == ("gauge" if metric.kind == "updowncounter" else metric.kind)
         assert family.unit == ("ratio" if (metric.unit, metric.kind) == ("1", "gauge") else units.get(metric.unit, ""))
     assert families == {}
 
 
 def test_promtool_has_nothing_to_say() -> None:
     check = subprocess.run(
-        ["promtool", "check", "metrics"], input=page(every_metric()), capture_output=True, text=True, check=False
+        ["promtool", "check", "metrics"], input=page(whole_catalogue()), capture_output=True, text=True, check=False
     )
     assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
 
 
 def test_promtool_is_a_check_that_can_fail() -> None:
-    text = page(every_metric()).replace("# HELP netmon_flow_packets_total", "# HELP netmon_other")
+    text = page(whole_catalogue()).replace("# HELP netmon_flow_packets_total", "# HELP netmon_other")
     check = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, check=False)
     assert check.returncode != 0
 
 
 def test_names_labels_and_values_are_those_of_the_stock_exporter() -> None:
     """Only ``1`` differs: the specification makes it ``ratio`` for gauges, the stock exporter leaves it out (its issue 4058)."""
-    snapshot = every_metric()
+    snapshot = whole_catalogue()
     sent = Snapshot(END, {k: v for k, v in snapshot.points.items() if not CATALOGUE[k].prometheus_only})
     stock = _CustomCollector(scope_info_enabled=False)
     ((_, data),) = batches(sent, RESOURCE, 10_000)
@@ -144,12 +134,13 @@ def test_floats(value: float, text: str) -> None:
 @pytest.mark.parametrize("accept", ["", OPENMETRICS, PROTOBUF])
 def test_columns_and_points_are_one_page(accept: str) -> None:
     columns: dict[str, Points] = {}
-    for name, points in every_metric().points.items():
-        assert not isinstance(points, HistogramSeries)
-        columns[name] = number_series(points, CATALOGUE[name].value_type)
-    assert all(isinstance(each, NumberSeries) for each in columns.values())
+    for name, points in whole_catalogue().points.items():
+        columns[name] = points
+        if not isinstance(points, HistogramSeries):
+            columns[name] = number_series(points, CATALOGUE[name].value_type)
+            assert isinstance(columns[name], NumberSeries)
     of_columns = MetricsPage(lambda: Snapshot(END, columns), RESOURCE).render(accept)
-    assert of_columns.body == MetricsPage(every_metric, RESOURCE).render(accept).body
+    assert of_columns.body == MetricsPage(whole_catalogue, RESOURCE).render(accept).body
 
 
 @pytest.mark.parametrize("accept", ["", OPENMETRICS])

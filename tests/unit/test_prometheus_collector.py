@@ -17,7 +17,8 @@ from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.catalogue import CATALOGUE, Metric
 from otel_netmon.otel.points import Exemplar, Snapshot
 from support.distributions import histogram_series
-from support.snapshots import END, START, every_metric
+from support.prometheus_samples import whole_catalogue
+from support.snapshots import END, START
 
 DURATION = Metric("test.duration", "s", "histogram", float, "How long it took.", ("network.transport",))
 
@@ -33,7 +34,7 @@ def snapshot() -> Snapshot:
     sets = [AttributeSet.of({"network.transport": each}) for each in ("tcp", 'u"d\np\\')]
     marks = [Exemplar(0.5, START, bytes(range(16)), bytes(range(8))), Exemplar(4.0, END, bytes(16), bytes(8))]
     durations = histogram_series(sets, [START, END], [[0.0, 0.5, 4.0], []], [3, 0], (0.001, 0.5, 1e6), [marks, []])
-    return Snapshot(END, {**every_metric().points, DURATION.name: durations})
+    return Snapshot(END, {**whole_catalogue().points, DURATION.name: durations})
 
 
 def collected() -> CollectorRegistry:

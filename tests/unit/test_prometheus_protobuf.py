@@ -12,7 +12,8 @@ from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.points import HistogramSeries, NumberSeries, Snapshot
 from support.prometheus_messages import families
-from support.snapshots import END, START, every_metric
+from support.prometheus_samples import whole_catalogue
+from support.snapshots import END, START
 
 
 def page(snapshot: Snapshot) -> bytes:
@@ -22,7 +23,7 @@ def page(snapshot: Snapshot) -> bytes:
 
 
 def test_every_point_is_there_by_value_with_its_family() -> None:
-    snapshot = every_metric()
+    snapshot = whole_catalogue()
     target, *rest = families(page(snapshot))
     assert (target.name, target.type, target.metric[0].gauge.value) == ("target_info", 1, 1.0)
     assert [(label.name, label.value) for label in target.metric[0].label] == [("service_name", "otel-netmon")]
@@ -30,9 +31,11 @@ def test_every_point_is_there_by_value_with_its_family() -> None:
         metric = CATALOGUE[name]
         unit = prometheus_names.unit_suffix(metric.unit, metric.kind)
         assert (family.name, family.help, family.unit) == (metric.prometheus_name, metric.description, unit)
-        assert family.type == (0 if metric.kind == "counter" else 1)
         points = snapshot.points[name]
-        assert not isinstance(points, HistogramSeries)
+        assert family.type == {"counter": 0, "histogram": 4}.get(metric.kind, 1)
+        if isinstance(points, HistogramSeries):  # looked into by test_prometheus_histograms.py
+            assert [each.histogram.sample_count for each in family.metric] == points.count.tolist()
+            continue
         for point, shown in zip(points, family.metric, strict=True):
             assert [(label.name, label.value) for label in shown.label] == AttributeSet.of(
                 point.attributes
