@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +31,7 @@ def group(keys: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.
         the index of one key of each group, and for every key the number of its group.
     """
     while True:
-        marks = fingerprints(keys, secrets.randbits(64))
+        marks = fingerprints(keys, int.from_bytes(os.urandom(8), "little"))
         _, first, inverse = np.unique(marks, return_index=True, return_inverse=True)
         if (keys[first][inverse] == keys).all():
             return first, inverse
@@ -47,7 +47,7 @@ class Differences:
 
     def __init__(self, fields: tuple[str, ...]) -> None:
         self._fields = fields
-        self._seed = secrets.randbits(64)
+        self._seed = int.from_bytes(os.urandom(8), "little")
         self._keys: npt.NDArray[Any] = np.empty(0)
         self._marks = np.empty(0, np.uint64)
         self._counters = np.empty((len(fields), 0), np.uint64)
@@ -103,7 +103,7 @@ class Differences:
 
     def _reseed(self) -> None:
         while True:
-            self._seed = secrets.randbits(64)
+            self._seed = int.from_bytes(os.urandom(8), "little")
             marks = fingerprints(self._keys, self._seed)
             order = np.argsort(marks)
             if (marks[order][1:] != marks[order][:-1]).all():

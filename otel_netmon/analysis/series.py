@@ -12,7 +12,7 @@ gets a place. Values and sums have no error: rest + series gain exactly what was
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -77,7 +77,7 @@ class CounterSeries:
         self, key: np.dtype[Any], counters: int, partitions: int, limit: int, start_ns: int, idle_ns: int = 0
     ) -> None:
         self._dtype = key
-        self._seed = secrets.randbits(64)
+        self._seed = int.from_bytes(os.urandom(8), "little")
         self._read_ns = self._rest_start_ns = start_ns
         self._idle_ns = idle_ns
         self.limit = limit
@@ -277,4 +277,4 @@ class CounterSeries:
             self._marks, self._marked = marks[order], slots[order]
             if not (self._marks[1:] == self._marks[:-1]).any():
                 return
-            self._seed = secrets.randbits(64)  # two series with one mark: once in 10^11 readings of 10,000
+            self._seed = int.from_bytes(os.urandom(8), "little")  # two series with one mark: once in 10^11 readings of 10,000
