@@ -173,6 +173,18 @@ def test_two_pointers_at_each_other() -> None:
     assert read(data).fault == "pointer"
 
 
+def test_a_pointer_to_what_it_lies_in_itself() -> None:
+    """The label xy.. is read by one name; inside it stands a pointer back to it, to which the other name leads."""
+    start = HEADER + len(d.question("e")) + 12
+    around = d.record(d.pointer(HEADER), d.TXT, d.labels(b"xy" + d.pointer(start)))
+    outer = d.address("192.0.2.1", d.pointer(start))
+    inner = d.address("192.0.2.1", d.pointer(start + 3))
+    made = read(d.response(1, "e", around, outer, inner))
+    assert [each.name for each in made.answers] == ["e", f"xy\\192\\{start:03d}"]
+    assert made.fault == "pointer"
+    assert read(d.response(1, "e", around, inner)).fault == "pointer"
+
+
 def test_short_messages() -> None:
     whole = d.response(1, "e", d.address("192.0.2.1"))
     for size in range(len(whole)):
