@@ -150,6 +150,9 @@ struct netmon_ports {
 	__u8 protocols[65536]; /* NETMON_PORT_*, by port in host order */
 };
 
+/* Slots of message_programs: who looks at the packets of which protocols. */
+#define NETMON_PROGRAM_DNS 0 /* DNS, multicast DNS, LLMNR */
+
 /* What a record of the ring buffer messages is. */
 enum netmon_message_kind {
 	NETMON_MESSAGE_DNS_ANSWER = 1,	 /* a UDP response and the open query that it answers; carries the response */
@@ -200,7 +203,7 @@ enum netmon_message_count {
 	NETMON_COUNT_LOST_RING = 7,	    /* records for which the ring had no place */
 	NETMON_COUNT_LOST_CACHE = 8,	    /* queries for which dns_cache had no place: their lookups are not seen */
 	NETMON_COUNT_LOST_COALESCED = 9,    /* datagrams behind the first in a super-packet of UDP */
-	NETMON_COUNT_NOT_DNS_SHORT = 10,    /* datagrams shorter than a DNS header, or cut so in the capture */
+	NETMON_COUNT_NOT_DNS_SHORT = 10,    /* datagrams shorter than a DNS header, packets cut before their payload */
 	NETMON_COUNT_NOT_DNS_HEADER = 11,   /* a header that no DNS message has */
 	NETMON_COUNT_NOT_DNS_QUESTION = 12, /* a query whose question cannot be read */
 	NETMON_COUNT_NUMBER = 13,
@@ -229,7 +232,8 @@ struct netmon_query {
 	__u32 retries;	    /* copies after the first */
 	__u16 header_flags; /* the second 16 bits of the DNS header */
 	__u16 question_length;
-	__u8 question[260]; /* name, type, class as on the wire; behind question_length is nothing */
+	__u32 reserved;	    /* 0 */
+	__u8 question[264]; /* name, type, class as on the wire; behind question_length is nothing */
 };
 
 #endif

@@ -128,7 +128,8 @@ QUERY = np.dtype(
         ("retries", "<u4"),
         ("header_flags", "<u2"),
         ("question_length", "<u2"),
-        ("question", "u1", 260),
+        ("reserved", "<u4"),
+        ("question", "u1", 264),
     ]
 )
-"""struct netmon_query: 296 bytes; an open query. question holds question_length bytes: name, type, class as on the wire."""
+"""struct netmon_query: 304 bytes; an open query. question holds question_length bytes: name, type, class as on the wire."""
