@@ -136,12 +136,14 @@ static __always_inline void dns_query(struct message_scratch *s, struct netmon_q
 }
 
 /*
- * The open query that a response belongs to, taken out of dns_cache: 1, with its times in the record. Whoever deletes it
- * owns it: of two answers, or of an answer and the timeout in user space, one.
+ * The open query that a response belongs to, taken out of dns_cache: 1, with what the record says of it. Whoever deletes
+ * it owns it: of two answers, or of an answer and the timeout in user space, one.
  */
 static __always_inline int dns_take_query(struct message_scratch *s, struct netmon_query_key *key)
 {
 	struct netmon_query *open = 0;
+	u64 last_ns, first_ns, cgroup;
+	u32 ingress_ifindex, retries;
 
 	if (!late_replay()) {
 		key->direction = !s->message.direction;
@@ -153,14 +155,20 @@ static __always_inline int dns_take_query(struct message_scratch *s, struct netm
 	}
 	if (!open)
 		return 0;
-	s->message.request_time_ns = open->last_ns;
-	s->message.first_request_time_ns = open->first_ns;
-	s->message.retries = open->retries;
-	if (!dns_cache.delete(key))
-		return 1;
-	s->message.request_time_ns = s->message.first_request_time_ns = 0;
-	s->message.retries = 0;
-	return 0;
+	last_ns = open->last_ns;
+	first_ns = open->first_ns;
+	cgroup = open->cgroup;
+	ingress_ifindex = open->ingress_ifindex;
+	retries = open->retries;
+	if (dns_cache.delete(key))
+		return 0;
+	s->message.request_time_ns = last_ns;
+	s->message.first_request_time_ns = first_ns;
+	s->message.cgroup = cgroup;
+	s->message.ingress_ifindex = ingress_ifindex;
+	s->message.retries = retries;
+	s->message.direction = key->direction;
+	return 1;
 }
 
 /* What the header of a UDP datagram says about its payload; gives how much of that is here. */

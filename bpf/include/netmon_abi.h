@@ -166,8 +166,9 @@ enum netmon_message_kind {
 #define NETMON_MESSAGE_BYTES_MAX 4096
 
 /*
- * A record of the ring buffer messages: 96 bytes, then captured_length bytes of payload. Whatever is said about a packet
- * is said about the one that is carried. Times are CLOCK_MONOTONIC, in a replay the capture's.
+ * A record of the ring buffer messages: 96 bytes, then captured_length bytes of payload. What is said about a packet is
+ * said about the one that is carried; of a DNS_ANSWER direction, ingress_ifindex and cgroup are the query's, so that a
+ * lookup counts where its query does, answered or not. Times are CLOCK_MONOTONIC, in a replay the capture's.
  */
 struct netmon_message {
 	__u64 time_ns;

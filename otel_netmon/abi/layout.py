@@ -100,6 +100,7 @@ MESSAGE = np.dtype(
 """struct netmon_message: 96 bytes, the head of a record of the ring buffer; captured_length bytes of payload follow it.
 
 What is said about a packet is said about the one that is carried: of a DNS_ANSWER the response, its source the resolver.
+But its direction, ingress_ifindex and cgroup are the query's, so that a lookup counts where its query does, answered or not.
 Times are CLOCK_MONOTONIC in ns, in a replay the capture's.
 """
 

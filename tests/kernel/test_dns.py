@@ -337,7 +337,7 @@ def test_the_answer_comes_the_other_way(live: MessagePrograms) -> None:
     live.run(query_frame(QUERY), direction=TRANSMIT)
     live.run(answer_frame(ANSWER))
     (head,) = live.records().heads
-    assert (head["kind"], head["direction"], head["ifindex"]) == (MessageKind.DNS_ANSWER, RECEIVE, 1)
+    assert (head["kind"], head["direction"], head["ifindex"]) == (MessageKind.DNS_ANSWER, TRANSMIT, 1)
     assert 0 < head["first_request_time_ns"] < head["time_ns"]
 
 
@@ -348,7 +348,7 @@ def test_loopback_sees_each_packet_twice_and_each_direction_once(live: MessagePr
         live.run(answer_frame(ANSWER), direction=direction)
     heads = live.records().heads
     assert heads["kind"].tolist() == [MessageKind.DNS_ANSWER] * 2
-    assert heads["direction"].tolist() == [TRANSMIT, RECEIVE]
+    assert heads["direction"].tolist() == [RECEIVE, TRANSMIT]  # of the queries
     assert not heads["retries"].any()
     assert len(live.open_queries.read().keys) == 0
 
@@ -381,13 +381,20 @@ def test_interfaces_are_kept_apart(live: MessagePrograms, elsewhere: int) -> Non
     assert live.kinds() == [MessageKind.DNS_ANSWER]
 
 
-def test_a_forwarded_packet_tells_where_it_came_in(live: MessagePrograms, elsewhere: int) -> None:
-    live.run(query_frame(QUERY), direction=TRANSMIT, ingress_ifindex=5)
-    (query,) = live.open_queries.read().queries
-    assert query["ingress_ifindex"] == 5
-    live.run(answer_frame(ANSWER))
-    live.run(answer_frame(ANSWER), direction=TRANSMIT, ifindex=elsewhere, ingress_ifindex=1)
-    assert live.records().heads["ingress_ifindex"].tolist() == [0, 1]
+def test_a_lookup_tells_of_its_query_and_another_record_of_its_packet(live: MessagePrograms, elsewhere: int) -> None:
+    """From one interface forwarded to the other and back: the direction and the ingress interface are those of the query."""
+    live.run(query_frame(QUERY), ifindex=elsewhere)
+    live.run(query_frame(QUERY), direction=TRANSMIT, ingress_ifindex=elsewhere)
+    assert live.open_queries.read().queries["ingress_ifindex"].tolist() == [0, elsewhere]
+    for _ in range(2):
+        live.run(answer_frame(ANSWER))
+        live.run(answer_frame(ANSWER), direction=TRANSMIT, ifindex=elsewhere, ingress_ifindex=1)
+    heads = live.records().heads
+    answer, response = MessageKind.DNS_ANSWER, MessageKind.DNS_RESPONSE
+    assert heads["kind"].tolist() == [answer, answer, response, response]
+    assert heads["ifindex"].tolist() == [1, elsewhere] * 2
+    assert heads["direction"].tolist() == [TRANSMIT, RECEIVE, RECEIVE, TRANSMIT]
+    assert heads["ingress_ifindex"].tolist() == [elsewhere, 0, 0, 1]
 
 
 def test_the_namespace_is_told(live: MessagePrograms) -> None:
