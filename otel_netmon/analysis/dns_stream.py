@@ -228,7 +228,9 @@ class Stream:
         end = _PREFIX_OCTETS + length
         made = decode(bytes(self._buffer[_PREFIX_OCTETS:end]), length)
         if isinstance(made, Message):
-            self._in_step = made.question_count == 1 and made.fault is None
+            # One without a question has little to tell it by but that it ends where the segment does.
+            likely = made.question_count == 1 or len(self._buffer) == end
+            self._in_step = likely and made.fault is None
         elif len(self._buffer) < end and self._may_be_header(length):
             return False
         if not self._in_step:

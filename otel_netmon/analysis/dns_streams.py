@@ -4,22 +4,16 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from otel_netmon.abi.enums import TcpFlags
+from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.analysis.dns_stream import Segment, Stream, StreamMessage
 
 IDLE_NS = 120_000_000_000
 """A stream that was silent for so long is forgotten; if it goes on, it is picked up as one seen from the middle."""
 
 
-class StreamKey(NamedTuple):
-    """One direction of a connection at one interface; the ends are address and port, 18 octets in network order."""
-
-    namespace: int
-    ifindex: int
-    source: bytes
-    destination: bytes
+_Key = tuple[int, int, bytes, bytes]
 
 
 class Streams:
@@ -38,9 +32,9 @@ class Streams:
         self._streams_max = streams_max
         self._octets_max = octets_max
         self._octets = 0
-        self._streams: OrderedDict[StreamKey, Stream] = OrderedDict()
-        self._active_ns: dict[StreamKey, int] = {}
-        self._evicted: list[StreamKey] = []
+        self._streams: OrderedDict[_Key, Stream] = OrderedDict()
+        self._last: dict[_Key, tuple[int, Seen]] = {}
+        self._evicted: list[Seen] = []
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -50,8 +44,10 @@ class Streams:
         """How many octets are kept."""
         return self._octets
 
-    def feed(self, key: StreamKey, segment: Segment) -> list[StreamMessage]:
+    def feed(self, seen: Seen, segment: Segment) -> list[StreamMessage]:
         """Takes a segment; gives the messages that it completes."""
+        # Not the direction: what an interface gives back to itself (lo) is the same segment again.
+        key = seen.namespace, seen.ifindex, seen.source, seen.destination
         stream = self._streams.get(key)
         if stream is None:
             if not segment.length and not segment.flags & TcpFlags.SYN:
@@ -59,7 +55,7 @@ class Streams:
             stream = self._streams[key] = Stream()
         else:
             self._streams.move_to_end(key)
-        self._active_ns[key] = segment.time_ns
+        self._last[key] = segment.time_ns, seen
         found = self._account(stream, stream.feed(segment))
         if len(self._streams) > self._streams_max:
             self._evict(next(iter(self._streams)))
@@ -67,17 +63,18 @@ class Streams:
             self._evict(next(each for each, one in self._streams.items() if one.octets))
         return found
 
-    def advance(self, now_ns: int) -> Iterator[tuple[StreamKey, StreamMessage]]:
-        """Gives up on old gaps and forgets silent streams; gives the messages behind the gaps."""
+    def advance(self, now_ns: int) -> Iterator[tuple[Seen, StreamMessage]]:
+        """Gives up on old gaps and forgets silent streams; gives the messages behind the gaps, with their last packets."""
         for key, stream in list(self._streams.items()):
+            active_ns, seen = self._last[key]
             if stream.octets:
                 for message in self._account(stream, stream.advance(now_ns)):
-                    yield key, message
-            if self._active_ns[key] <= now_ns - IDLE_NS:
+                    yield seen, message
+            if active_ns <= now_ns - IDLE_NS:
                 self._forget(key)
 
-    def evicted(self) -> list[StreamKey]:
-        """Gives the streams evicted since the last call: of their connections no answer can be waited for any more."""
+    def evicted(self) -> list[Seen]:
+        """Gives the last packets of the streams evicted since the last call: no answer of theirs can be told any more."""
         evicted, self._evicted = self._evicted, []
         return evicted
 
@@ -89,12 +86,12 @@ class Streams:
         stream.skipped = stream.gaps = 0
         return found
 
-    def _evict(self, key: StreamKey) -> None:
+    def _evict(self, key: _Key) -> None:
+        self._evicted.append(self._last[key][1])
         self._forget(key)
-        self._evicted.append(key)
         self.counts["evicted_streams"] += 1
 
-    def _forget(self, key: StreamKey) -> None:
+    def _forget(self, key: _Key) -> None:
         stream = self._streams.pop(key)
-        del self._active_ns[key]
+        del self._last[key]
         self._octets -= stream.accounted

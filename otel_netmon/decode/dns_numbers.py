@@ -134,9 +134,8 @@ RCODE_NAMES: dict[int, str] = {
 }
 """16 is BADSIG inside a TSIG record; as the code of a message, with EDNS, it is BADVERS (RFC 6891, section 9)."""
 
-A, CNAME, PTR, AAAA, OPT, SVCB, HTTPS = 1, 5, 12, 28, 41, 64, 65
+A, CNAME, PTR, AAAA, OPT, SVCB, HTTPS, IXFR, AXFR = 1, 5, 12, 28, 41, 64, 65, 251, 252
 NOERROR, NXDOMAIN = 0, 3
-QUERY = 0
 
 
 def type_name(number: int) -> str:

@@ -6,9 +6,10 @@ from itertools import pairwise, permutations
 
 import pytest
 
-from otel_netmon.abi.enums import TcpFlags
+from otel_netmon.abi.enums import Direction, TcpFlags
+from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.analysis.dns_stream import GAP_NS, Segment, Stream, StreamMessage
-from otel_netmon.analysis.dns_streams import IDLE_NS, StreamKey, Streams
+from otel_netmon.analysis.dns_streams import IDLE_NS, Streams
 from support import dns_messages as d
 
 SECOND = 1_000_000_000
@@ -214,20 +215,29 @@ def test_what_waits_is_bounded() -> None:
 CLIENT, SERVER = bytes(15) + b"\1\x80\0", bytes(15) + b"\2\0\x35"
 
 
-def key(number: int = 0) -> StreamKey:
-    return StreamKey(0, 2 + number, CLIENT, SERVER)
+def key(number: int = 0) -> Seen:
+    return Seen(0, 2 + number, Direction.RECEIVE, 0, 0, CLIENT, SERVER)
 
 
 def test_streams_are_apart() -> None:
     streams = Streams()
     first, second = pieces(20)
-    for each in (key(0), key(1), StreamKey(1, 2, CLIENT, SERVER), StreamKey(0, 2, SERVER, CLIENT)):
+    for each in (key(0), key(1), key()._replace(namespace=1), key()._replace(source=SERVER, destination=CLIENT)):
         streams.feed(each, SYN)
         assert streams.feed(each, first) == []
     assert streams.octets == 4 * 20
     assert [each.data for each in streams.feed(key(1), second)] == QUERIES
     assert streams.octets == 3 * 20
     assert len(streams) == 4
+
+
+def test_what_an_interface_gives_back_to_itself_is_no_other_stream() -> None:
+    streams = Streams()
+    out = key()._replace(direction=Direction.TRANSMIT)
+    for each in (SYN, *pieces(20)):
+        found = streams.feed(out, each)
+        assert streams.feed(key(), each) == []
+    assert [each.data for each in found] == QUERIES
 
 
 def test_ends_of_unknown_connections_make_no_stream() -> None:
@@ -266,7 +276,7 @@ def test_time_gives_gaps_up_and_forgets_silent_streams() -> None:
     streams.feed(key(1), SYN)
     streams.feed(key(), segment(len(STREAM), STREAM))
     assert list(streams.advance(SECOND + GAP_NS - 1)) == []
-    assert [each.data for _, each in streams.advance(SECOND + GAP_NS)] == QUERIES
+    assert [(seen, each.data) for seen, each in streams.advance(SECOND + GAP_NS)] == [(key(), each) for each in QUERIES]
     assert streams.counts["gaps"] == 1
     assert list(streams.advance(SECOND + IDLE_NS - 1)) == []
     assert len(streams) == 2
