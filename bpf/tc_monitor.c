@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
- * TCX or clsact, both directions of an interface: exact flows. Every program returns TCX_NEXT (= TC_ACT_UNSPEC), so
- * whatever is attached beside it decides about the packet as if it were not there.
+ * TCX or clsact, both directions of an interface: exact flows, and the heads of messages. Every program returns TCX_NEXT
+ * (= TC_ACT_UNSPEC), so whatever is attached beside it decides about the packet as if it were not there.
  */
 #include <uapi/linux/bpf.h>
 
@@ -19,6 +19,8 @@ static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *t
 #include "packet.h"
 #include "counters.h"
 #include "flows.h"
+#include "messages.h"
+#include "dns.h"
 
 /* All that the hook saw, by interface and direction, apart from flows: what the sum of the rest is checked against. */
 BPF_TABLE("percpu_array", u32, struct netmon_counters, hook_totals, NETMON_HOOK_SLOTS * 2);
@@ -79,6 +81,8 @@ static __always_inline int parse_fast(struct __sk_buff *skb, struct packet *p)
 		if (late_decapsulate())
 			return 0;
 		p->tcp = 0;
+		p->sequence = 0;
+		p->tcp_flags = 0;
 		p->headers = (at - data) + 8;
 	} else {
 		return 0;
@@ -116,15 +120,42 @@ static __always_inline void unfold(struct __sk_buff *skb, const struct packet *p
 		(u32) word;                                                                                            \
 	})
 
+/*
+ * NETMON_FLOW_FORWARDED (1) where the packet came in by an interface, otherwise 0. Without a branch: the verifier would
+ * follow both ways to the end.
+ */
+static __always_inline u8 forwarded(struct __sk_buff *skb)
+{
+	u64 carry = skb->ingress_ifindex;
+
+	asm volatile("%0 += %1\n%0 >>= 32" : "+r"(carry) : "r"(0xffffffffULL));
+	return carry;
+}
+
+/* Called when all else is counted: what a reader finds here is already in the rows that it reads next. */
+static __always_inline void count_total(u32 ifindex, u8 direction, const struct netmon_counters *amount)
+{
+	u32 slot =
+		((ifindex + (u32)late_namespace() * NETMON_HOOK_NAMESPACE_STRIDE) % NETMON_HOOK_SLOTS) * 2 + direction;
+	struct netmon_counters *total = hook_totals.lookup(&slot);
+
+	if (!total)
+		return;
+	total->packets += 1;
+	total->bytes += amount->bytes;
+	if (amount->extra_packets) {
+		total->extra_packets += amount->extra_packets;
+		total->extra_bytes += amount->extra_bytes;
+	}
+}
+
 static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 {
 	struct packet p;
 	struct netmon_counters amount;
-	struct netmon_counters *total;
 	u32 ifindex = skb->ifindex;
-	u32 slot =
-		((ifindex + (u32)late_namespace() * NETMON_HOOK_NAMESPACE_STRIDE) % NETMON_HOOK_SLOTS) * 2 + direction;
 	u32 length = late_replay() ? control(skb, 0) : skb->len;
+	u32 payload;
 
 	if (!(late_fast_path() && parse_fast(skb, &p)))
 		parse(skb, &p, unknown_zero());
@@ -142,29 +173,21 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 		unfold(skb, &p, &amount);
 	}
 
-	if (p.kind == NETMON_KIND_FLOW) {
-		u32 payload = p.tcp ? tcp_payload(skb, &p, length) : 0;
-
-		p.flow.ifindex = ifindex;
-		p.flow.direction = direction;
-		p.flow.namespace = late_namespace();
-		p.flow.flags = direction == NETMON_TRANSMIT && skb->ingress_ifindex ? NETMON_FLOW_FORWARDED : 0;
-		if (!count_flow(skb, &p, length, payload, &amount))
-			count_row(&p, p.flow.flags ? NETMON_KIND_OVERFLOW_FORWARDED : NETMON_KIND_OVERFLOW, ifindex,
-				  direction, &amount);
-	} else {
+	if (p.kind != NETMON_KIND_FLOW) {
 		count_row(&p, p.kind, ifindex, direction, &amount);
+		count_total(ifindex, direction, &amount);
+		return VERDICT;
 	}
-	/* Last: what a reader finds here is already in the rows that it reads next. */
-	total = hook_totals.lookup(&slot);
-	if (total) {
-		total->packets += 1;
-		total->bytes += amount.bytes;
-		if (amount.extra_packets) {
-			total->extra_packets += amount.extra_packets;
-			total->extra_bytes += amount.extra_bytes;
-		}
-	}
+	payload = p.tcp ? transport_payload(&p, length) : 0;
+	p.flow.ifindex = ifindex;
+	p.flow.direction = direction;
+	p.flow.namespace = late_namespace();
+	p.flow.flags = direction == NETMON_TRANSMIT ? forwarded(skb) : 0;
+	if (!count_flow(skb, &p, length, payload, &amount))
+		count_row(&p, p.flow.flags ? NETMON_KIND_OVERFLOW_FORWARDED : NETMON_KIND_OVERFLOW, ifindex, direction,
+			  &amount);
+	count_total(ifindex, direction, &amount);
+	message(skb, &p, length);
 	return VERDICT;
 }
 
@@ -176,6 +199,13 @@ int netmon_receive(struct __sk_buff *skb)
 int netmon_transmit(struct __sk_buff *skb)
 {
 	return monitor(skb, NETMON_TRANSMIT);
+}
+
+/* Called by message() in the place of what follows it, with the same packet: DNS, multicast DNS and LLMNR. */
+int netmon_dns(struct __sk_buff *skb)
+{
+	dns(skb);
+	return VERDICT;
 }
 
 #define SWEEP_KEYS_MAX 64

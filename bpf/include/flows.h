@@ -13,7 +13,7 @@
 
 BPF_TABLE("hash", struct netmon_flow_key, struct netmon_flow, flow_table, FLOW_TABLE_ENTRIES);
 
-#define TCP_CUT 0xffffffffU /* the IP packet ends inside the TCP header: no receiver takes the segment */
+#define PAYLOAD_CUT 0xffffffffU /* the IP packet ends inside the transport header: no receiver takes it */
 
 /* A lookup that finds nothing in a full table touches two cold cache lines and their page tables; this touches one warm. */
 BPF_TABLE("array", u32, struct netmon_filter, flow_filter, 1);
@@ -72,7 +72,7 @@ static __always_inline void tcp_sequence(struct netmon_flow *flow, const struct 
 		flow->tcp_flags |= flags;
 	if (flags & TCP_RST)
 		__sync_fetch_and_add(&flow->resets, 1);
-	if (payload == TCP_CUT)
+	if (payload == PAYLOAD_CUT)
 		return;
 	if (flags & TCP_SYN) {
 		if ((flow->sequence_state & NETMON_SEQUENCE_INITIAL) && flow->initial_sequence == sequence) {
@@ -99,7 +99,8 @@ static __always_inline void tcp_sequence(struct netmon_flow *flow, const struct 
 	}
 }
 
-static __always_inline u32 tcp_payload(struct __sk_buff *skb, const struct packet *p, u32 length)
+/* Octets behind the transport header by the IP header, of a frame of this length. */
+static __always_inline u32 transport_payload(const struct packet *p, u32 length)
 {
 	u32 header = p->headers - p->network_offset;
 	u32 network = p->network_length;
@@ -108,7 +109,7 @@ static __always_inline u32 tcp_payload(struct __sk_buff *skb, const struct packe
 	/* Offloads leave the IP length at 0 where it does not fit (BIG TCP, TSO seen by a capture); some headers lie. */
 	if (!network || network > present)
 		network = present;
-	return network >= header ? network - header : TCP_CUT;
+	return network >= header ? network - header : PAYLOAD_CUT;
 }
 
 /* 1: counted in a flow; 0: it had no place. */

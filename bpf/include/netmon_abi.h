@@ -12,7 +12,7 @@
 #include <linux/types.h>
 #endif
 
-#define NETMON_ABI_VERSION 1
+#define NETMON_ABI_VERSION 2
 
 /* hook_totals is indexed by ((ifindex + namespace * STRIDE) % SLOTS) * 2 + direction */
 #define NETMON_HOOK_SLOTS 1024
@@ -133,6 +133,108 @@ struct netmon_state {
 	__u64 jiffies;	   /* both clocks, read together by the program netmon_clock */
 	__u64 monotonic_ns;
 	__u64 zero; /* never written: the verifier cannot know its value, see unknown_zero() */
+};
+
+/* What may be on a port: bits of netmon_ports.protocols. */
+#define NETMON_PORT_DNS 1   /* RFC 1035, over UDP and TCP */
+#define NETMON_PORT_MDNS 2  /* RFC 6762, over UDP */
+#define NETMON_PORT_LLMNR 4 /* RFC 4795, over UDP */
+
+/*
+ * The one entry of message_ports. A port is looked at only where its bit in filter is set: one cache line decides about
+ * packets that carry no message. All zero: no packet is looked at.
+ */
+#define NETMON_PORT_FILTER_BITS 512
+struct netmon_ports {
+	__u64 filter[8];       /* bit port % 64 of word port / 64 % 8, of every port that has protocols */
+	__u8 protocols[65536]; /* NETMON_PORT_*, by port in host order */
+};
+
+/* Slots of message_programs: who looks at the packets of which protocols. */
+#define NETMON_PROGRAM_DNS 0 /* DNS, multicast DNS, LLMNR */
+
+/* What a record of the ring buffer messages is. */
+enum netmon_message_kind {
+	NETMON_MESSAGE_DNS_ANSWER = 1,	 /* a UDP response and the open query that it answers; carries the response */
+	NETMON_MESSAGE_DNS_RESPONSE = 2, /* a UDP response without an open query of this question */
+	NETMON_MESSAGE_DNS_SEGMENT = 3,	 /* a piece of one direction of a TCP connection */
+	NETMON_MESSAGE_MDNS = 4,	 /* a datagram that looks like multicast DNS, query or response */
+	NETMON_MESSAGE_LLMNR = 5,	 /* likewise, link-local multicast name resolution */
+};
+
+/* At most this much of a payload in one record; a longer TCP payload becomes several records, up to a limit. */
+#define NETMON_MESSAGE_BYTES_MAX 4096
+
+/*
+ * A record of the ring buffer messages: 96 bytes, then captured_length bytes of payload. What is said about a packet is
+ * said about the one that is carried; of a DNS_ANSWER direction, ingress_ifindex and cgroup are the query's, so that a
+ * lookup counts where its query does, answered or not. Times are CLOCK_MONOTONIC, in a replay the capture's.
+ */
+struct netmon_message {
+	__u64 time_ns;
+	__u64 request_time_ns;	     /* DNS_ANSWER: the last copy of the query before it; otherwise 0 */
+	__u64 first_request_time_ns; /* DNS_ANSWER: the first copy; otherwise 0 */
+	__u64 cgroup;		     /* cgroup v2 id of the local end, 0 where it is not known */
+	__u32 source[4];
+	__u32 destination[4];
+	__u32 ifindex;
+	__u32 ingress_ifindex; /* of a forwarded packet that is transmitted: the interface by which it came in; otherwise 0 */
+	__u32 sequence;	       /* TCP: sequence number of the first byte of payload (that of a SYN + 1) */
+	__u32 payload_length;  /* by the packet's headers; of several records of a packet: from sequence to its end */
+	__u32 retries;	       /* DNS_ANSWER: copies of the query after the first */
+	__u16 captured_length; /* at most payload_length */
+	__u16 tcp_flags;       /* RFC 9293 order, FIN = 1; of several records of a packet FIN is in the last alone */
+	__u16 source_port;
+	__u16 destination_port;
+	__u8 protocol;	/* IANA protocol number: 6 or 17 */
+	__u8 kind;	/* enum netmon_message_kind */
+	__u8 direction; /* enum netmon_direction */
+	__u8 namespace;
+};
+
+/* What was seen on message ports and what became of it; the index of message_counts (a per-CPU array of __u64). */
+enum netmon_message_count {
+	NETMON_COUNT_DNS_QUERIES = 0,	    /* queries over UDP, copies included */
+	NETMON_COUNT_DNS_RETRIES = 1,	    /* ... of them copies of an open query */
+	NETMON_COUNT_DNS_ANSWERS = 2,	    /* records of kind DNS_ANSWER, those lost included */
+	NETMON_COUNT_DNS_RESPONSES = 3,	    /* records of kind DNS_RESPONSE, those lost included */
+	NETMON_COUNT_DNS_SEGMENTS = 4,	    /* records of kind DNS_SEGMENT, those lost included */
+	NETMON_COUNT_MDNS = 5,		    /* records of kind MDNS, those lost included */
+	NETMON_COUNT_LLMNR = 6,		    /* records of kind LLMNR, those lost included */
+	NETMON_COUNT_LOST_RING = 7,	    /* records for which the ring had no place */
+	NETMON_COUNT_LOST_CACHE = 8,	    /* queries for which dns_cache had no place: their lookups are not seen */
+	NETMON_COUNT_LOST_COALESCED = 9,    /* datagrams behind the first in a super-packet of UDP */
+	NETMON_COUNT_NOT_DNS_SHORT = 10,    /* datagrams shorter than a DNS header, packets cut before their payload */
+	NETMON_COUNT_NOT_DNS_HEADER = 11,   /* a header that no DNS message has */
+	NETMON_COUNT_NOT_DNS_QUESTION = 12, /* a query whose question cannot be read */
+	NETMON_COUNT_NUMBER = 13,
+};
+
+/* The key of dns_cache, 56 bytes: a query over UDP that waits for its answer. */
+struct netmon_query_key {
+	__u32 client[4];
+	__u32 server[4];
+	__u64 question_hash; /* of the first question, in lower case */
+	__u32 ifindex;
+	__u16 client_port;
+	__u16 server_port;
+	__u16 id;
+	__u8 direction; /* of the query */
+	__u8 namespace;
+	__u32 reserved; /* 0 */
+};
+
+#define NETMON_QUESTION_BYTES_MAX 259 /* a name of 255 bytes, type, class */
+struct netmon_query {
+	__u64 first_ns; /* the first copy; CLOCK_MONOTONIC, in a replay the capture's time */
+	__u64 last_ns;	/* the last copy */
+	__u64 cgroup;	/* as in netmon_message */
+	__u32 ingress_ifindex;
+	__u32 retries;	    /* copies after the first */
+	__u16 header_flags; /* the second 16 bits of the DNS header */
+	__u16 question_length;
+	__u32 reserved;	    /* 0 */
+	__u8 question[264]; /* name, type, class as on the wire; behind question_length is nothing */
 };
 
 #endif

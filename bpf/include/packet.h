@@ -100,7 +100,7 @@ static __always_inline int is_extension(u8 protocol)
 	       protocol == 135 || protocol == 139 || protocol == 140;
 }
 
-static __always_inline void transport(CONTEXT *ctx, struct packet *p, u32 offset)
+static __always_inline void transport(CONTEXT *ctx, struct packet *p, u32 offset, u32 zero)
 {
 	u8 header[16];
 	u8 protocol = p->flow.protocol;
@@ -108,7 +108,7 @@ static __always_inline void transport(CONTEXT *ctx, struct packet *p, u32 offset
 	p->headers = offset;
 	if (protocol == PROTOCOL_TCP) {
 		if (frame_load(ctx, offset, header, 16) == 0 && header[12] >= 5 << 4) {
-			p->tcp = 1;
+			p->tcp = 1 | zero;
 			p->flow.source_port = *(u16 *)header;
 			p->flow.destination_port = *(u16 *)(header + 2);
 			p->sequence = bpf_ntohl(*(u32 *)(header + 4));
@@ -128,7 +128,7 @@ static __always_inline void transport(CONTEXT *ctx, struct packet *p, u32 offset
 }
 
 /* Gives the offset behind the IPv4 header, 0 if it cannot be read; changes p only if it can. */
-static __always_inline u32 ipv4(CONTEXT *ctx, struct packet *p, u32 offset, u8 *reason)
+static __always_inline u32 ipv4(CONTEXT *ctx, struct packet *p, u32 offset, u8 *reason, u32 zero)
 {
 	u8 header[20];
 	u32 length;
@@ -147,21 +147,21 @@ static __always_inline u32 ipv4(CONTEXT *ctx, struct packet *p, u32 offset, u8 *
 	p->ethertype = ETHERTYPE_IPV4;
 	p->network_offset = offset;
 	p->network_length = be16(header + 2);
-	p->tcp = 0;
+	p->tcp = zero;
 	p->flow.source[0] = p->flow.source[1] = p->flow.destination[0] = p->flow.destination[1] = 0;
 	p->flow.source[2] = p->flow.destination[2] = bpf_htonl(0xffff);
 	p->flow.source[3] = *(u32 *)(header + 12);
 	p->flow.destination[3] = *(u32 *)(header + 16);
-	p->flow.source_port = p->flow.destination_port = 0;
+	p->flow.source_port = p->flow.destination_port = zero;
 	p->flow.protocol = header[9];
 	if ((be16(header + 6) & 0x1fff) == 0)
-		transport(ctx, p, offset + length);
+		transport(ctx, p, offset + length, zero);
 	else
 		p->headers = offset + length; /* a later fragment: it has no ports */
 	return offset + length;
 }
 
-static __always_inline u32 ipv6(CONTEXT *ctx, struct packet *p, u32 offset, u8 *reason)
+static __always_inline u32 ipv6(CONTEXT *ctx, struct packet *p, u32 offset, u8 *reason, u32 zero)
 {
 	u8 header[40];
 	u8 next, whole = 1;
@@ -179,10 +179,10 @@ static __always_inline u32 ipv6(CONTEXT *ctx, struct packet *p, u32 offset, u8 *
 	p->network_length = be16(header + 4);
 	if (p->network_length || header[6] == 59)
 		p->network_length += 40;
-	p->tcp = 0;
+	p->tcp = zero;
 	__builtin_memcpy(p->flow.source, header + 8, 16);
 	__builtin_memcpy(p->flow.destination, header + 24, 16);
-	p->flow.source_port = p->flow.destination_port = 0;
+	p->flow.source_port = p->flow.destination_port = zero;
 	next = header[6];
 	offset += 40;
 	for (i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
@@ -208,7 +208,7 @@ static __always_inline u32 ipv6(CONTEXT *ctx, struct packet *p, u32 offset, u8 *
 	}
 	p->flow.protocol = next;
 	if (whole)
-		transport(ctx, p, offset);
+		transport(ctx, p, offset, zero);
 	else
 		p->headers = offset;
 	return offset;
@@ -353,14 +353,14 @@ static __always_inline u16 inner(CONTEXT *ctx, const struct packet *p, u32 *offs
 	return 0;
 }
 
-static __always_inline u32 network(CONTEXT *ctx, struct packet *p, u16 type, u32 offset, u8 *reason)
+static __always_inline u32 network(CONTEXT *ctx, struct packet *p, u16 type, u32 offset, u8 *reason, u32 zero)
 {
 	if (type == ETHERTYPE_IPV4)
-		return ipv4(ctx, p, offset, reason);
-	return ipv6(ctx, p, offset, reason);
+		return ipv4(ctx, p, offset, reason, zero);
+	return ipv6(ctx, p, offset, reason, zero);
 }
 
-static __always_inline void decapsulate(CONTEXT *ctx, struct packet *p, u32 offset)
+static __always_inline void decapsulate(CONTEXT *ctx, struct packet *p, u32 offset, u32 zero)
 {
 	u8 ethernet[14], reason;
 	int i;
@@ -379,7 +379,7 @@ static __always_inline void decapsulate(CONTEXT *ctx, struct packet *p, u32 offs
 		if (!link_layers(ctx, &type, &offset, &reason, INNER_LAYERS_MAX) ||
 		    (type != ETHERTYPE_IPV4 && type != ETHERTYPE_IPV6))
 			return; /* not IP inside, or cut: the flow stays the outer one */
-		offset = network(ctx, p, type, offset, &reason);
+		offset = network(ctx, p, type, offset, &reason, zero);
 		if (!offset)
 			return;
 	}
@@ -387,7 +387,8 @@ static __always_inline void decapsulate(CONTEXT *ctx, struct packet *p, u32 offs
 
 /*
  * Reads a frame that begins with an Ethernet header (l2_length 14) or an IP header (0). zero is 0, but not for the
- * verifier: with offsets it does not know, it sees that all the ways through the parser end alike and follows one.
+ * verifier: with offsets and fields it does not know, it sees that all the ways through the parser end alike and follows
+ * one.
  */
 static __always_inline void parse(CONTEXT *ctx, struct packet *p, u32 zero)
 {
@@ -397,6 +398,8 @@ static __always_inline void parse(CONTEXT *ctx, struct packet *p, u32 zero)
 
 	p->headers = 0;
 	p->tcp = 0;
+	p->sequence = 0;
+	p->tcp_flags = 0;
 	p->network_length = 0;
 	p->network_offset = 0;
 	p->ethertype = 0;
@@ -419,11 +422,11 @@ static __always_inline void parse(CONTEXT *ctx, struct packet *p, u32 zero)
 		p->ethertype = known_ethertype(type);
 		return;
 	}
-	offset = network(ctx, p, type, offset, &reason);
+	offset = network(ctx, p, type, offset, &reason, zero);
 	if (!offset)
 		return unreadable(p, reason);
 	if (late_decapsulate())
-		decapsulate(ctx, p, offset);
+		decapsulate(ctx, p, offset, zero);
 }
 
 #endif

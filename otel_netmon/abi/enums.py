@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 
 HOOK_SLOTS = 1024
 HOOK_NAMESPACE_STRIDE = 331
@@ -21,6 +21,12 @@ FLOW_FORWARDED = 1
 
 SEQUENCE_CLIENT = 4
 SEQUENCE_SERVER = 8
+
+PROGRAM_DNS = 0
+PORT_FILTER_BITS = 512
+PORTS_SIZE = PORT_FILTER_BITS // 8 + 65536
+MESSAGE_BYTES_MAX = 4096
+QUESTION_BYTES_MAX = 259
 
 
 class Direction(IntEnum):
@@ -55,6 +61,43 @@ class Reason(IntEnum):
     IPV4_HEADER_LENGTH = 9
     SHORT_IPV6 = 10
     IPV6_VERSION = 11
+
+
+class PortProtocol(IntFlag):
+    """What may be on a port of message_ports."""
+
+    DNS = 1
+    MDNS = 2
+    LLMNR = 4
+
+
+class MessageKind(IntEnum):
+    """What a record of the ring buffer messages is."""
+
+    DNS_ANSWER = 1
+    DNS_RESPONSE = 2
+    DNS_SEGMENT = 3
+    MDNS = 4
+    LLMNR = 5
+
+
+class MessageCount(IntEnum):
+    """Index of message_counts: what was seen on message ports and what became of it."""
+
+    DNS_QUERIES = 0
+    DNS_RETRIES = 1
+    DNS_ANSWERS = 2
+    DNS_RESPONSES = 3
+    DNS_SEGMENTS = 4
+    MDNS = 5
+    LLMNR = 6
+    LOST_RING = 7
+    LOST_CACHE = 8
+    LOST_COALESCED = 9
+    NOT_DNS_SHORT = 10
+    NOT_DNS_HEADER = 11
+    NOT_DNS_QUESTION = 12
+    NUMBER = 13
 
 
 class TcpFlags(IntFlag):

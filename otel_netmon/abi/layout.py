@@ -70,3 +70,67 @@ STATE = np.dtype(
     ]
 )
 """struct netmon_state: the one entry of agent_state."""
+
+PORTS = np.dtype([("filter", "<u8", 8), ("protocols", "u1", 65536)])
+"""struct netmon_ports: the one entry of message_ports; ``kernel.messages.ports_value`` makes it."""
+
+MESSAGE = np.dtype(
+    [
+        ("time_ns", "<u8"),
+        ("request_time_ns", "<u8"),
+        ("first_request_time_ns", "<u8"),
+        ("cgroup", "<u8"),
+        ("source", "u1", 16),
+        ("destination", "u1", 16),
+        ("ifindex", "<u4"),
+        ("ingress_ifindex", "<u4"),
+        ("sequence", "<u4"),
+        ("payload_length", "<u4"),
+        ("retries", "<u4"),
+        ("captured_length", "<u2"),
+        ("tcp_flags", "<u2"),
+        ("source_port", ">u2"),
+        ("destination_port", ">u2"),
+        ("protocol", "u1"),
+        ("kind", "u1"),
+        ("direction", "u1"),
+        ("namespace", "u1"),
+    ]
+)
+"""struct netmon_message: 96 bytes, the head of a record of the ring buffer; captured_length bytes of payload follow it.
+
+What is said about a packet is said about the one that is carried: of a DNS_ANSWER the response, its source the resolver.
+But its direction, ingress_ifindex and cgroup are the query's, so that a lookup counts where its query does, answered or not.
+Times are CLOCK_MONOTONIC in ns, in a replay the capture's.
+"""
+
+QUERY_KEY = np.dtype(
+    [
+        ("client", "u1", 16),
+        ("server", "u1", 16),
+        ("question_hash", "<u8"),
+        ("ifindex", "<u4"),
+        ("client_port", ">u2"),
+        ("server_port", ">u2"),
+        ("id", "<u2"),
+        ("direction", "u1"),
+        ("namespace", "u1"),
+        ("reserved", "<u4"),
+    ]
+)
+"""struct netmon_query_key: 56 bytes; the key of dns_cache. The id is in host order."""
+
+QUERY = np.dtype(
+    [
+        ("first_ns", "<u8"),
+        ("last_ns", "<u8"),
+        ("cgroup", "<u8"),
+        ("ingress_ifindex", "<u4"),
+        ("retries", "<u4"),
+        ("header_flags", "<u2"),
+        ("question_length", "<u2"),
+        ("reserved", "<u4"),
+        ("question", "u1", 264),
+    ]
+)
+"""struct netmon_query: 304 bytes; an open query. question holds question_length bytes: name, type, class as on the wire."""

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from otel_netmon.abi.enums import ABI_VERSION, LATE_DEFAULTS, LATE_MARK, Late
+from otel_netmon.abi.enums import ABI_VERSION, LATE_DEFAULTS, LATE_MARK, PROGRAM_DNS, Late
 from otel_netmon.errors import ImageError
 from otel_netmon.kernel import syscalls
 
@@ -30,6 +30,7 @@ SOURCES: dict[str, dict[str, int]] = {
     "tc_monitor": {
         "netmon_receive": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_transmit": syscalls.PROG_TYPE_SCHED_CLS,
+        "netmon_dns": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_sweep": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_mark": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_clock": syscalls.PROG_TYPE_SCHED_CLS,
@@ -37,6 +38,9 @@ SOURCES: dict[str, dict[str, int]] = {
     "xdp_monitor": {"netmon_xdp": syscalls.PROG_TYPE_XDP},
 }
 """Image name (bpf/NAME.c) -> its programs and their types."""
+
+TAIL_CALLS: dict[str, tuple[str, int]] = {"netmon_dns": ("message_programs", PROGRAM_DNS)}
+"""Program -> the program array and the slot by which others call it."""
 
 
 class MapDefinition(NamedTuple):

@@ -102,11 +102,18 @@ class LoadedImage:
             raise _explain(error, f"creating the maps of {source.name}") from error
 
     def program(self, name: str, late: Mapping[Late, int] | None = None) -> int:
-        """Gives the fd of a program with these late constants, loading it the first time."""
+        """Gives the fd of a program with these late constants, loading it the first time.
+
+        One that others call takes its slot in their program array, in the place of another variant of it.
+        """
         special = {constant: value for constant, value in (late or {}).items() if value != LATE_DEFAULTS[constant]}
         key = (name, tuple(sorted(special.items())))
         if key not in self._programs:
             self._programs[key] = self._load(name, special, 0)[0]
+            if name in image.TAIL_CALLS:
+                array, slot = image.TAIL_CALLS[name]
+                fd = self._programs[key]
+                syscalls.map_update(self.maps[array], slot.to_bytes(4, "little"), fd.to_bytes(4, "little"))
         return self._programs[key]
 
     def verifier_report(self, name: str, late: Mapping[Late, int] | None = None) -> str:

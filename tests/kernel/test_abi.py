@@ -23,8 +23,18 @@ STRUCTS = {
     "netmon_flow": layout.FLOW,
     "netmon_protocol_key": layout.PROTOCOL_KEY,
     "netmon_state": layout.STATE,
+    "netmon_ports": layout.PORTS,
+    "netmon_message": layout.MESSAGE,
+    "netmon_query_key": layout.QUERY_KEY,
+    "netmon_query": layout.QUERY,
 }
-ENUMS: dict[str, type[IntEnum]] = {"": enums.Direction, "KIND_": enums.Kind, "REASON_": enums.Reason}
+ENUMS: dict[str, type[IntEnum]] = {
+    "": enums.Direction,
+    "KIND_": enums.Kind,
+    "REASON_": enums.Reason,
+    "MESSAGE_": enums.MessageKind,
+    "COUNT_": enums.MessageCount,
+}
 CONSTANTS = {
     "NETMON_ABI_VERSION": enums.ABI_VERSION,
     "NETMON_HOOK_SLOTS": enums.HOOK_SLOTS,
@@ -32,6 +42,13 @@ CONSTANTS = {
     "NETMON_FLOW_FORWARDED": enums.FLOW_FORWARDED,
     "NETMON_SEQUENCE_CLIENT": enums.SEQUENCE_CLIENT,
     "NETMON_SEQUENCE_SERVER": enums.SEQUENCE_SERVER,
+    "NETMON_PORT_DNS": enums.PortProtocol.DNS,
+    "NETMON_PORT_MDNS": enums.PortProtocol.MDNS,
+    "NETMON_PORT_LLMNR": enums.PortProtocol.LLMNR,
+    "NETMON_PROGRAM_DNS": enums.PROGRAM_DNS,
+    "NETMON_PORT_FILTER_BITS": enums.PORT_FILTER_BITS,
+    "NETMON_MESSAGE_BYTES_MAX": enums.MESSAGE_BYTES_MAX,
+    "NETMON_QUESTION_BYTES_MAX": enums.QUESTION_BYTES_MAX,
 }
 KERNEL_ONLY = {
     "NETMON_ABI_H",
@@ -72,6 +89,7 @@ def test_structs_have_the_sizes_and_offsets_of_the_dtypes(project: Path, tmp_pat
             expected[f"offsetof(struct {name}, {field})"] = offset
             expected[f"sizeof(((struct {name} *)0)->{field})"] = kind.itemsize
     expected |= {"sizeof(struct netmon_filter)": enums.FILTER_SIZE, "offsetof(struct netmon_filter, marking)": 0}
+    expected |= {"sizeof(struct netmon_ports)": enums.PORTS_SIZE}
     assert ask_gcc(project, tmp_path, list(expected)) == expected
 
 

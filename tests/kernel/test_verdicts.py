@@ -7,7 +7,9 @@ from itertools import product
 
 import pytest
 
-from otel_netmon.kernel import image
+from otel_netmon.abi.enums import MessageCount, PortProtocol
+from otel_netmon.kernel import image, messages, syscalls
+from otel_netmon.readers.messages import MessageCounts
 from support.frame_table import CASES, is_refused_by_test_run
 from support.programs import Programs, XdpRun
 
@@ -36,11 +38,29 @@ def test_no_image_has_a_program_of_another_kind() -> None:
     assert set(image.SOURCES["tc_monitor"]) == {
         "netmon_receive",
         "netmon_transmit",
+        "netmon_dns",
         "netmon_sweep",
         "netmon_mark",
         "netmon_clock",
     }
     assert set(image.SOURCES["xdp_monitor"]) == {"netmon_xdp"}
+
+
+@pytest.mark.parametrize("program", ["netmon_receive", "netmon_transmit"])
+def test_a_program_that_is_called_leaves_the_packet_to_the_next(program: str) -> None:
+    """Every port is a message port: every packet with ports is looked into."""
+    every = [frame for frame in frames() if not is_refused_by_test_run(frame)]
+    with Programs("tc_monitor", sizes={"flow_table": 64, "dns_cache": 8, "messages": 4096}) as programs:
+        for replay in (0, 1):
+            programs.program("netmon_dns", replay=replay)
+            for protocols in (PortProtocol.DNS, PortProtocol.MDNS, PortProtocol.LLMNR):
+                messages.set_message_ports(programs.loaded, dict.fromkeys(range(1, 65536), protocols))
+                run = programs.runner(program, replay=replay).run
+                assert {run(frame) for frame in every} == {TCX_NEXT}
+        counts = MessageCounts(programs.loaded.maps["message_counts"], syscalls.possible_cpus()).read()
+        assert counts[MessageCount.NOT_DNS_SHORT]
+        assert counts[MessageCount.DNS_SEGMENTS]
+        assert counts[MessageCount.LOST_RING], "the ring was never full: that way is not checked"
 
 
 @pytest.mark.parametrize("program", ["netmon_receive", "netmon_transmit"])
@@ -67,9 +87,12 @@ def test_no_program_calls_a_helper_that_changes_a_packet() -> None:
     allowed = {
         1: "map_lookup_elem",
         2: "map_update_elem",
+        3: "map_delete_elem",
         5: "ktime_get_ns",
+        12: "tail_call",
         26: "skb_load_bytes",
         118: "jiffies64",
+        130: "ringbuf_output",
     }
     for name in image.SOURCES:
         found = image.load(image.SHIPPED / f"{name}.json")

@@ -22,7 +22,7 @@ from otel_netmon.kernel.namespaces import find_namespace, opened_in
 from support.netns import NetNs
 
 PROGRAM_NAMES = frozenset(name[:15] for programs in SOURCES.values() for name in programs)
-MAP_NAMES = frozenset({"flow_table", "protocol_stats"[:15], "hook_totals", "agent_state"})
+MAP_NAMES = frozenset({"flow_table", "protocol_stats"[:15], "hook_totals", "agent_state", "dns_cache", "messages"})
 BPF_FOLDER = Path("/sys/fs/bpf")
 
 XDP_PASS = 2

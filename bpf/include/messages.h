@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * Message heads: which packets may carry one, how they get to the program that knows the protocol, and how that program
+ * hands a record to user space. The protocols are programs of their own, reached by a tail call, so that the verifier
+ * looks at each apart and a packet without a message pays one look at its ports.
+ */
+#ifndef NETMON_MESSAGES_H
+#define NETMON_MESSAGES_H
+
+/* Per CPU, filled by message() for the program that is called next. A record is message and what of payload is used. */
+struct message_scratch {
+	struct netmon_message message;
+	u8 payload[NETMON_MESSAGE_BYTES_MAX];
+	struct netmon_query query;
+	struct packet packet;
+	u32 length; /* of the frame on the wire */
+	u32 offset; /* of the payload in the frame */
+	u8 protocols;
+};
+
+BPF_TABLE("array", u32, struct netmon_ports, message_ports, 1);
+BPF_TABLE("percpu_array", u32, struct message_scratch, message_scratch, 1);
+BPF_TABLE("percpu_array", u32, u64, message_counts, NETMON_COUNT_NUMBER);
+BPF_PROG_ARRAY(message_programs, 4);
+BPF_RINGBUF_OUTPUT(messages, (1 << 20) / PAGE_SIZE); /* the loader sets the real size */
+
+static __always_inline int port_may_have_messages(const struct netmon_ports *ports, u16 port)
+{
+	return ports->filter[port >> 6 & 7] >> (port & 63) & 1;
+}
+
+/* NETMON_PORT_* of both ports of a packet. */
+static __always_inline u8 message_protocols(const struct packet *p)
+{
+	u32 only = 0;
+	struct netmon_ports *ports = message_ports.lookup(&only);
+	u16 source = bpf_ntohs(p->flow.source_port);
+	u16 destination = bpf_ntohs(p->flow.destination_port);
+
+	if (!ports || (!port_may_have_messages(ports, source) && !port_may_have_messages(ports, destination)))
+		return 0;
+	return ports->protocols[source] | ports->protocols[destination];
+}
+
+/*
+ * Calls the program for what may be in this packet; returns where there is none. All accounting is done before: nothing
+ * runs behind the program that is called. What needs a decision is left to it, because here the verifier would follow it
+ * once for each way through the parser.
+ */
+static __always_inline void message(struct __sk_buff *skb, const struct packet *p, u32 length)
+{
+	u8 protocols = message_protocols(p);
+	struct message_scratch *s;
+	u32 only = 0;
+
+	if (!protocols)
+		return;
+	s = message_scratch.lookup(&only);
+	if (!s)
+		return;
+	s->packet.flow = p->flow;
+	s->packet.network_offset = p->network_offset;
+	s->packet.network_length = p->network_length;
+	s->packet.headers = p->headers;
+	s->packet.sequence = p->sequence;
+	s->packet.tcp_flags = p->tcp_flags;
+	s->packet.tcp = p->tcp;
+	s->length = length;
+	s->protocols = protocols;
+	message_programs.call(skb, NETMON_PROGRAM_DNS);
+}
+
+static __always_inline u64 message_clock(struct __sk_buff *skb)
+{
+	return late_replay() ? skb->tstamp : bpf_ktime_get_ns();
+}
+
+/* In the program that was called: the packet that message() saw, with the head of its record begun. 0: there is none. */
+static __always_inline struct message_scratch *message_begin(struct __sk_buff *skb)
+{
+	u32 only = 0;
+	struct message_scratch *s = message_scratch.lookup(&only);
+	const struct packet *p;
+
+	if (!s)
+		return 0;
+	p = &s->packet;
+	if (!p->tcp && p->flow.protocol != PROTOCOL_UDP)
+		return 0;
+	s->offset = p->headers;
+	s->message.time_ns = message_clock(skb);
+	s->message.request_time_ns = s->message.first_request_time_ns = 0;
+	s->message.cgroup = 0;
+	__builtin_memcpy(s->message.source, p->flow.source, 16);
+	__builtin_memcpy(s->message.destination, p->flow.destination, 16);
+	s->message.ifindex = p->flow.ifindex;
+	s->message.ingress_ifindex = p->flow.flags & NETMON_FLOW_FORWARDED ? skb->ingress_ifindex : 0;
+	s->message.sequence = p->tcp ? p->sequence : 0;
+	s->message.tcp_flags = p->tcp ? p->tcp_flags : 0;
+	s->message.payload_length = transport_payload(p, s->length); /* or PAYLOAD_CUT */
+	s->message.retries = 0;
+	s->message.source_port = p->flow.source_port;
+	s->message.destination_port = p->flow.destination_port;
+	s->message.protocol = p->flow.protocol;
+	s->message.direction = p->flow.direction;
+	s->message.namespace = p->flow.namespace;
+	return s;
+}
+
+/* How much of the payload is in the frame, and belongs to the packet. */
+static __always_inline u32 message_present(struct __sk_buff *skb, const struct message_scratch *s)
+{
+	u32 frame = skb->len > s->offset ? skb->len - s->offset : 0;
+
+	return s->message.payload_length < frame ? s->message.payload_length : frame;
+}
+
+static __always_inline void message_count(u32 what, u64 many)
+{
+	u64 *count = message_counts.lookup(&what);
+
+	if (count)
+		*count += many;
+}
+
+/* Fills the record with this much of the payload; not 0: that was not to be had. */
+static __always_inline int message_load(struct __sk_buff *skb, struct message_scratch *s, u64 length)
+{
+	s->message.captured_length = length;
+	if (!length)
+		return 0;
+	asm volatile("%0 &= 0x1fff" : "+r"(length)); /* or the compiler moves the check away from the call */
+	if (!length || length > NETMON_MESSAGE_BYTES_MAX)
+		return -1;
+	return bpf_skb_load_bytes(skb, s->offset, s->payload, length);
+}
+
+/* Hands the record to user space; what is its count among NETMON_COUNT_*. */
+static __always_inline void message_emit(struct message_scratch *s, u8 kind, u32 what)
+{
+	u64 length = s->message.captured_length;
+
+	s->message.kind = kind;
+	message_count(what, 1);
+	asm volatile("%0 &= 0x1fff" : "+r"(length));
+	if (length > NETMON_MESSAGE_BYTES_MAX)
+		return;
+	/* Copied once more than a reservation would, but reservations are of constant size: the ring would be half empty. */
+	if (messages.ringbuf_output(&s->message, sizeof(s->message) + length, BPF_RB_NO_WAKEUP))
+		message_count(NETMON_COUNT_LOST_RING, 1);
+}
+
+#endif

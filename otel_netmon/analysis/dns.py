@@ -1,0 +1,295 @@
+"""DNS lookups out of what the kernel tells of messages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from struct import Struct
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.abi import layout
+from otel_netmon.abi.enums import MessageKind
+from otel_netmon.analysis.dns_lookups import Ends, Lookup, LookupTotals, Protocol, Seen, Transport, answered
+from otel_netmon.analysis.dns_pairing import Pairing
+from otel_netmon.analysis.dns_search import Search, Searches
+from otel_netmon.analysis.dns_stream import Segment, StreamMessage
+from otel_netmon.analysis.dns_streams import Streams
+from otel_netmon.analysis.dns_unmatched import HEAD_OCTETS, HeldResponse
+from otel_netmon.analysis.dns_waiting import WaitingQuery
+from otel_netmon.decode.dns import Fault, Message, decode, read_question
+from otel_netmon.readers.messages import Messages, OpenQueries
+
+EdgeCounts = Callable[[int, int, int, int], bool]
+"""Whether the edge rule counts a packet: namespace, ifindex, direction, ingress_ifindex (0041-edge-rule)."""
+
+_HEAD = Struct("<QQQQ16s16sIIIIIHH2s2sBBBB").unpack_from
+"""layout.MESSAGE; the ports stay two octets each, as they are in an end."""
+
+_HEAD_OCTETS = layout.MESSAGE.itemsize
+_QUERY_HEADER = Struct(">HHHHHH").pack
+_MDNS_PORT, _LLMNR_PORT = (5353).to_bytes(2, "big"), (5355).to_bytes(2, "big")
+_BY_PORT: dict[bytes, Protocol] = {_MDNS_PORT: "mdns", _LLMNR_PORT: "llmnr"}
+_END_OF_TIME = 1 << 63
+
+
+class _Head(NamedTuple):
+    """A record's head, by the names of layout.MESSAGE."""
+
+    time_ns: int
+    request_time_ns: int
+    first_request_time_ns: int
+    cgroup: int
+    source: bytes
+    destination: bytes
+    ifindex: int
+    ingress_ifindex: int
+    sequence: int
+    payload_length: int
+    retries: int
+    captured_length: int
+    tcp_flags: int
+    source_port: bytes
+    destination_port: bytes
+    protocol: int
+    kind: int
+    direction: int
+    namespace: int
+
+
+class Result(NamedTuple):
+    """What came to its end: lookups, and names for which a search list made more than one."""
+
+    lookups: list[Lookup]
+    searches: list[Search]
+
+
+class DnsAnalysis:
+    """State of DNS over time, bounded.
+
+    Over UDP the kernel has paired query and answer; over TCP, and where a query goes to a group, that is done here.
+
+    Args:
+        timeout_ns: after which a query counts as not answered; the same as the reader's for those over UDP.
+        counts: the edge rule. It is asked once a lookup, with what the record says: of a DNS_ANSWER and of an open query,
+            of queries over TCP and to groups; and of a response, only where no query is known. So a lookup that crosses
+            several interfaces counts at one of them, translated addresses or not.
+
+    Attributes:
+        messages: what became of every message, by count: ``lookup``; where pairing is done here ``query``, ``retry``,
+            ``seen_again`` (a host's own packet to a group) and ``dropped`` (no place); ``mdns_query`` and ``mdns_response``
+            among all; ``unmatched``; ``transfer`` (the second and later messages of one); ``not_counted`` by the edge rule;
+            ``unparsed``. Those that are held for a while are in none: ``held``.
+        unparsed: messages that are none, by fault.
+        evicted_queries: queries over TCP whose connection lost its place.
+        streams: the connections; its ``counts`` tell what they lost.
+        totals: over all lookups given.
+    """
+
+    def __init__(self, timeout_ns: int, counts: EdgeCounts) -> None:
+        self.messages: Counter[str] = Counter()
+        self.unparsed: Counter[Fault] = Counter()
+        self.evicted_queries = 0
+        self.streams = Streams()
+        self.totals = LookupTotals()
+        self._counts = counts
+        self._pairing = Pairing(timeout_ns, self.messages)
+        self._searches = Searches()
+
+    @property
+    def held(self) -> int:
+        """How many responses are held, because a query that is still open may explain them."""
+        return self._pairing.held
+
+    def set_edges(self, counts: EdgeCounts) -> None:
+        """Takes another edge rule."""
+        self._counts = counts
+
+    def update(self, messages: Messages, expired: OpenQueries, now_ns: int) -> Result:
+        """Takes what the kernel told since the last call.
+
+        Args:
+            messages: records of the ring, of the kinds of DNS.
+            expired: queries over UDP that nobody answered, taken out of the kernel before the ring was read.
+            now_ns: the clock of the records.
+        """
+        data = messages.data
+        for start in messages.starts.tolist():
+            head = _Head._make(_HEAD(data, start - _HEAD_OCTETS))
+            self._record(head, data[start : start + head.captured_length])
+        return self._end(expired, now_ns)
+
+    def finish(self, expired: OpenQueries) -> Result:
+        """Ends all that is open: nothing more will come.
+
+        Args:
+            expired: every query over UDP that is open in the kernel.
+        """
+        return self._end(expired, _END_OF_TIME)
+
+    def _end(self, expired: OpenQueries, now_ns: int) -> Result:
+        for seen, found in self.streams.advance(now_ns):
+            self._stream_message(seen, found)
+        self._expire(expired)
+        self._pairing.advance(now_ns)
+        lookups = self._pairing.take(now_ns)
+        searches: list[Search] = []
+        for lookup in lookups:
+            self.totals.add(lookup)
+            searches += self._searches.add(lookup)
+        return Result(lookups, searches + self._searches.due(now_ns))
+
+    def _record(self, head: _Head, payload: bytes) -> None:
+        seen = Seen(
+            head.namespace,
+            head.ifindex,
+            head.direction,
+            head.ingress_ifindex,
+            head.cgroup,
+            head.source + head.source_port,
+            head.destination + head.destination_port,
+        )
+        if head.kind == MessageKind.DNS_ANSWER:
+            self._answer(head, seen, payload)
+        elif head.kind == MessageKind.DNS_SEGMENT:
+            segment = Segment(head.time_ns, head.sequence, head.tcp_flags, head.payload_length, payload)
+            for found in self.streams.feed(seen, segment):
+                self._stream_message(seen, found)
+            for lost in self.streams.evicted():
+                for is_response in (False, True):
+                    self.evicted_queries += self._pairing.drop(lost.ends(is_response=is_response))
+        else:
+            message = self._decode(payload, head.payload_length)
+            if message is None:
+                return
+            if head.kind == MessageKind.DNS_RESPONSE:
+                ends = seen.ends(is_response=True)
+                self._pairing.unmatched(self._response("dns", "udp", ends, seen, message, head.time_ns))
+            else:
+                found = StreamMessage(head.time_ns, head.payload_length, payload)
+                self._to_group("llmnr" if head.kind == MessageKind.LLMNR else "mdns", seen, message, found)
+
+    def _answer(self, head: _Head, seen: Seen, payload: bytes) -> None:
+        """UDP, paired by the kernel."""
+        ends = seen.ends(is_response=True)
+        first_ns = head.first_request_time_ns
+        self._pairing.answered(ends, payload, first_ns, head.time_ns)
+        if not self._is_counted(seen):
+            self.messages["not_counted"] += 1
+            return
+        message = self._decode(payload, head.payload_length)
+        if message is not None:
+            lookup = answered("dns", "udp", ends, seen.cgroup, message, first_ns, head.time_ns)
+            self._pairing.lookup(lookup._replace(retries=head.retries) if head.retries else lookup)
+
+    def _stream_message(self, seen: Seen, found: StreamMessage) -> None:
+        message = self._decode(found.data, found.length)
+        if message is None:
+            return
+        ends = seen.ends(is_response=message.is_response)
+        protocol = _BY_PORT.get(ends.server[-2:], "dns")
+        if message.is_response:
+            self._pairing.response(self._response(protocol, "tcp", ends, seen, message, found.time_ns))
+        else:
+            self._pairing.query(self._query(protocol, "tcp", ends, ends.server, seen, message, found))
+
+    def _to_group(self, protocol: Protocol, seen: Seen, message: Message, found: StreamMessage) -> None:
+        """Multicast DNS and LLMNR: one query, any number of answers, each from an address of its own."""
+        ends = seen.ends(is_response=message.is_response)
+        anybody = ends._replace(server=b"")
+        if protocol == "mdns" and ends.client[-2:] == _MDNS_PORT:
+            # Continuous querying (RFC 6762, section 5.2) has no pairs: answers are for all, and repeat no question.
+            self.messages["mdns_response" if message.is_response else "mdns_query"] += 1
+        elif message.is_response:
+            self._pairing.response(self._response(protocol, "udp", anybody, seen, message, found.time_ns))
+        else:
+            self._pairing.query(self._query(protocol, "udp", anybody, ends.server, seen, message, found))
+
+    def _decode(self, data: bytes, length: int) -> Message | None:
+        made = decode(data, length)
+        if isinstance(made, Message):
+            return made
+        self.messages["unparsed"] += 1
+        self.unparsed[made] += 1
+        return None
+
+    def _is_counted(self, seen: Seen) -> bool:
+        return self._counts(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex)
+
+    def _response(
+        self, protocol: Protocol, transport: Transport, ends: Ends, seen: Seen, message: Message, time_ns: int
+    ) -> HeldResponse:
+        counts = self._is_counted(seen)
+        return HeldResponse(protocol, transport, ends, seen.source, seen.cgroup, counts, message, time_ns)
+
+    def _query(
+        self,
+        protocol: Protocol,
+        transport: Transport,
+        ends: Ends,
+        server: bytes,
+        seen: Seen,
+        message: Message,
+        found: StreamMessage,
+    ) -> WaitingQuery:
+        return WaitingQuery(
+            protocol=protocol,
+            transport=transport,
+            ends=ends,
+            server=server,
+            direction=seen.direction,
+            cgroup=seen.cgroup,
+            id=message.id,
+            opcode=message.opcode,
+            questions=message.questions,
+            counts=self._is_counted(seen),
+            head=found.data[:HEAD_OCTETS],
+            first_ns=found.time_ns,
+            last_ns=found.time_ns,
+        )
+
+    def _expire(self, expired: OpenQueries) -> None:
+        """Queries over UDP that nobody answered."""
+        keys, queries = expired.keys, expired.queries
+        columns = zip(
+            _ends_of(keys["client"], keys["client_port"]),
+            _ends_of(keys["server"], keys["server_port"]),
+            *(keys[name].tolist() for name in ("namespace", "ifindex", "direction", "id")),
+            *(queries[name].tolist() for name in ("ingress_ifindex", "cgroup", "header_flags", "retries")),
+            *(queries[name].tolist() for name in ("first_ns", "last_ns")),
+            strict=True,
+        )
+        for index, row in enumerate(columns):
+            client, server, namespace, ifindex, direction, identifier, ingress, cgroup, flags, *counters = row
+            retries, first_ns, last_ns = counters
+            octets = expired.question(index)
+            question = read_question(octets)
+            self._pairing.expired(
+                WaitingQuery(
+                    protocol="dns",
+                    transport="udp",
+                    ends=Ends(namespace, ifindex, client, server),
+                    server=server,
+                    direction=direction,
+                    cgroup=cgroup,
+                    id=identifier,
+                    opcode=flags >> 11 & 15,
+                    questions=() if question is None else (question,),
+                    counts=self._counts(namespace, ifindex, direction, ingress),
+                    head=_QUERY_HEADER(identifier, flags, 1, 0, 0, 0) + octets,
+                    first_ns=first_ns,
+                    last_ns=last_ns,
+                    retries=retries,
+                )
+            )
+
+
+def _ends_of(addresses: npt.NDArray[Any], ports: npt.NDArray[Any]) -> list[bytes]:
+    """Addresses and ports as ends, 18 octets each."""
+    octets = np.empty((len(ports), 18), "u1")
+    octets[:, :16] = addresses
+    octets[:, 16:] = np.ascontiguousarray(ports).view("u1").reshape(-1, 2)
+    joined = octets.tobytes()
+    return [joined[at : at + 18] for at in range(0, len(joined), 18)]

@@ -1,0 +1,205 @@
+"""What is known of a DNS lookup, and counts over lookups."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal, NamedTuple
+
+from otel_netmon.decode import dns_numbers as numbers
+from otel_netmon.decode.dns import Fault, Message, Question
+from otel_netmon.decode.dns_records import Record
+
+Protocol = Literal["dns", "mdns", "llmnr"]
+Transport = Literal["udp", "tcp"]
+
+Outcome = Literal["answered", "timeout", "unmatched_response"]
+"""A query and its answer; a query without one; a response without an open query."""
+
+Reason = Literal["late", "duplicate", "wrong_question", "wrong_id", "unknown"]
+"""Why a response is unmatched: its query has timed out; its query was answered before; a query between the same ends was
+open with this id and another question; with this question and another id; none of these is known."""
+
+QuestionKey = tuple[str, int, int]
+"""A question by which queries and responses are compared: resolvers vary and change the case of names (RFC 4343)."""
+
+
+class Ends(NamedTuple):
+    """Who asks whom, and at which interface that was seen: addresses and ports, 18 octets each in network order.
+
+    The server is empty where a query goes to a group and anybody may answer it.
+    """
+
+    namespace: int
+    ifindex: int
+    client: bytes
+    server: bytes
+
+
+class Seen(NamedTuple):
+    """A packet that carried a message, or a part of one: where it was seen, and from whom to whom it went."""
+
+    namespace: int
+    ifindex: int
+    direction: int
+    ingress_ifindex: int
+    cgroup: int
+    source: bytes
+    destination: bytes
+
+    def ends(self, *, is_response: bool) -> Ends:
+        """The ends of the lookup that it belongs to."""
+        if is_response:
+            return Ends(self.namespace, self.ifindex, self.destination, self.source)
+        return Ends(self.namespace, self.ifindex, self.source, self.destination)
+
+
+class TruncatedLookup(NamedTuple):
+    """A lookup over UDP whose answer did not fit, so that it was asked again over TCP."""
+
+    client: bytes
+    id: int
+    start_ns: int
+
+
+class Lookup(NamedTuple):
+    """One lookup.
+
+    Attributes:
+        client, server: address and port, 18 octets in network order, IPv4 as v4-mapped IPv6; of a query to a group that
+            was answered, the server is who answered.
+        cgroup: cgroup v2 id of the local end, 0 where it is not known.
+        id, opcode: of the header.
+        questions: of the response where there is one; almost always one.
+        reason: of an unmatched response.
+        start_ns: the first copy of the query; of an unmatched response its own time.
+        duration_ns: from the first copy of the query to the answer.
+        retries: copies of the query after the first.
+        rcode: the response code, extended by EDNS.
+        header_rcode: its four bits in the header.
+        answer_count: records in the answer section, as the header says.
+        answers: those that could be read.
+        truncated: the answer did not fit and was sent without what was too much (the TC bit).
+        after: of a lookup over TCP, the one over UDP that was truncated.
+        cut, fault: see ``decode.dns.Message``.
+    """
+
+    protocol: Protocol
+    transport: Transport
+    namespace: int
+    ifindex: int
+    client: bytes
+    server: bytes
+    cgroup: int
+    id: int
+    opcode: int
+    questions: tuple[Question, ...]
+    outcome: Outcome
+    reason: Reason | None
+    start_ns: int
+    duration_ns: int | None
+    retries: int
+    rcode: int | None
+    header_rcode: int | None
+    answer_count: int
+    answers: tuple[Record, ...]
+    truncated: bool
+    after: TruncatedLookup | None
+    cut: bool
+    fault: Fault | None
+
+    @property
+    def name(self) -> str:
+        """The name asked for, empty in a message without a question."""
+        return self.questions[0].name if self.questions else ""
+
+    @property
+    def type_name(self) -> str:
+        """``A``, ``HTTPS``, …, ``TYPEn``; empty in a message without a question."""
+        return self.questions[0].type_name if self.questions else ""
+
+    @property
+    def rcode_name(self) -> str | None:
+        """``NOERROR``, ``NXDOMAIN``, …, ``RCODEn``; None without a response."""
+        return None if self.rcode is None else numbers.rcode_name(self.rcode)
+
+    @property
+    def end_ns(self) -> int:
+        """When the answer was there; without one as start_ns."""
+        return self.start_ns + (self.duration_ns or 0)
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether the answer is that there is no such name, or nothing of this type (RFC 2308)."""
+        return self.outcome == "answered" and (
+            self.rcode == numbers.NXDOMAIN or (self.rcode == numbers.NOERROR and not self.answer_count)
+        )
+
+
+class LookupTotals:
+    """Counts over lookups.
+
+    Attributes:
+        counts: ``lookups``; by outcome ``answered``, ``timeout``, ``unmatched_response``; by reason ``late`` and so on;
+            answers with the code ``nxdomain``; copies of queries, ``retries``; ``truncated`` answers; lookups ``tcp_retry``
+            after those.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, lookup: Lookup) -> None:
+        """Counts one."""
+        counts = self.counts
+        counts["lookups"] += 1
+        counts[lookup.outcome] += 1
+        if lookup.reason is not None:
+            counts[lookup.reason] += 1
+        elif lookup.rcode == numbers.NXDOMAIN:
+            counts["nxdomain"] += 1
+        if lookup.retries:
+            counts["retries"] += lookup.retries
+        if lookup.truncated:
+            counts["truncated"] += 1
+        if lookup.after is not None:
+            counts["tcp_retry"] += 1
+
+    @property
+    def nxdomain_ratio(self) -> float | None:
+        """Share of the answers that say that there is no such name; None without an answer."""
+        return self.counts["nxdomain"] / self.counts["answered"] if self.counts["answered"] else None
+
+
+def question_key(questions: tuple[Question, ...]) -> QuestionKey | None:
+    """Gives the key of the first question, by which the kernel pairs as well; None without one."""
+    if not questions:
+        return None
+    name, kind, cls = questions[0]
+    return name.lower(), kind, cls
+
+
+def answered(
+    protocol: Protocol, transport: Transport, ends: Ends, cgroup: int, message: Message, first_ns: int, time_ns: int
+) -> Lookup:
+    """Gives the lookup that this response answers; retries, and what it comes after, are for the caller to fill in."""
+    return Lookup(
+        protocol,
+        transport,
+        *ends,
+        cgroup,
+        message.id,
+        message.opcode,
+        message.questions,
+        "answered",
+        None,
+        first_ns,
+        time_ns - first_ns,
+        0,
+        message.rcode,
+        message.header_rcode,
+        message.answer_count,
+        message.answers,
+        message.is_truncated,
+        None,
+        message.cut,
+        message.fault,
+    )

@@ -1,0 +1,39 @@
+"""Which packets the programs look into for messages: the map message_ports, as the supervisor writes it."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from otel_netmon.abi.enums import PORT_FILTER_BITS, PortProtocol
+from otel_netmon.kernel import syscalls
+from otel_netmon.kernel.loader import LoadedImage
+
+DNS_PORTS: Mapping[int, PortProtocol] = MappingProxyType(
+    {53: PortProtocol.DNS, 5353: PortProtocol.MDNS, 5355: PortProtocol.LLMNR}
+)
+"""Where DNS is by itself: RFC 1035, RFC 6762, RFC 4795."""
+
+
+def ports_value(ports: Mapping[int, PortProtocol]) -> bytes:
+    """Gives struct netmon_ports for these ports and what may be on them."""
+    protocols = bytearray(65536)
+    bits = 0
+    for port, protocol in ports.items():
+        if not 0 < port < 65536:
+            raise ValueError(f"{port} is no port that a packet can have")
+        protocols[port] = protocol
+        bits |= 1 << port % PORT_FILTER_BITS
+    # 64-bit words of the host: bit port % 64 of word port / 64 % 8.
+    words = (bits >> 64 * word & 0xFFFFFFFFFFFFFFFF for word in range(PORT_FILTER_BITS // 64))
+    return struct.pack(f"={PORT_FILTER_BITS // 64}Q", *words) + protocols
+
+
+def set_message_ports(loaded: LoadedImage, ports: Mapping[int, PortProtocol]) -> None:
+    """Lets the programs of tc_monitor look into packets of these ports; none: into no packet.
+
+    Raises:
+        OSError: the kernel refused the update.
+    """
+    syscalls.map_update(loaded.maps["message_ports"], bytes(4), ports_value(ports))

@@ -1,0 +1,139 @@
+"""Message heads out of the ring buffer, what was counted on the way, and DNS queries that nobody answered."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.abi import layout
+from otel_netmon.abi.enums import MessageCount
+from otel_netmon.errors import NetmonError
+from otel_netmon.kernel import syscalls
+from otel_netmon.readers.maps import ArrayReader, HashReader
+from otel_netmon.readers.ring import Drained
+
+COPIES_TIMEOUTS_MAX = 10
+"""A query that is repeated again and again stays one lookup for this many timeouts."""
+
+_HEAD_WORDS = layout.MESSAGE.itemsize // 8
+
+
+class Messages(NamedTuple):
+    """Records of the ring buffer in the order of the packets of each CPU.
+
+    Attributes:
+        heads: layout.MESSAGE, one a record.
+        data: the octets that hold the payloads.
+        starts: where the payload of each begins in `data`, int64; it is ``captured_length`` octets long.
+    """
+
+    heads: npt.NDArray[Any]
+    data: bytes
+    starts: npt.NDArray[np.int64]
+
+    def payload(self, index: int) -> bytes:
+        """The octets captured of a record's payload."""
+        start = int(self.starts[index])
+        return self.data[start : start + int(self.heads["captured_length"][index])]
+
+
+def parse_messages(drained: Drained) -> Messages:
+    """Tells the heads and payloads in what a ring gave.
+
+    Raises:
+        NetmonError: a record is not as long as its head says: it is of another program.
+    """
+    words = np.frombuffer(drained.data, "<u8")
+    if len(drained.offsets):
+        windows = np.lib.stride_tricks.sliding_window_view(words, _HEAD_WORDS)
+        heads = windows[drained.offsets >> 3].view(layout.MESSAGE)[:, 0]
+    else:
+        heads = np.empty(0, layout.MESSAGE)
+    wrong = drained.lengths != layout.MESSAGE.itemsize + heads["captured_length"].astype(np.int64)
+    if wrong.any():
+        raise NetmonError(
+            f"{int(wrong.sum())} of {len(wrong)} records of the ring buffer have another length than their heads say",
+            "this is a defect: please report it",
+        )
+    return Messages(heads, drained.data, drained.offsets + layout.MESSAGE.itemsize)
+
+
+class MessageCounts:
+    """Reads message_counts: what was seen on message ports and what became of it, since the programs were loaded.
+
+    Args:
+        fd: the map.
+        cpus: number of possible CPUs.
+    """
+
+    def __init__(self, fd: int, cpus: int) -> None:
+        self._reader = ArrayReader(fd, np.dtype("<u8"), cpus)
+
+    def read(self) -> dict[MessageCount, int]:
+        """Every count, summed over the CPUs."""
+        return {what: int(self._reader.read(what).sum()) for what in MessageCount if what is not MessageCount.NUMBER}
+
+
+class OpenQueries(NamedTuple):
+    """DNS queries over UDP without an answer.
+
+    Attributes:
+        keys: layout.QUERY_KEY.
+        queries: layout.QUERY, as many.
+    """
+
+    keys: npt.NDArray[Any]
+    queries: npt.NDArray[Any]
+
+    def question(self, index: int) -> bytes:
+        """The question of one: name, type, class as on the wire."""
+        return self.queries["question"][index, : int(self.queries["question_length"][index])].tobytes()
+
+
+class OpenQueryReader:
+    """Reads dns_cache and takes out of it what nobody answered in time.
+
+    Args:
+        fd: the map.
+        max_entries: as it was created.
+    """
+
+    def __init__(self, fd: int, max_entries: int) -> None:
+        self._fd = fd
+        self._reader = HashReader(fd, layout.QUERY_KEY, layout.QUERY, max_entries)
+
+    def read(self) -> OpenQueries:
+        """Every open query, oldest first."""
+        keys, queries = self._reader.read()
+        order = np.argsort(queries["first_ns"], kind="stable")
+        return OpenQueries(keys[order], queries[order])
+
+    def take_expired(self, now_ns: int, timeout_ns: int) -> OpenQueries:
+        """Takes out the queries whose last copy is older than the timeout, or whose first is older than ten of them.
+
+        Whoever deletes a query owns it. Where the kernel was faster, its answer is in the ring as DNS_ANSWER and the query
+        is not given here; where it was later, the response is there as DNS_RESPONSE, and the query has timed out.
+
+        Args:
+            now_ns: CLOCK_MONOTONIC.
+        """
+        found = self.read()
+        limit = now_ns - timeout_ns
+        since_first = now_ns - COPIES_TIMEOUTS_MAX * timeout_ns
+        late = (found.queries["last_ns"] < max(limit, 0)) | (found.queries["first_ns"] < max(since_first, 0))
+        taken = [index for index in np.flatnonzero(late) if self._take(found, int(index), limit, since_first)]
+        return OpenQueries(found.keys[taken], found.queries[taken])
+
+    def _take(self, found: OpenQueries, index: int, limit: int, since_first: int) -> bool:
+        """Deletes one unless it was answered, or asked again, since it was read."""
+        key = found.keys[index].tobytes()
+        value = syscalls.map_lookup(self._fd, key, layout.QUERY.itemsize)
+        if value is None:
+            return False
+        query = np.frombuffer(value, layout.QUERY)[0]
+        if query["last_ns"] >= limit and query["first_ns"] >= since_first:
+            return False
+        found.queries[index] = query
+        return syscalls.map_delete(self._fd, key)
