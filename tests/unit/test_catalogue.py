@@ -9,7 +9,9 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from opentelemetry.semconv import _incubating, attributes
 from opentelemetry.semconv._incubating.attributes import network_attributes
@@ -19,7 +21,7 @@ from opentelemetry.semconv.schemas import Schemas
 from otel_netmon.otel import catalogue, prometheus_names
 from otel_netmon.otel.catalogue import ATTRIBUTES, CATALOGUE
 from otel_netmon.otel.drift import problems
-from otel_netmon.otel.points import Point, Snapshot
+from otel_netmon.otel.points import HistogramSeries, Point, Snapshot
 from support.snapshots import END, START, every_metric
 
 SEMCONV_METRICS = [metric for metric in CATALOGUE.values() if metric.source == "semconv"]
@@ -155,3 +157,30 @@ IO = Point({"network.interface.name": "lo", "network.io.direction": "receive"}, 
 def test_every_departure_from_the_catalogue_is_found(name: str, points: list[Point], problem: str) -> None:
     (found,) = problems(Snapshot(END, {name: points}))
     assert problem in found
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("netmon.coverage", {}, "a distribution, not a gauge"),
+        ("netmon.pipeline.cycle.duration", {"bounds": np.array([1.0])}, "bounds [1.0], not [0.005"),
+        (
+            "netmon.pipeline.cycle.duration",
+            {"count": np.array([3], np.uint64)},
+            "3 measurements, 2 in explicit buckets",
+        ),
+        ("netmon.pipeline.cycle.duration", {"zero_count": np.array([1], np.uint64)}, "3 in exponential buckets"),
+        ("netmon.pipeline.cycle.duration", {"start_time_unix_nano": np.array([0], np.uint64)}, "start time"),
+    ],
+)
+def test_every_departure_of_a_distribution_is_found(name: str, change: dict[str, Any], problem: str) -> None:
+    series = every_metric().points["netmon.pipeline.cycle.duration"]
+    assert isinstance(series, HistogramSeries)
+    found = problems(Snapshot(END, {name: replace(series, **change)}))
+    assert problem in " ".join(found)
+    assert problems(Snapshot(END, {"netmon.pipeline.cycle.duration": series})) == []
+
+
+def test_a_number_is_no_distribution() -> None:
+    (found,) = problems(Snapshot(END, {"netmon.pipeline.cycle.duration": [Point({}, 1.0, START)]}))
+    assert found == "netmon.pipeline.cycle.duration: value 1.0 is not a distribution"
