@@ -6,9 +6,10 @@ Source: opentelemetry/proto/metrics/v1/metrics.proto and collector/metrics/v1/me
 from __future__ import annotations
 
 import functools
+import itertools
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,12 @@ from otel_netmon.export.otlp_wire import (
     chunks,
     delimited,
     text,
+    varint_sizes,
     varints,
 )
 from otel_netmon.export.requests import Request, Signal
 from otel_netmon.otel import catalogue
-from otel_netmon.otel.attributes import Tag, varint
+from otel_netmon.otel.attributes import Tag
 from otel_netmon.otel.points import Exemplar, HistogramSeries, Point, Points, Snapshot, number_series
 from otel_netmon.otel.temporality import (
     Temporality,
@@ -227,26 +229,36 @@ def _distribution(
 
 
 def _buckets(series: HistogramSeries) -> list[bytes]:
-    """Scale and positive buckets of each series, from the first to the last in use."""
-    in_use = series.buckets > 0
-    width = series.buckets.shape[1]
+    """Scale and positive buckets of each series, from the first to the last in use.
+
+    Tags and lengths below 128 are varints of one byte, so all of it is one row of varints a series.
+    """
+    rows, width = series.buckets.shape
     columns = np.arange(width)
+    in_use = series.buckets > 0
     first = np.where(in_use, columns, width).min(axis=1, initial=width)
     last = np.where(in_use, columns, -1).max(axis=1, initial=-1)
-    packed, ends = varints(series.buckets[(columns >= first[:, None]) & (columns <= last[:, None])])
-    counts = np.maximum(last - first + 1, 0)
-    bounds = np.concatenate([[0], ends])[np.concatenate([[0], np.cumsum(counts)])].tolist()
-    result = []
-    for scale, offset, begin, end in zip(
-        series.scale.tolist(), (series.offset + first).tolist(), bounds[:-1], bounds[1:], strict=True
-    ):
-        positive = b"\x08" + _sint32(offset) + delimited(0x12, packed[begin:end])
-        result.append(b"\x30" + _sint32(scale) + (delimited(0x42, positive) if end > begin else b""))
-    return result
+    counted = (columns >= first[:, None]) & (columns <= last[:, None])
+    offset = _zigzag(series.offset + first)
+    packed = np.where(counted, varint_sizes(series.buckets), 0).sum(axis=1)
+    positive = 2 + varint_sizes(offset) + varint_sizes(packed) + packed
+    table = np.empty((rows, 8 + width), np.uint64)
+    fields = (0x30, _zigzag(series.scale), 0x42, positive, 0x08, offset, 0x12, packed)
+    for column, field in enumerate(fields):
+        table[:, column] = field
+    table[:, 8:] = series.buckets
+    present = np.ones(table.shape, np.bool_)
+    present[:, 2:8] = (last >= 0)[:, None]
+    present[:, 8:] = counted
+    data, ends = varints(table[present])
+    bounds = [0, *ends[np.cumsum(present.sum(axis=1)) - 1].tolist()]
+    return [data[begin:end] for begin, end in itertools.pairwise(bounds)]
 
 
-def _sint32(value: int) -> bytes:
-    return varint(value << 1 ^ value >> 31)
+def _zigzag(values: npt.NDArray[np.signedinteger[Any]]) -> npt.NDArray[np.int64]:
+    """sint32 as the number whose varint it is."""
+    wide = values.astype(np.int64)
+    return wide << 1 ^ wide >> 63
 
 
 def _exemplars(series: HistogramSeries, tag: int) -> list[bytes]:

@@ -63,7 +63,7 @@ _short_text = functools.lru_cache(1024)(_text)
 
 def varint_sizes(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Bytes that each number takes as a varint; numbers are not negative."""
-    sizes = np.ones(len(values), np.int64)
+    sizes = np.ones(values.shape, np.int64)
     highest = int(values.max(initial=0))
     for shift in range(7, max(highest.bit_length(), 1), 7):
         sizes += values >= 1 << shift

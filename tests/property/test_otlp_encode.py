@@ -43,7 +43,7 @@ COUNTER, GAUGE, UPDOWN, SECONDS = (
     "netmon.series.active",
     "netmon.bpf.program.run_time",
 )
-DISTRIBUTION = "netmon.flow.packets"  # that its points are distributions is told by their form
+DISTRIBUTION = "netmon.pipeline.cycle.duration"
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=40) | st.sampled_from(
     ["\udcff\x00", "x" * 70_000, "\ufffd"]

@@ -60,11 +60,12 @@ def test_varints(value: int) -> None:
     assert ends.tolist() == np.cumsum(varint_sizes(numbers)).tolist()
 
 
-def test_every_metric_of_the_catalogue_equals_the_stock_encoder() -> None:
+@pytest.mark.parametrize("histograms", ["explicit", "exponential"])
+def test_every_metric_of_the_catalogue_equals_the_stock_encoder(histograms: HistogramForm) -> None:
     snapshot = every_metric()
-    (request,) = requests(snapshot)
+    (request,) = requests(snapshot, histograms=histograms)
     assert request.items == count_points(snapshot)
-    assert canonical(parsed(request)) == canonical(stock(snapshot, "explicit"))
+    assert canonical(parsed(request)) == canonical(stock(snapshot, histograms))
 
 
 def test_nothing_to_say_is_no_request() -> None:
@@ -152,7 +153,7 @@ def test_a_metric_that_is_gone_ends_all_its_series() -> None:
 @pytest.mark.parametrize("histograms", ["explicit", "exponential"])
 @pytest.mark.parametrize("now", ["none", "list", "histogram"])
 def test_a_distribution_that_ended_is_marked_whatever_form_no_points_have(histograms: HistogramForm, now: str) -> None:
-    name = "netmon.flow.packets"
+    name = "netmon.pipeline.cycle.duration"
     empty = histogram_series([], [], [], [], [1.0])
     series = histogram_series([AttributeSet.of({"server.port": 1})], [START], [[1.0, 4.0]], [2], [1.0])
     forms: dict[str, dict[str, Points]] = {"none": {}, "list": {name: []}, "histogram": {name: empty}}
@@ -168,9 +169,7 @@ def test_a_distribution_that_ended_is_marked_whatever_form_no_points_have(histog
 
 @pytest.mark.parametrize("temporality", ["cumulative", "lowmemory", "delta"])
 def test_metrics_tell_their_temporality(temporality: Temporality) -> None:
-    series = histogram_series([AttributeSet.of({})], [START], [[1.0]], [2], [1.0])
-    snapshot = Snapshot(END, {**every_metric().points, "netmon.xdp.io": series})
-    (request,) = requests(snapshot, None, temporality)
+    (request,) = requests(every_metric(), None, temporality)
     (scope_metrics,) = parsed(request).resource_metrics[0].scope_metrics
     delta, cumulative = (
         AggregationTemporality.AGGREGATION_TEMPORALITY_DELTA,
@@ -180,10 +179,11 @@ def test_metrics_tell_their_temporality(temporality: Temporality) -> None:
         kind = metric.WhichOneof("data") or ""
         if kind == "gauge":
             continue
-        of_counter = delta if temporality == "delta" else cumulative
-        wanted = {"counter": of_counter, "updowncounter": cumulative, "gauge": cumulative}[CATALOGUE[metric.name].kind]
-        if kind == "histogram":
-            wanted = cumulative if temporality == "cumulative" else delta
+        wanted = {
+            "counter": delta if temporality == "delta" else cumulative,
+            "updowncounter": cumulative,
+            "histogram": cumulative if temporality == "cumulative" else delta,
+        }[CATALOGUE[metric.name].kind]
         assert getattr(metric, kind).aggregation_temporality == wanted, metric.name
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -45,10 +47,11 @@ def test_points_are_immutable() -> None:
         point.value = 2  # type: ignore[misc]
 
 
-def test_every_metric_reaches_protobuf_by_value() -> None:
+@pytest.mark.parametrize(("histograms", "words"), [("histogram", "explicit"), ("exponential_histogram", "exponential")])
+def test_every_metric_reaches_protobuf_by_value(histograms: str, words: Literal["explicit", "exponential"]) -> None:
     snapshot = every_metric()
-    ((count, data),) = batches(snapshot, RESOURCE, 10_000)
-    (resource_metrics,) = encode_metrics(data).resource_metrics
+    ((count, batch),) = batches(snapshot, RESOURCE, 10_000, words)
+    (resource_metrics,) = encode_metrics(batch).resource_metrics
     (scope_metrics,) = resource_metrics.scope_metrics
     assert resource_metrics.schema_url == scope_metrics.schema_url == SCHEMA_URL
     assert (scope_metrics.scope.name, scope_metrics.scope.version) == ("otel_netmon", __version__)
@@ -58,13 +61,17 @@ def test_every_metric_reaches_protobuf_by_value() -> None:
     for name, metric in sent.items():
         definition = CATALOGUE[name]
         assert (metric.unit, metric.description) == (definition.unit, definition.description)
-        assert metric.WhichOneof("data") == ("gauge" if definition.kind == "gauge" else "sum")
-        if definition.kind != "gauge":
-            assert metric.sum.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
-            assert metric.sum.is_monotonic == (definition.kind == "counter")
-        points = getattr(metric, metric.WhichOneof("data") or "").data_points
-        originals = snapshot.points[name]
-        assert not isinstance(originals, HistogramSeries)
+        form = {"gauge": "gauge", "histogram": histograms}.get(definition.kind, "sum")
+        assert metric.WhichOneof("data") == form
+        data = getattr(metric, form)
+        if form != "gauge":
+            assert data.aggregation_temporality == AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+        if form == "sum":
+            assert data.is_monotonic == (definition.kind == "counter")
+        points, originals = data.data_points, snapshot.points[name]
+        if isinstance(originals, HistogramSeries):
+            check_distributions(points, originals)
+            continue
         for point, original in zip(points, originals, strict=True):
             field = "as_int" if definition.value_type is int else "as_double"
             assert point.WhichOneof("value") == field
@@ -73,6 +80,23 @@ def test_every_metric_reaches_protobuf_by_value() -> None:
             assert point.start_time_unix_nano == (0 if definition.kind == "gauge" else START)
             values = {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "") for pair in point.attributes}
             assert values == original.attributes
+
+
+def check_distributions(points: Any, series: HistogramSeries) -> None:
+    for row, point in enumerate(points):
+        values = {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "") for pair in point.attributes}
+        assert values == dict(series.attributes[row].items())
+        assert (point.start_time_unix_nano, point.time_unix_nano) == (START, END)
+        assert (point.count, point.sum) == (series.count[row], series.sum[row])
+        assert (point.min, point.max) == (series.minimum[row], series.maximum[row])
+        if hasattr(point, "explicit_bounds"):
+            assert list(point.explicit_bounds) == series.bounds.tolist()
+            assert list(point.bucket_counts) == series.bucket_counts[row].tolist()
+        else:
+            assert (point.scale, point.zero_count) == (series.scale[row], series.zero_count[row])
+            assert point.positive.offset == series.offset[row]
+            assert list(point.positive.bucket_counts) == np.trim_zeros(series.buckets[row], "b").tolist()
+    assert len(points) == len(series)
 
 
 @pytest.mark.parametrize(
