@@ -159,6 +159,17 @@ def interface_pattern(value: str) -> str | None:
     return None
 
 
+def port(value: str) -> str | None:
+    """A port of TCP or UDP."""
+    good = value.isascii() and value.isdigit() and 0 < int(value) < 65536
+    return None if good else f"{value!r} is no port: expected a number from 1 to 65535"
+
+
+def power_of_two(value: int) -> str | None:
+    """A size that the kernel takes for a ring."""
+    return None if value > 0 and value & (value - 1) == 0 else f"{value} is no power of two"
+
+
 def is_pattern(value: str) -> bool:
     """Whether the text is a shell pattern; otherwise it is a literal interface name."""
     return any(mark in value for mark in "*?[")

@@ -132,6 +132,43 @@ class XdpProbe(Section, frozen=True):
     ] = "auto"
 
 
+class DnsProbe(Section, frozen=True):
+    """The program that pairs DNS queries with their answers, called by the one that counts flows."""
+
+    enabled: Annotated[
+        bool, Meta(description="Follow DNS lookups on every observed interface. Needs `probes.flows.enabled`.")
+    ] = True
+    ports: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Further ports of DNS servers, beside 53, 5353 (mDNS) and 5355 (LLMNR).",
+            extra={"check": checks.port},
+        ),
+    ] = ()
+    timeout_seconds: Annotated[
+        float,
+        Meta(description="A query without an answer for this long has timed out.", ge=0.1, le=300.0),
+    ] = 5.0
+    name_labels: Annotated[
+        int,
+        Meta(
+            description="Labels of a name that tell lookups apart in metrics, counted from its end: 2 makes www.example.com "
+            "example.com. Names of reverse lookups are cut to their zone. Spans have the whole name.",
+            ge=1,
+            le=127,
+        ),
+    ] = 2
+    ring_bytes: Annotated[
+        int,
+        Meta(
+            description="Memory between kernel and agent for messages; a power of two.",
+            ge=1 << 16,
+            le=1 << 28,
+            extra={"check": checks.power_of_two},
+        ),
+    ] = 1 << 20
+
+
 class InterfacesProbe(Section, frozen=True):
     """The reader of the kernel's own interface counters."""
 
@@ -146,6 +183,7 @@ class Probes(Section, frozen=True):
     flows: FlowsProbe = FlowsProbe()
     xdp: XdpProbe = XdpProbe()
     interfaces: InterfacesProbe = InterfacesProbe()
+    dns: DnsProbe = DnsProbe()
 
 
 class Flows(Section, frozen=True):
@@ -160,6 +198,30 @@ class Flows(Section, frozen=True):
             le=100_000,
         ),
     ] = 100
+
+
+class Spans(Section, frozen=True):
+    """Which spans are kept. Errors, slow ones and the first of each kind come before the share of the rest."""
+
+    share: Annotated[
+        float,
+        Meta(
+            description="Share of the spans that are neither errors nor slow nor the first of their kind; it is written on each.",
+            ge=0.0,
+            le=1.0,
+        ),
+    ] = 0.01
+    limit_per_second: Annotated[
+        float, Meta(description="Spans kept in a second at most, of all kinds together.", ge=0.0, le=100_000.0)
+    ] = 100.0
+    slow_seconds: Annotated[
+        float,
+        Meta(
+            description="From this duration on a span is slow. 0: above the 99th percentile of its kind.",
+            ge=0.0,
+            le=86400.0,
+        ),
+    ] = 0.0
 
 
 class Limits(Section, frozen=True):
@@ -298,6 +360,7 @@ class Config(Section, frozen=True):
     interfaces: Interfaces = Interfaces()
     probes: Probes = Probes()
     flows: Flows = Flows()
+    spans: Spans = Spans()
     limits: Limits = Limits()
     export: Export = Export()
     otlp: Otlp = Otlp()
