@@ -1,12 +1,12 @@
 """Which series are exported, with their cumulative counters; everything else exactly in one rest.
 
-Choice: each key has a score, what it gained in this reading plus half of its score before; the keys with the largest scores hold the
+Choice: each key has a score, what it gained in this cycle plus half of its score before; the keys with the largest scores hold the
 places. This is Space-Saving (Metwally, Agrawal, El Abbadi 2005) with two errors taken out, since the kernel counts every key
 exactly: a value holds only what was counted for its key since its start time (Space-Saving would inherit the displaced one's
 count), and a place is taken only by a key that gained more than the holder's score (Space-Saving replaces the smallest always).
 
-Error bound: the score of a key without a place is not carried over, so at most the smallest score of the holders at the reading
-before, halved at each reading, is missing from it. A key that gains more than twice the smallest score in one reading always
+Error bound: the score of a key without a place is not carried over, so at most the smallest score of the holders at the cycle
+before, halved at each cycle, is missing from it. A key that gains more than twice the smallest score in one update always
 gets a place. Values and sums have no error: rest + series gain exactly what was given to ``update``.
 """
 
@@ -32,9 +32,9 @@ class SeriesReading(NamedTuple):
         slots: intp, shape (n,), ascending: the place that a series holds while it lives, and another one after it.
         values: uint64, shape (counters, n), cumulative since start_ns.
         start_ns: uint64, shape (n,), Unix time.
-        gained: uint64, shape (counters, n): in the last update.
+        gained: uint64, shape (counters, n): in this cycle.
         rest: uint64, shape (partitions, counters), cumulative since rest_start_ns.
-        active: keys that gained something in the last update.
+        active: keys that gained something in this cycle, counted anew at each update.
         folded: those of them that are in the rest.
     """
 
@@ -96,6 +96,12 @@ class CounterSeries:
     def __len__(self) -> int:
         return int(np.count_nonzero(self._live))
 
+    def begin_cycle(self) -> None:
+        """Begins a cycle, which one or more updates make up."""
+        self._gained[:] = 0
+        self._score *= _DECAY
+        self._active = self._folded = 0
+
     def update(
         self,
         keys: npt.NDArray[Any],
@@ -115,8 +121,6 @@ class CounterSeries:
             now_ns: Unix time of the reading; a series that begins has counted since the reading before,
                 or since ``begin_ns`` where that is given.
         """
-        self._gained[:] = 0
-        self._score *= _DECAY
         first, inverse = group(keys) if len(keys) else (np.zeros(0, np.intp), np.zeros(0, np.intp))
         sums = np.zeros((len(gains), len(first)), np.uint64)
         for total, gain in zip(sums, gains, strict=True):
@@ -132,13 +136,13 @@ class CounterSeries:
         fresh = self._admit(keys, first, sums[weight], slots, candidates, now_ns, begin_ns or self._read_ns)
         placed = slots >= 0
         self._values[:, slots[placed]] += sums[:, placed]
-        self._gained[:, slots[placed]] = sums[:, placed]
+        self._gained[:, slots[placed]] += sums[:, placed]
         if not placed.all():
             homeless = ~placed[inverse]
             for counter, gain in enumerate(gains):
                 np.add.at(self._rest[:, counter], partitions[homeless], gain[homeless])
-        self._active = int(np.count_nonzero(busy))
-        self._folded = int(np.count_nonzero(busy & ~placed))
+        self._active += int(np.count_nonzero(busy))
+        self._folded += int(np.count_nonzero(busy & ~placed))
         self._read_ns = now_ns
         return Placement(slots[inverse], fresh)
 

@@ -71,6 +71,7 @@ class Traffic:
         keys, flows, gains, physical = keys[counted], flows[counted], gains[:, counted], physical[counted]
         every = conversations(keys, source_is_client(keys, flows, self._ephemeral))
         self.conversations = every[gains[0] != 0]
+        self.flows.begin_cycle()
         self.flows.update(
             every,
             np.stack([gains[0] + gains[2] * physical, gains[1] + gains[3] * physical]),
@@ -84,13 +85,27 @@ class Traffic:
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What another process needs to go on, by part."""
-        parts = self._parts()
-        return {name: part.state() for name, part in parts.items()}
+        return {name: part.state() for name, part in self._parts().items()} | {"traffic.edges": self._edge_state()}
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Goes on from ``state``, before the first update."""
         for name, part in self._parts().items():
             part.restore(state[name])
+        counted: dict[Key, set[int]] = {}
+        for namespace, ifindex, other in state["traffic.edges"]["counted"].tolist():
+            counted.setdefault((namespace, ifindex), set()).add(other)
+        for namespace, ifindex, receive, transmit in state["traffic.edges"]["edges"].tolist():
+            key = namespace, ifindex
+            self._edges[key] = Edge(bool(receive), bool(transmit), frozenset(counted.get(key, ())))
+
+    def _edge_state(self) -> dict[str, Any]:
+        """The edge rule by interface; of one that goes while no process runs nobody else will tell it."""
+        edges = [[*key, edge.count_receive, edge.count_transmit] for key, edge in self._edges.items()]
+        counted = [[*key, other] for key, edge in self._edges.items() for other in sorted(edge.counted)]
+        return {
+            "edges": np.array(edges, np.int64).reshape(-1, 4),
+            "counted": np.array(counted, np.int64).reshape(-1, 3),
+        }
 
     def _parts(self) -> dict[str, Any]:
         return {

@@ -43,6 +43,7 @@ def feed(series: CounterSeries, rows: list[Row], now_ns: int) -> SeriesReading:
     keys = keys_of(rows)
     packets = np.array([row[2] for row in rows], np.uint64)
     octets = np.array([row[2] * row[3] for row in rows], np.uint64)
+    series.begin_cycle()
     series.update(keys, np.stack([packets, octets]), BYTES, keys["direction"].astype(np.intp), now_ns)
     return series.reading()
 
