@@ -1,212 +1,256 @@
-"""Snapshots to a collector by OTLP, on a thread of its own so that a slow or absent collector delays nothing.
+"""A receiver of OTLP: what it is offered goes out on a thread of its own, so that a slow or absent receiver delays nothing.
 
-Values are cumulative: a snapshot that was not delivered is made good by the next one, and a newer snapshot replaces one that still
-waits. Every point is accounted for: offered = delivered + dropped by reason + pending.
+Every item is accounted for, for each signal: offered = delivered + dropped by reason + pending. ``delivery`` decides what is sent
+when; this module gives it a thread, a beginning and an end.
 """
 
 from __future__ import annotations
 
+import functools
+import random
 import threading
 import time
-from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final
 
 import structlog
-from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
-from opentelemetry.sdk.resources import Resource
 
 from otel_netmon.config.checks import mask_userinfo
-from otel_netmon.config.model import Otlp
-from otel_netmon.export import otlp_transport
-from otel_netmon.export.otlp_transport import Observer
-from otel_netmon.otel import metrics_data
+from otel_netmon.config.model import Receiver
+from otel_netmon.export import otlp_logs, otlp_metrics, otlp_spans, otlp_transport
+from otel_netmon.export.delivery import Delivery, Encoders, State, Terms
+from otel_netmon.export.otlp_wire import Envelope
+from otel_netmon.export.requests import Request, Signal, Transport
+from otel_netmon.export.spool import Spool
 from otel_netmon.otel.points import Snapshot
-from otel_netmon.selfmon.status import OtlpStatus
+from otel_netmon.otel.spans import Event, SpanBatch
+from otel_netmon.selfmon.status import OtlpStatus, StageStatus
 
 _log = structlog.get_logger(__name__)
 
-MAX_POINTS_PER_REQUEST = 8192
-"""Some 1.5 MB: a gRPC receiver takes 4 MiB by default, an HTTP receiver 20 MiB."""
+AFTER_DEFECT_SECONDS: Final = 1.0
+"""Rest after an error that nobody expected, so that it is not made a thousand times a second."""
+
+_WORST: Final[tuple[State, ...]] = ("failing", "rejected", "delivering", "starting")
+
+
+def encoders(settings: Receiver, resource: Mapping[str, str]) -> Encoders:
+    """What makes the requests for a receiver."""
+    envelope = Envelope(resource)
+
+    def metrics(snapshot: Snapshot, previous: Snapshot | None) -> Iterator[Request]:
+        return otlp_metrics.metric_requests(
+            snapshot,
+            envelope,
+            previous=previous,
+            temporality=settings.temporality,
+            histograms=settings.histograms,
+        )
+
+    return Encoders(
+        metrics,
+        functools.partial(otlp_spans.span_requests, envelope=envelope),
+        functools.partial(otlp_logs.event_requests, envelope=envelope),
+        otlp_metrics.count_points,
+    )
 
 
 class OtlpSink:
-    """Sends snapshots to one collector.
+    """Sends to one receiver.
 
     Args:
-        settings: the configuration's ``otlp`` section.
+        name: of the receiver, for people.
+        settings: of the receiver.
         resource: the agent's resource.
-        max_points_per_request: a larger snapshot goes out in several requests.
+        spool: keeps on disk what is not delivered; it is closed by ``shutdown``. None: metrics wait as the newest snapshot, spans
+            and events as far as ``queue_bytes`` reach.
+        transport: makes the way to the receiver.
+        encode: makes what makes the requests.
+        clock: monotonic seconds.
+        draw: gives a number in [0, 1), for the jitter of the waits.
 
     Raises:
         ConfigError: the settings name something that cannot be used.
     """
 
     def __init__(
-        self, settings: Otlp, resource: Resource, *, max_points_per_request: int = MAX_POINTS_PER_REQUEST
+        self,
+        name: str,
+        settings: Receiver,
+        resource: Mapping[str, str],
+        *,
+        spool: Spool | None = None,
+        transport: Callable[[Receiver], Transport] = otlp_transport.build,
+        encode: Callable[[Receiver, Mapping[str, str]], Encoders] = encoders,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
     ) -> None:
+        self.name = name
         self._settings = settings
-        self._resource = resource
-        self._max_points = max_points_per_request
-        self._target = otlp_transport.target_of(settings)
-        otlp_transport.check_tls_files(settings)
-        self._observer = Observer()
-        self._exporter: MetricExporter | None = None
+        self._clock = clock
+        self._endpoint = mask_userinfo(settings.target(settings.signals[0] if settings.signals else "metrics"))
+        self._transport = transport(settings)
+        self._spool = spool
+        self._delivery = Delivery(
+            self._transport,
+            encode(settings, resource),
+            spool,
+            Terms(
+                signals=[signal for signal in Signal if signal.word in settings.signals],
+                delta=settings.temporality != "cumulative",
+                timeout_seconds=settings.timeout_seconds,
+                queue_bytes=settings.queue_bytes,
+                where={"destination": name, "endpoint": self._endpoint, "protocol": settings.protocol},
+            ),
+            clock=clock,
+            draw=draw,
+        )
+        self._changed = threading.Condition(self._delivery.lock)
         self._thread: threading.Thread | None = None
-        self._changed = threading.Condition()
-        # All below is guarded by _changed.
-        self._waiting: Snapshot | None = None
-        self._waiting_points = 0
-        self._exporting_points = 0
-        self._offered = 0
-        self._delivered = 0
-        self._dropped: Counter[str] = Counter()
-        self._offered_snapshots = 0
-        self._finished_snapshots = 0
-        self._delivered_snapshots = 0
-        self._last_error: str | None = None
-        self._last_success: int | None = None
+        self._woken = False
         self._stopping = False
-        self._abandoned = threading.Event()
-        self._state = "starting"
+        self._lost_before = 0
+
+    # ---- what comes
 
     def start(self) -> None:
-        """Build the exporter and begin to send. A collector that is absent is tried again with every snapshot."""
-        otlp_transport.route_stock_logs()
-        if self._settings.protocol == "grpc":
-            from otel_netmon.export import otlp_grpc as transport
-        else:
-            from otel_netmon.export import otlp_http as transport  # type: ignore[no-redef]
-        exporter = transport.build(self._settings, self._target, self._observer)
-        self._exporter = exporter
-        self._thread = threading.Thread(target=self._work, args=(exporter,), name="otlp", daemon=True)
+        """Begins to send."""
+        self._thread = threading.Thread(target=self._work, name=f"otlp-{self.name}", daemon=True)
         self._thread.start()
 
     def offer(self, snapshot: Snapshot) -> None:
-        """Hand over a snapshot; never blocks. One that still waits is replaced and counted as ``superseded``."""
-        points = metrics_data.count_points(snapshot)
-        with self._changed:
-            self._offered += points
-            if self._stopping:
-                self._dropped["shutdown"] += points
-                return
-            if self._waiting is not None:
-                self._dropped["superseded"] += self._waiting_points
-            self._waiting, self._waiting_points = snapshot, points
-            self._offered_snapshots += 1
-            self._changed.notify_all()
+        """Hands over a snapshot; never blocks. Without a spool it replaces one that waits, which counts as ``superseded``."""
+        self._delivery.offer(snapshot)
+        self._wake()
+
+    def offer_spans(self, batch: SpanBatch) -> None:
+        """Hands over finished spans; never blocks. Without room the oldest are dropped and count as ``queue_full``."""
+        self._delivery.offer_spans(batch)
+        self._wake()
+
+    def offer_events(self, events: Sequence[Event]) -> None:
+        """Hands over events, as ``offer_spans`` does spans."""
+        self._delivery.offer_events(events)
+        self._wake()
+
+    def send_now(self) -> None:
+        """Lets nothing wait for more of its kind or for the next try, unless the receiver asked for it; never blocks."""
+        self._delivery.hurry()
+        self._wake()
+
+    # ---- the end
 
     def flush(self, deadline_s: float) -> bool:
-        """Wait until the newest snapshot has been sent.
+        """Waits until everything that was offered is answered, what is in the spool included.
 
         Returns:
-            Whether the collector took it within ``deadline_s`` seconds.
+            Whether it was within ``deadline_s`` seconds, and nothing was lost since the last flush.
         """
+        self.send_now()
         with self._changed:
-            newest = self._offered_snapshots
-            self._changed.wait_for(lambda: self._finished_snapshots >= newest or self._abandoned.is_set(), deadline_s)
-            return self._delivered_snapshots >= newest
+            answered = self._changed.wait_for(lambda: self._delivery.pending() == 0 or self._ended(), deadline_s)
+            lost = self._delivery.lost()
+            lost_since, self._lost_before = lost - self._lost_before, lost
+            return answered and self._delivery.pending() == 0 and lost_since == 0
 
     def shutdown(self, deadline_s: float) -> None:
-        """Send what waits, then stop; returns within ``deadline_s`` seconds. What is not sent by then is counted as dropped."""
-        deadline = time.monotonic() + deadline_s
+        """Sends what waits, then stops; returns within ``deadline_s`` seconds.
+
+        What is not sent by then stays in the spool, or counts as dropped. Where the receiver is away and there is a spool, nothing
+        is waited for.
+        """
+        deadline = self._clock() + deadline_s
         with self._changed:
-            if self._abandoned.is_set():
+            if self._stopping:
                 return
             self._stopping = True
+        self.send_now()
+        if self._thread is not None:
+            # A send under way is ended at the last moment, and a little time kept to write what waits to the spool.
+            self._thread.join(max(0.0, deadline_s - min(0.5, deadline_s / 4)))
+        with self._changed:
+            self._delivery.stop_sending()
+            self._wake()
+        closer = threading.Thread(target=self._transport.close, name=f"otlp-{self.name}-close", daemon=True)
+        closer.start()
+        for thread in (self._thread, closer):
+            if thread is not None:
+                thread.join(max(0.0, deadline - self._clock()))
+        self._delivery.close()
+        if self._thread is None and self._spool is not None:
+            self._spool.close()
+        with self._changed:
             self._changed.notify_all()
-        if self._exporter is None or self._thread is None:
-            self._abandon()
-            return
-        # The stock exporter waits between its tries; its own shutdown ends that wait, for which a little time is kept.
-        self._thread.join(deadline_s - min(0.5, deadline_s / 4))
-        self._abandon()
-        self._exporter.shutdown()
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _ended(self) -> bool:
+        return self._thread is None or not self._thread.is_alive()
+
+    # ---- what is known
 
     def stats(self) -> OtlpStatus:
         """A consistent copy of all counts."""
         with self._changed:
+            delivery, health = self._delivery, self._delivery.health
+            metrics = delivery.ledger[Signal.METRICS].status()
             return OtlpStatus(
-                endpoint=mask_userinfo(self._target),
+                name=self.name,
+                endpoint=self._endpoint,
                 protocol=self._settings.protocol,
-                points_offered=self._offered,
-                points_delivered=self._delivered,
-                points_dropped=dict(self._dropped),
-                points_pending=self._waiting_points + self._exporting_points,
-                requests=self._observer.requests,
-                last_error=self._last_error,
-                last_success_unix_nano=self._last_success,
+                state=min(health.states.values(), key=_WORST.index, default="starting"),
+                points_offered=metrics["offered"],
+                points_delivered=metrics["delivered"],
+                points_dropped=metrics["dropped"],
+                points_pending=metrics["pending"],
+                spans=delivery.ledger[Signal.TRACES].status(),
+                log_records=delivery.ledger[Signal.LOGS].status(),
+                queue_bytes=delivery.queue_bytes,
+                spool=health.spool,
+                requests=health.requests,
+                last_error=health.last_error,
+                last_success_unix_nano=health.last_success_unix_nano,
             )
 
-    def _work(self, exporter: MetricExporter) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None or self._stopping)
-                snapshot = self._waiting
-                if snapshot is None or self._abandoned.is_set():
-                    return
-                number = self._offered_snapshots
-                self._exporting_points, self._waiting, self._waiting_points = self._waiting_points, None, 0
-            complete = True
-            for points, data in metrics_data.batches(snapshot, self._resource, self._max_points):
-                complete &= self._send(exporter, points, data)
-            with self._changed:
-                self._finished_snapshots = number
-                if complete:
-                    self._delivered_snapshots = number
-                self._changed.notify_all()
-
-    def _send(self, exporter: MetricExporter, points: int, data: MetricsData) -> bool:
-        """Send one request's worth and account for it; whether the collector took it."""
-        if self._abandoned.is_set():
-            return False  # its points were counted when it was abandoned
-        self._observer.reset()
-        try:
-            taken = exporter.export(data) is MetricExportResult.SUCCESS
-        except Exception as error:  # noqa: BLE001 - whatever a snapshot does to the encoder, the next one is sent; told below
-            _log.exception("otlp.export_raised", error=repr(error))
-            self._observer.raised(error)
-            taken = False
-        failure: tuple[str, str] | None = self._observer.failure
-        if failure is None and not taken:
-            failure = ("internal", "the exporter failed although the collector took the request")
+    def stages(self) -> dict[tuple[str, str], StageStatus]:
+        """What netmon.pipeline.items tells: delivered and dropped by stage (queue, spool, export) and signal."""
         with self._changed:
-            if self._abandoned.is_set():
-                return False
-            self._exporting_points -= points
-            if failure is None:
-                rejected = min(self._observer.rejected, points)
-                self._delivered += points - rejected
-                if rejected:
-                    self._dropped["rejected"] += rejected
-                self._last_success = time.time_ns()
-            else:
-                self._dropped[failure[0]] += points
-                self._last_error = f"{failure[0]}: {failure[1]}"
-        self._report(failure)
-        return failure is None
+            return {
+                (stage, signal.items): status
+                for signal, account in self._delivery.ledger.items()
+                if signal is Signal.METRICS or account.offered
+                for stage, status in account.stages(has_spool=self._spool is not None).items()
+            }
 
-    def _report(self, failure: tuple[str, str] | None) -> None:
-        """Log once when the state changes, never for each request."""
-        state = (
-            "failing" if failure else "warned" if self._observer.rejected or self._observer.message else "delivering"
-        )
-        if state == self._state:
-            return
-        self._state = state
-        where = {"endpoint": mask_userinfo(self._target), "protocol": self._settings.protocol}
-        if failure:
-            _log.warning("otlp.failing", reason=failure[0], detail=failure[1], **where)
-        elif state == "warned":
-            _log.warning("otlp.rejected", points=self._observer.rejected, message=self._observer.message, **where)
-        else:
-            _log.info("otlp.delivering", **where)
+    # ---- the worker
 
-    def _abandon(self) -> None:
-        """Count what is under way or waits as dropped; the thread counts nothing any more."""
+    def _wake(self) -> None:
         with self._changed:
-            self._abandoned.set()
-            left = self._waiting_points + self._exporting_points
-            self._waiting, self._waiting_points, self._exporting_points = None, 0, 0
-            if left:
-                self._dropped["shutdown"] += left
+            self._woken = True
             self._changed.notify_all()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                try:
+                    wake = self._delivery.step()
+                except Exception as error:  # noqa: BLE001 - a defect must not end the export for good; told here
+                    _log.exception("otlp.worker_failed", destination=self.name, error=repr(error))
+                    wake = self._clock() + AFTER_DEFECT_SECONDS
+                with self._changed:
+                    self._changed.notify_all()  # a flush may wait for this
+                    if self._stopping and self._finished():
+                        return
+                    left = None if wake is None else max(0.0, wake - self._clock())
+                    self._changed.wait_for(lambda: self._woken, left)
+                    self._woken = False
+        finally:
+            if self._spool is not None:
+                self._spool.close()
+
+    def _finished(self) -> bool:
+        """Whether a worker that is to stop has nothing left to do."""
+        if not self._delivery.sending:
+            return not self._woken
+        if self._delivery.pending() == 0:
+            return True
+        # What is safe on disk is not worth a wait.
+        return self._delivery.in_memory() == 0 and self._delivery.failing

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import zlib
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -78,7 +77,7 @@ class Segment:
         Raises:
             OSError: it cannot be made; nothing is left of it.
         """
-        nonce = secrets.randbits(32)
+        nonce = int.from_bytes(os.urandom(4), "little")
         path = directory / segment_name(begin.sequence, nonce)
         segment = cls(path, 0)
         segment._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

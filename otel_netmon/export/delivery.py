@@ -1,0 +1,373 @@
+"""What one receiver gets, when, and how often: a state machine without a thread of its own.
+
+    offer ──> Queue ──encode──┬──> NewestSnapshot ──────────────┐
+                              └──> Storage (memory, or Spool) ──┴──> Transport ──> Outcome: done, tried again later, or given up
+
+Each signal has a lane with a wait of its own: a receiver that fails for one holds up no other. Metrics go before spans, spans
+before events. OTLP specification 1.x.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+import structlog
+
+from otel_netmon.errors import SpoolError
+from otel_netmon.export.backoff import Backoff
+from otel_netmon.export.ledger import Ledger, new_ledger
+from otel_netmon.export.queue import Queue, joined_spans
+from otel_netmon.export.requests import Outcome, Request, Signal, Transport
+from otel_netmon.export.snapshots import EncodeSnapshot, Encoding, NewestSnapshot
+from otel_netmon.export.spool import Spool
+from otel_netmon.export.storage import Source, Storage, Work
+from otel_netmon.otel.points import Snapshot
+from otel_netmon.otel.spans import Event, SpanBatch
+from otel_netmon.selfmon.status import SpoolStatus
+
+_log = structlog.get_logger(__name__)
+
+State = Literal["starting", "delivering", "failing", "rejected"]
+
+NOT_IMPLEMENTED: Final = frozenset({"404", "UNIMPLEMENTED"})
+"""Status of a receiver that does not know a signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoders:
+    """What makes requests; see ``otlp_metrics``, ``otlp_spans`` and ``otlp_logs``."""
+
+    metrics: EncodeSnapshot
+    spans: Callable[[SpanBatch], Iterator[Request]]
+    events: Callable[[Sequence[Event]], Iterator[Request]]
+    count_points: Callable[[Snapshot], int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What a receiver gets and how.
+
+    Attributes:
+        signals: what it gets; the rest is not even counted.
+        delta: whether a part of the metrics goes out as differences.
+        timeout_seconds: for one attempt.
+        queue_bytes: what may wait in memory.
+        where: fields of every log line.
+    """
+
+    signals: Collection[Signal] = tuple(Signal)
+    delta: bool = False
+    timeout_seconds: float = 10.0
+    queue_bytes: int = 4 << 20
+    where: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Lane:
+    """How the receiver is for one signal.
+
+    Attributes:
+        source: what is sent.
+        not_before: no attempt until then; ``asked_until`` is that part of the wait that the receiver asked for.
+        told: the state that was logged last.
+    """
+
+    signal: Signal
+    source: Source
+    backoff: Backoff
+    not_before: float = float("-inf")
+    asked_until: float = float("-inf")
+    state: State = "starting"
+    told: str = ""
+
+
+@dataclass(slots=True)
+class Health:
+    """What /status says beside the counts."""
+
+    requests: int = 0
+    last_error: str | None = None
+    last_success_unix_nano: int | None = None
+    spool: SpoolStatus | None = None
+    states: dict[Signal, State] = field(default_factory=dict)
+
+
+class Delivery:
+    """Everything between what is offered and the transport of one receiver.
+
+    ``offer*``, ``hurry`` and what reads counts may be called by any thread; ``step`` by one, the worker.
+
+    Args:
+        transport: the way to the receiver.
+        encoders: what makes requests.
+        spool: keeps requests on disk; None for memory only.
+        terms: see ``Terms``.
+        clock: monotonic seconds.
+        draw: gives a number in [0, 1), for the jitter.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        encoders: Encoders,
+        spool: Spool | None,
+        terms: Terms,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._transport = transport
+        self._encoders = encoders
+        self._spool = spool
+        self._terms = terms
+        self._clock = clock
+        self._log = _log.bind(**terms.where)
+        self.lock = threading.RLock()
+        self.ledger: Ledger = new_ledger()
+        self.health = Health(spool=spool.status() if spool is not None else None)
+        self._queue = Queue(terms.queue_bytes, self.ledger, newest_only=spool is None)
+        self._storage = Storage(self._queue, spool, self.ledger, self.lock)
+        sources = {signal: self._storage.source(signal) for signal in Signal}
+        if spool is None:
+            account = self.ledger[Signal.METRICS]
+            sources[Signal.METRICS] = NewestSnapshot(
+                encoders.metrics, self._queue, account, self.lock, delta=terms.delta
+            )
+        self._base: Snapshot | None = None
+        self._lanes = [Lane(signal, source, Backoff(draw)) for signal, source in sources.items()]
+        self._hurried = False
+        self._sending = True
+
+    # ---- what is offered
+
+    def offer(self, snapshot: Snapshot) -> None:
+        """A snapshot; never blocks."""
+        if Signal.METRICS not in self._terms.signals:
+            return
+        items = self._encoders.count_points(snapshot)
+        account = self.ledger[Signal.METRICS]
+        with self.lock:
+            if account.closed:
+                account.offer(items)
+            else:
+                self._queue.offer_snapshot(snapshot, items, self._clock())
+
+    def offer_spans(self, batch: SpanBatch) -> None:
+        """Finished spans; never blocks."""
+        self._offer_batch(Signal.TRACES, batch)
+
+    def offer_events(self, events: Sequence[Event]) -> None:
+        """Events; never blocks."""
+        self._offer_batch(Signal.LOGS, events)
+
+    def _offer_batch(self, signal: Signal, content: SpanBatch | Sequence[Event]) -> None:
+        if signal not in self._terms.signals:
+            return
+        account = self.ledger[signal]
+        with self.lock:
+            if account.closed:
+                account.offer(len(content))
+            else:
+                self._queue.offer(signal, content, self._clock())
+
+    def hurry(self) -> None:
+        """Nothing waits for more of its kind, and no wait of our own holds it back; what the receiver asked for does."""
+        with self.lock:
+            self._hurried = True
+
+    def stop_sending(self) -> None:
+        """No further attempt; what waits is still encoded and written to the spool."""
+        self._sending = False
+        self.hurry()
+
+    def close(self) -> None:
+        """What is in memory is counted as dropped; nothing is counted any more but what is still offered."""
+        with self.lock:
+            for account in self.ledger.values():
+                account.close()
+
+    def in_memory(self) -> int:
+        """Items that the end of the process would take."""
+        with self.lock:
+            return sum(account.pending - account.spooled for account in self.ledger.values())
+
+    def pending(self) -> int:
+        """Items that were offered and not answered."""
+        with self.lock:
+            return sum(account.pending for account in self.ledger.values())
+
+    def lost(self) -> int:
+        """Items of all signals that no receiver has and that no later ones stand for."""
+        with self.lock:
+            return sum(account.lost() for account in self.ledger.values())
+
+    @property
+    def sending(self) -> bool:
+        """Whether ``stop_sending`` was not called yet."""
+        return self._sending
+
+    @property
+    def queue_bytes(self) -> int:
+        """What waits in memory."""
+        return self._queue.size
+
+    @property
+    def failing(self) -> bool:
+        """Whether every lane that has something to send waits before it tries again."""
+        now = self._clock()
+        return all(lane.not_before > now for lane in self._lanes if lane.source.has())
+
+    # ---- the machine
+
+    def step(self) -> float | None:
+        """Encodes what is due, then makes at most one attempt to send.
+
+        Returns:
+            When to call again, by the clock; None for not before something is offered.
+        """
+        now = self._clock()
+        with self.lock:
+            hurried, self._hurried = self._hurried, False
+        if hurried:
+            for lane in self._lanes:
+                lane.not_before = lane.asked_until
+        self._take_in(now, everything=hurried)
+        wake = [self._spool.maintain(now)] if self._spool is not None else []
+        attempted = False
+        for lane in self._lanes if self._sending else ():
+            if lane.not_before > now:
+                wake.append(lane.not_before if lane.source.has() else None)
+            elif self._attempt(lane):
+                attempted = True
+                break
+        with self.lock:
+            wake += [self._queue.due(signal) for signal in (Signal.TRACES, Signal.LOGS)]
+            if self._spool is not None:
+                self.health.spool = self._spool.status()
+        return now if attempted else min((at for at in wake if at is not None), default=None)
+
+    def _take_in(self, now: float, *, everything: bool) -> None:
+        """Encodes what is due into the storage; without a spool snapshots wait until their turn comes."""
+        if self._spool is not None:
+            self._take_snapshots()
+        for signal in (Signal.TRACES, Signal.LOGS):
+            with self.lock:
+                due = self._queue.due(signal)
+                if due is None or (due > now and not everything):
+                    continue
+                waiting = self._queue.take(signal)
+            account = self.ledger[signal]
+            make: Callable[[], Iterator[Request]]
+            if signal is Signal.TRACES:
+                make = functools.partial(self._encoders.spans, joined_spans([entry.content for entry in waiting]))
+            else:
+                make = functools.partial(self._encoders.events, [event for entry in waiting for event in entry.content])
+            for request in Encoding(make, sum(entry.items for entry in waiting), account, self.lock):
+                self._storage.keep(request)
+
+    def _take_snapshots(self) -> None:
+        account = self.ledger[Signal.METRICS]
+        while True:
+            with self.lock:
+                if account.closed or not self._queue.has_waiting(Signal.METRICS):
+                    return
+                waiting = self._queue.take_first(Signal.METRICS)
+            make = functools.partial(self._encoders.metrics, waiting.content, self._base)
+            encoding = Encoding(make, waiting.items, account, self.lock)
+            for request in encoding:
+                self._storage.keep(request)
+            if encoding.made or not encoding.failed:
+                self._base = waiting.content
+
+    def _attempt(self, lane: Lane) -> bool:
+        """Sends the next request of a lane; False where there is none."""
+        try:
+            work = lane.source.next()
+        except SpoolError as error:
+            self._postpone(lane, Outcome("retry", "spool_unreadable", str(error)))
+            return False
+        if work is None:
+            return False
+        outcome = self._send(work.request)
+        if outcome.kind == "retry":
+            lane.source.later(work)
+            self._postpone(lane, outcome)
+        else:
+            lane.source.done(work)
+            self._finish(lane, work, outcome)
+        return True
+
+    def _send(self, request: Request) -> Outcome:
+        with self.lock:
+            self.health.requests += 1
+        try:
+            return self._transport.send(request, self._terms.timeout_seconds)
+        except Exception as error:  # noqa: BLE001 - a defect of the transport costs one request and not the worker; told here
+            self._log.exception("otlp.transport_failed", error=repr(error))
+            return Outcome("refused", "internal", repr(error))
+
+    def _finish(self, lane: Lane, work: Work, outcome: Outcome) -> None:
+        """The receiver has answered for good."""
+        lane.backoff.reset()
+        request = work.request
+        account = self.ledger[lane.signal]
+        taken = outcome.kind == "delivered"
+        reason = "not_implemented" if outcome.status in NOT_IMPLEMENTED else outcome.reason
+        with self.lock:
+            if work.entry is not None:
+                account.leave_spool(request.items)
+            if taken:
+                account.deliver(request.items, min(max(outcome.rejected, 0), request.items))
+                self.health.last_success_unix_nano = time.time_ns()
+            else:
+                account.drop(reason, request.items)
+                self.health.last_error = f"{reason}: {outcome.detail}"
+        if not taken:
+            self._report(lane, "rejected", reason, outcome)
+        elif outcome.rejected or outcome.warning:
+            self._report(lane, "delivering", "warned", outcome)
+        else:
+            self._report(lane, "delivering", "", outcome)
+
+    def _postpone(self, lane: Lane, outcome: Outcome) -> None:
+        """The request is tried again, after a wait."""
+        if not self._sending:
+            return  # it was ended by us
+        wait, asked = lane.backoff.next(outcome.retry_after_seconds)
+        now = self._clock()
+        lane.not_before, lane.asked_until = now + wait, now + asked
+        with self.lock:
+            self.health.last_error = f"{outcome.reason}: {outcome.detail}"
+        self._report(lane, "failing", "", outcome)
+
+    def _report(self, lane: Lane, state: State, kind: str, outcome: Outcome) -> None:
+        """Logs once when the state changes, never for each request."""
+        lane.state = state
+        with self.lock:
+            self.health.states[lane.signal] = state
+        told = f"{state} {kind}"
+        if told == lane.told:
+            return
+        lane.told = told
+        log = self._log.bind(signal=lane.signal.word)
+        if state == "failing":
+            log.warning("otlp.failing", reason=outcome.reason, detail=outcome.detail)
+        elif kind == "not_implemented":
+            log.warning(
+                "otlp.rejected",
+                reason=kind,
+                detail=outcome.detail,
+                remedy=f"take {lane.signal.word} out of otlp.signals",
+            )
+        elif state == "rejected":
+            log.warning("otlp.rejected", reason=kind, detail=outcome.detail)
+        elif kind:
+            log.warning("otlp.rejected", items=outcome.rejected, message=outcome.warning)
+        else:
+            log.info("otlp.delivering")
