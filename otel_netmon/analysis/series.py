@@ -174,6 +174,7 @@ class CounterSeries:
         """What another process needs to go on: arrays and integers."""
         slots = np.flatnonzero(self._live)
         return {
+            "slots": slots,
             "keys": self._keys[slots],
             "values": self._values[:, slots],
             "start": self._start[slots],
@@ -185,16 +186,19 @@ class CounterSeries:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from ``state``, before the first update. Where there are more series than places, the smaller ones end."""
+        """Goes on from ``state``, before the first update; the series keep their slots.
+
+        Where there are more of them than places, the smaller ones end.
+        """
         keep = np.sort(np.argsort(state["score"], kind="stable")[::-1][: self.limit])
-        self._grow(len(keep))
-        n = len(keep)
-        self._keys[:n] = state["keys"][keep]
-        self._values[:, :n] = state["values"][:, keep]
-        self._start[:n] = state["start"][keep]
-        self._last[:n] = state["last"][keep]
-        self._score[:n] = state["score"][keep]
-        self._live[:n] = True
+        slots = state["slots"][keep]
+        self._grow(int(slots.max(initial=-1)) + 1)
+        self._keys[slots] = state["keys"][keep]
+        self._values[:, slots] = state["values"][:, keep]
+        self._start[slots] = state["start"][keep]
+        self._last[slots] = state["last"][keep]
+        self._score[slots] = state["score"][keep]
+        self._live[slots] = True
         self._rest[:] = state["rest"]
         self._rest_start_ns = int(state["rest_start_ns"])
         self._read_ns = int(state["read_ns"])
