@@ -112,7 +112,7 @@ class AnswerReader:
         except zlib.error:
             return None
         if len(plain) > self._limit:
-            raise TooLargeError
+            raise TooLargeError("too much for an answer")
         return plain if inflate.eof else None
 
     def _step(self) -> bool:
@@ -131,7 +131,7 @@ class AnswerReader:
         end = _HEAD_END.search(self._buffer, max(0, self._searched - 3))
         self._searched = len(self._buffer) if end is None else 0
         if (len(self._buffer) if end is None else end.start()) > MAX_HEAD_BYTES:
-            raise TooLargeError
+            raise TooLargeError("too much for an answer")
         if end is None:
             return False
         head = bytes(self._buffer[: end.start()])
@@ -170,7 +170,7 @@ class AnswerReader:
                 return
             self._left = int(length) if len(length) < 16 else 1 << 62
             if self._left > self._limit:
-                raise TooLargeError
+                raise TooLargeError("too much for an answer")
             if not self._left:
                 self._end(whole=True, reusable=self.reusable)
         else:
@@ -184,7 +184,7 @@ class AnswerReader:
             return False
         piece = self._buffer if self._left is None else self._buffer[: self._left]
         if len(self._body) + len(piece) > self._limit:
-            raise TooLargeError
+            raise TooLargeError("too much for an answer")
         self._body += piece
         taken = len(piece)
         del self._buffer[:taken]
@@ -198,7 +198,7 @@ class AnswerReader:
         """The next line without its end; None where it is not whole yet."""
         end = self._buffer.find(b"\n")
         if (len(self._buffer) if end < 0 else end) > MAX_HEAD_BYTES:
-            raise TooLargeError
+            raise TooLargeError("too much for an answer")
         if end < 0:
             return None
         line = bytes(self._buffer[:end]).removesuffix(b"\r")

@@ -34,11 +34,6 @@ RETRYABLE_GRPC: Final = frozenset(
 Conceal = Callable[[str], str]
 """Takes secrets out of a text."""
 
-# C0, C1, line and paragraph separator, zero width and bidirectional controls, tags, lone surrogates: what could draw on a terminal.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x20\x7f-\xa0\xad\u061c\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ud800-\udfff\ufeff\ufff9-\uffff\U000e0000-\U000e0fff]+"
-)
-
 
 # ---------------------------------------------------------------------------------------------------- protocol buffers
 class _MalformedError(Exception):
@@ -183,7 +178,7 @@ def words(text: str | bytes, conceal: Conceal = str) -> str:
     """Somebody else's text for a log line: without secrets, on one line, nothing that draws on a terminal, at most ``MAX_WORDS``."""
     text = text[: 16 * MAX_WORDS]
     plain = text if isinstance(text, str) else text.decode(errors="replace")
-    plain = _UNPRINTABLE.sub(" ", conceal(plain)).strip()
+    plain = " ".join("".join(char if char.isprintable() else " " for char in conceal(plain)).split())
     return plain if len(plain) <= MAX_WORDS else plain[: MAX_WORDS - 3] + "..."
 
 

@@ -122,9 +122,8 @@ class Stream:
             except ssl.SSLWantReadError:
                 self._wait(READ, deadline)
             except OSError:
-                early = (
-                    self._arrived()
-                )  # what a server says before it closes; an alert of TLS tells more than the break
+                # What a server says before it closes counts; an alert of TLS, which this raises, tells more than the break.
+                early = self._arrived()
                 if early:
                     return early
                 raise

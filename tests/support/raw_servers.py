@@ -125,6 +125,11 @@ def saying(data: bytes) -> Serve:
     return serve
 
 
+def silent(server: RawServer, _connection: socket.socket, _number: int) -> None:
+    """Neither reads nor says anything until the end of the test."""
+    server.stop.wait()
+
+
 def proxying(wants_authorization: str = "") -> Serve:
     """A proxy: CONNECT, and POST in absolute form on one connection each. 407 where the credentials are not the wanted ones."""
 
