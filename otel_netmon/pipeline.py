@@ -300,7 +300,7 @@ class Pipeline:
         stages: dict[str, StageStatus] = {}
         if self._flows is not None:
             stages["kernel"] = self._flows.stage()
-        export = self._receivers.stages().get((FIRST_DESTINATION, "metric_points"))
+        export = self._receivers.stages().get((FIRST_DESTINATION, "export", "metric_points"))
         if export is not None:
             stages["export"] = export
         return stages

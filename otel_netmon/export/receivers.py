@@ -100,19 +100,13 @@ class Receivers:
             status["destinations"] = rows
         return status
 
-    def stages(self) -> dict[tuple[str, str], StageStatus]:
-        """Items delivered and dropped by destination and signal."""
-        result: dict[tuple[str, str], StageStatus] = {}
-        for name, sink in self._sinks.items():
-            stats = sink.stats()
-            result[name, "metric_points"] = StageStatus(
-                delivered=stats["points_delivered"], dropped=stats["points_dropped"]
-            )
-            for signal in ("spans", "log_records"):
-                row = stats[signal]
-                if row["offered"]:
-                    result[name, signal] = StageStatus(delivered=row["delivered"], dropped=row["dropped"])
-        return result
+    def stages(self) -> dict[tuple[str, str, str], StageStatus]:
+        """Items delivered and dropped by destination, stage (queue, spool, export) and signal."""
+        return {
+            (name, stage, signal): status
+            for name, sink in self._sinks.items()
+            for (stage, signal), status in sink.stages().items()
+        }
 
     def _together(self, work: Callable[[str, OtlpSink, float], object], seconds: float) -> None:
         deadline = time.monotonic() + seconds

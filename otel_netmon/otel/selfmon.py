@@ -13,20 +13,20 @@ _RECEIVER = {"receiver": "otel_netmon", "transport": "ebpf"}
 
 
 def stage_points(
-    kernel: StageStatus | None, export: Mapping[tuple[str, str], StageStatus], start_ns: int
+    kernel: StageStatus | None, export: Mapping[tuple[str, str, str], StageStatus], start_ns: int
 ) -> dict[str, list[Point]]:
     """Gives netmon.pipeline.items: at each stage produced = delivered + dropped.
 
     Args:
         kernel: packets that the programs saw; None where they are off.
-        export: items by destination and signal.
+        export: items by destination, stage and signal.
         start_ns: start of the process that counts.
     """
     points: list[Point] = []
     if kernel is not None:
         points += _items({"netmon.stage": "kernel", "netmon.signal": "packets"}, kernel, start_ns)
-    for (destination, signal), status in export.items():
-        side = {"netmon.stage": "export", "netmon.signal": signal, "netmon.destination": destination}
+    for (destination, stage, signal), status in export.items():
+        side = {"netmon.stage": stage, "netmon.signal": signal, "netmon.destination": destination}
         points += _items(side, status, start_ns)
     return {"netmon.pipeline.items": points}
 
