@@ -4,8 +4,8 @@ Two memfds take turns, so that one of them is whole at any moment: a save first 
 and the header last. Nothing is copied on the way (pwritev from the arrays themselves), nothing stays mapped, and nothing
 reaches a disk. Sections are named; each is a mapping of names to numpy arrays, integers, floats, text or bytes.
 
-Format: header (magic, length of the index, number of the save, CRC-32 of index and arrays), index (MessagePack), arrays as they
-lie in memory.
+Format: header (magic, length of the index, number of the save, CRC-32 of both and of all that follows), index (MessagePack),
+arrays as they lie in memory.
 """
 
 from __future__ import annotations
@@ -19,28 +19,30 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from numpy.lib import format as npy_format
 
 State = dict[str, Any]
 
-_HEADER = struct.Struct("<8sQQI4x")
+_HEADER = struct.Struct("<8sQQQ")
+_CHECKED = struct.Struct("<QQ")
 _MAGIC = b"netmonCP"
 _IOV_MAX = 1024
 
 
 class _Array(msgspec.Struct, array_like=True, frozen=True):
-    """An array in the index: dtype as numpy's ``descr``, shape, place behind the index."""
+    """An array in the index: dtype as in the header of an .npy file, shape, place behind the index."""
 
-    dtype: list[Any]
+    dtype: str | list[Any]
     shape: list[int]
     offset: int
 
 
 class _Entry(msgspec.Struct, array_like=True, frozen=True):
-    """One value: either a scalar or an array."""
+    """One value: a scalar as MessagePack knows it, or an array. A section without values has one entry without a name."""
 
     section: str
-    name: str
-    scalar: int | float | str | bytes | None = None
+    name: str | None
+    scalar: Any = None
     array: _Array | None = None
 
 
@@ -75,40 +77,44 @@ class Checkpoint:
         arrays: list[npt.NDArray[Any]] = []
         offset = 0
         for section, state in sections.items():
+            if not state:
+                entries.append(_Entry(section, None))
             for name, value in state.items():
                 if isinstance(value, np.ndarray):
-                    array = np.ascontiguousarray(value)
-                    entries.append(_Entry(section, name, None, _Array(_descr(array.dtype), list(array.shape), offset)))
+                    array = np.asarray(value, order="C")
+                    dtype = npy_format.dtype_to_descr(array.dtype)
+                    entries.append(_Entry(section, name, None, _Array(dtype, list(array.shape), offset)))
                     arrays.append(array)
                     offset += array.nbytes
                 else:
                     entries.append(_Entry(section, name, value))
         index = msgspec.msgpack.encode(entries)
         parts = [memoryview(index), *(_bytes_of(array) for array in arrays if array.nbytes)]
-        check = 0
+        number = self._number + 1
+        check = zlib.crc32(_CHECKED.pack(len(index), number))
         for part in parts:
             check = zlib.crc32(part, check)
-        self._number += 1
-        fd = self._fds[self._number % 2]
+        fd = self._fds[number % 2]
         os.pwrite(fd, bytes(_HEADER.size), 0)
         end = _write_all(fd, parts, _HEADER.size)
         os.ftruncate(fd, end)
-        os.pwrite(fd, _HEADER.pack(_MAGIC, len(index), self._number, check), 0)
+        os.pwrite(fd, _HEADER.pack(_MAGIC, len(index), number, check), 0)
+        self._number = number  # only now: after a failure the next try must not take the memfd with the save before
         return end
 
 
-def _descr(dtype: np.dtype[Any]) -> list[Any]:
-    return [dtype.str] if dtype.names is None else [list(field) for field in dtype.descr]
-
-
-def _dtype(descr: list[Any]) -> np.dtype[Any]:
-    if isinstance(descr[0], str):
-        return np.dtype(descr[0])
-    return np.dtype([(name, kind, *(tuple(shape) for shape in rest)) for name, kind, *rest in descr])
+def _tuples(descr: str | list[Any]) -> Any:
+    """Fields, titled names and shapes as the tuples that MessagePack gave back as lists."""
+    if isinstance(descr, str):
+        return descr
+    return [
+        (name if isinstance(name, str) else tuple(name), _tuples(kind), *map(tuple, shape))
+        for name, kind, *shape in descr
+    ]
 
 
 def _bytes_of(array: npt.NDArray[Any]) -> memoryview:
-    return memoryview(array.reshape(-1).view(np.uint8))
+    return array.reshape(-1).view(np.uint8).data
 
 
 def _write_all(fd: int, parts: Sequence[memoryview], offset: int) -> int:
@@ -132,20 +138,23 @@ def _number(fd: int) -> int:
 
 
 def _read(fd: int) -> dict[str, State] | None:
-    _, index_length, _, check = _HEADER.unpack(os.pread(fd, _HEADER.size, 0))
+    _, index_length, number, check = _HEADER.unpack(os.pread(fd, _HEADER.size, 0))
     size = os.fstat(fd).st_size - _HEADER.size
     data = b"".join(_pread_all(fd, size, _HEADER.size))
-    if zlib.crc32(data) != check:
+    if zlib.crc32(data, zlib.crc32(_CHECKED.pack(index_length, number))) != check:
         return None
     sections: dict[str, State] = {}
     for entry in msgspec.msgpack.decode(data[:index_length], type=list[_Entry]):
+        section = sections.setdefault(entry.section, {})
+        if entry.name is None:
+            continue
         value: Any = entry.scalar
         if entry.array is not None:
-            dtype = _dtype(entry.array.dtype)
+            dtype = npy_format.descr_to_dtype(_tuples(entry.array.dtype))
             count = int(np.prod(entry.array.shape, dtype=np.int64))
             value = np.frombuffer(data, dtype, count, index_length + entry.array.offset)
             value = value.reshape(entry.array.shape).copy()
-        sections.setdefault(entry.section, {})[entry.name] = value
+        section[entry.name] = value
     return sections
 
 
