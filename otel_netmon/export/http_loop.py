@@ -63,7 +63,7 @@ class Response:
     content_type: str = "text/plain; charset=utf-8"
     headers: tuple[str, ...] = ()
     head_only: bool = False
-    pieces: tuple[bytes, ...] | None = None
+    pieces: tuple[bytes | memoryview, ...] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -191,7 +191,7 @@ class Loop:
 
     def _respond(self, connection: _Connection, response: Response) -> None:
         body = response.body or f"{response.status.value} {response.status.phrase}\n".encode()
-        pieces = (body,) if response.pieces is None else response.pieces
+        pieces: tuple[bytes | memoryview, ...] = (body,) if response.pieces is None else response.pieces
         lines = (
             f"HTTP/1.1 {response.status.value} {response.status.phrase}",
             f"Content-Type: {response.content_type}",

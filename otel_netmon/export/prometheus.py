@@ -6,6 +6,7 @@ left. ``prometheus_text`` and ``prometheus_protobuf`` write it, ``prometheus_neg
 
 from __future__ import annotations
 
+import mmap
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,7 +39,7 @@ class Page:
 
     content_type: str
     gzip: bool
-    pieces: tuple[bytes, ...]
+    pieces: tuple[memoryview, ...]
 
     @property
     def body(self) -> bytes:
@@ -98,7 +99,7 @@ class MetricsPage:
             pieces = prometheus_protobuf.render(snapshot, self._target)
         else:
             pieces = prometheus_text.render(snapshot, self._target, openmetrics=name == OPENMETRICS)
-        return Page(name, gzip, tuple(_merged(_compressed(pieces) if gzip else pieces)))
+        return Page(name, gzip, tuple(_stored(_compressed(pieces) if gzip else pieces)))
 
 
 def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -109,16 +110,20 @@ def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield compressor.flush()
 
 
-def _merged(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """Small pieces together: each costs a buffer when they are sent."""
+def _stored(pieces: Iterable[bytes]) -> Iterator[memoryview]:
+    """The pieces as they are kept, small ones together: each costs a buffer when they are sent."""
     waiting: list[bytes] = []
-    size = 0
     for piece in pieces:
         waiting.append(piece)
-        size += len(piece)
-        if size >= _PIECE_BYTES:
-            yield b"".join(waiting)
+        if sum(map(len, waiting)) >= _PIECE_BYTES:
+            yield _mapped(b"".join(waiting))
             waiting.clear()
-            size = 0
-    if size:
-        yield b"".join(waiting)
+    if any(waiting):
+        yield _mapped(b"".join(waiting))
+
+
+def _mapped(data: bytes) -> memoryview:
+    """A copy in pages of its own, which go back to the kernel with it, whatever malloc keeps; faulted in at once, which is faster."""
+    memory = mmap.mmap(-1, len(data), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)
+    memory.write(data)
+    return memoryview(memory)
