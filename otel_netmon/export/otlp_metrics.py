@@ -35,7 +35,6 @@ from otel_netmon.otel.temporality import (
     Temporality,
     ended,
     histogram_differences,
-    histogram_rows,
     is_delta,
     match,
     number_differences,
@@ -43,8 +42,8 @@ from otel_netmon.otel.temporality import (
 
 HistogramForm = Literal["exponential", "explicit"]
 
-_HISTOGRAMS = 256
-"""Distributions that are encoded at a time: with 160 buckets, a megabyte or two in all."""
+_CELLS = 1 << 15
+"""Buckets that are encoded at a time: a quarter of a megabyte a table, and a few tables."""
 
 # Tags and fields of the data points; start and time are the same in all of them.
 _POINTS = 0x0A
@@ -172,12 +171,11 @@ def _histograms(
     tag = Tag.EXPONENTIAL_HISTOGRAM_DATA_POINT if form == "exponential" else Tag.HISTOGRAM_DATA_POINT
     index = match(series.attributes if series else (), base.attributes if base else ())
     if series is not None:
-        old = base or histogram_rows(series, index[:0])
-        for begin in range(0, len(series), _HISTOGRAMS):
-            rows = np.arange(begin, min(begin + _HISTOGRAMS, len(series)))
-            part = histogram_rows(series, rows)
-            if delta:
-                part = histogram_differences(part, old, index[rows], time, before)
+        old = base or series[:0]
+        step = max(1, _CELLS // (series.buckets.shape[1] + series.bucket_counts.shape[1]))
+        for begin in range(0, len(series), step):
+            rows = slice(begin, begin + step)
+            part = histogram_differences(series[rows], old, index[rows], time, before) if delta else series[rows]
             if len(part):
                 yield _exponential(part, time) if form == "exponential" else _explicit(part, time)
     if base is not None:
@@ -193,7 +191,7 @@ def _explicit(series: HistogramSeries, time: int) -> Records:
     packed = delimited(0x32, bytes(counts.itemsize))
     bounds = delimited(0x3A, series.bounds.astype("<f8").tobytes()) if len(series.bounds) else b""
     tag = Tag.HISTOGRAM_DATA_POINT
-    columns = [[one.with_tag(tag) for one in series.attributes], _exemplars(series, 0x42)]
+    columns = [[one.with_tag(tag) for one in series.attributes], *_exemplars(series, 0x42)]
     records = _distribution(series, time, columns, 0x59, packed + bounds)
     records.fill(_DISTRIBUTION_BYTES + len(bounds) + counts.itemsize, counts)
     return records
@@ -201,7 +199,7 @@ def _explicit(series: HistogramSeries, time: int) -> Records:
 
 def _exponential(series: HistogramSeries, time: int) -> Records:
     tag = Tag.EXPONENTIAL_HISTOGRAM_DATA_POINT
-    columns = [[one.with_tag(tag) for one in series.attributes], _buckets(series), _exemplars(series, 0x5A)]
+    columns = [[one.with_tag(tag) for one in series.attributes], _buckets(series), *_exemplars(series, 0x5A)]
     records = _distribution(series, time, columns, 0x61, b"\x39" + bytes(8))
     records.fill(_DISTRIBUTION_BYTES + 8, series.zero_count.astype("<u8", copy=False))
     return records
@@ -261,8 +259,11 @@ def _zigzag(values: npt.NDArray[np.signedinteger[Any]]) -> npt.NDArray[np.int64]
     return wide << 1 ^ wide >> 63
 
 
-def _exemplars(series: HistogramSeries, tag: int) -> list[bytes]:
-    return [b"".join([_exemplar(one, tag) for one in exemplars]) for exemplars in series.exemplars]
+def _exemplars(series: HistogramSeries, tag: int) -> list[list[bytes]]:
+    """The column of exemplars, none where there are no exemplars at all."""
+    if not any(series.exemplars):
+        return []
+    return [[b"".join([_exemplar(one, tag) for one in exemplars]) for exemplars in series.exemplars]]
 
 
 def _exemplar(one: Exemplar, tag: int) -> bytes:

@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -34,7 +33,6 @@ from otel_netmon import __version__
 from otel_netmon.otel import catalogue
 from otel_netmon.otel.attributes import AttributeSet, Value
 from otel_netmon.otel.points import Exemplar, HistogramSeries, NumberSeries, Point, Points, Snapshot, portable_text
-from otel_netmon.otel.temporality import histogram_rows
 
 SCOPE = InstrumentationScope(catalogue.SCOPE_NAME, __version__, catalogue.SCHEMA_URL)
 
@@ -66,7 +64,7 @@ def batches(
             continue
         start = 0
         while start < len(points):
-            part = _part(points, start, start + room)
+            part = points[start : start + room]
             metrics.append(_metric(definition, part, snapshot.time_unix_nano, histograms))
             start += len(part)
             room -= len(part)
@@ -75,12 +73,6 @@ def batches(
                 metrics, room = [], max_points
     if metrics:
         yield max_points - room, _wrap(metrics, sdk_resource)
-
-
-def _part(points: Points, start: int, end: int) -> Points:
-    if isinstance(points, HistogramSeries):
-        return histogram_rows(points, np.arange(start, min(end, len(points))))
-    return points[start:end]
 
 
 def _wrap(metrics: list[Metric], resource: Resource) -> MetricsData:

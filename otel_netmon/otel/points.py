@@ -122,7 +122,8 @@ class HistogramSeries:
     Attributes:
         attributes: the identity of each series.
         start_time_unix_nano: uint64.
-        count: uint64; sum, minimum, maximum: float64 in the metric's unit. A series without a measurement has count 0.
+        count: uint64; sum, minimum, maximum: float64 in the metric's unit. A series without a measurement has count 0. A minimum
+            or maximum that is not known is NaN.
         scale: int32, offset: int32, zero_count: uint64: of the exponential buckets.
         buckets: uint64, shape (n, width): exponential buckets, zeros behind the last one in use.
         bounds: float64, shape (b,): upper bounds of the explicit buckets, the last one (infinity) left out.
@@ -146,6 +147,25 @@ class HistogramSeries:
 
     def __len__(self) -> int:
         return len(self.attributes)
+
+    def __getitem__(self, rows: slice) -> HistogramSeries:
+        return HistogramSeries(
+            attributes=self.attributes[rows],
+            start_time_unix_nano=self.start_time_unix_nano[rows],
+            count=self.count[rows],
+            sum=self.sum[rows],
+            minimum=self.minimum[rows],
+            maximum=self.maximum[rows],
+            scale=self.scale[rows],
+            offset=self.offset[rows],
+            zero_count=self.zero_count[rows],
+            buckets=self.buckets[rows],
+            bounds=self.bounds,
+            bucket_counts=self.bucket_counts[rows],
+            exemplars=self.exemplars[rows],
+        )
+
+    __iter__ = None  # else Python would iterate by __getitem__(0), __getitem__(1), …
 
 
 Points = Sequence[Point] | HistogramSeries

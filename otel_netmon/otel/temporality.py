@@ -80,7 +80,7 @@ def histogram_differences(
     or where they moved, by a measurement made since then; elsewhere they are NaN. Exemplars from before are left out.
     """
     if not np.array_equal(now.bounds, before.bounds):
-        before, index = histogram_rows(now, np.empty(0, np.int64)), np.full(len(now), -1)
+        before, index = now[:0], np.full(len(now), -1)
     rows = _Rows(now, before, index, time_unix_nano, before_unix_nano)
     scale, offset, buckets, base_buckets, outside = _aligned(now, before, rows)
     whole = [_signed(now.count), _signed(now.zero_count), _signed(now.bucket_counts), buckets]
@@ -114,10 +114,10 @@ def histogram_differences(
             for exemplars, known in zip(now.exemplars, goes_on.tolist(), strict=True)
         ],
     )
-    return histogram_rows(differences, np.flatnonzero(count))
+    return _chosen(differences, np.flatnonzero(count))
 
 
-def histogram_rows(series: HistogramSeries, rows: Index) -> HistogramSeries:
+def _chosen(series: HistogramSeries, rows: Index) -> HistogramSeries:
     """Some series of many, in the order of ``rows``."""
     chosen = rows.tolist()
     return HistogramSeries(

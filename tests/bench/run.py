@@ -15,6 +15,7 @@ from pathlib import Path
 TESTS = Path(__file__).resolve().parents[1]
 PARTS: dict[str, tuple[str, ...]] = {
     "kernel_cost": (),
+    "encode": (),
     "start": (),
     "resident": ("--seconds", "40"),
     "exact": ("--packets", "1000003", "--gigabytes", "1"),

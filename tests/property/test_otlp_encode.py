@@ -135,7 +135,7 @@ def test_points_equal_those_of_the_stock_encoder(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(otlp_wire, "CHUNK", chunk)
-        patch.setattr(otlp_metrics, "_HISTOGRAMS", chunk)
+        patch.setattr(otlp_metrics, "_CELLS", 20 * chunk)
         requests = list(
             metric_requests(
                 snapshot,
@@ -255,7 +255,7 @@ def test_counters_add_up(world: Any, temporality: Literal["delta", "cumulative",
 @settings(max_examples=200, deadline=None)
 def test_distributions_add_up(world: Any, temporality: Literal["delta", "lowmemory"], chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(otlp_metrics, "_HISTOGRAMS", chunk)
+        patch.setattr(otlp_metrics, "_CELLS", 20 * chunk)
         check_distributions(world, temporality)
 
 
