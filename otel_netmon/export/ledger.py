@@ -72,8 +72,18 @@ class Account:
     def find(self, items: int) -> None:
         """Items of an earlier process are on disk."""
         self.offer(items)
+        self.enter_spool(items)
         self.found += items
-        self.spooled += items
+
+    def enter_spool(self, items: int) -> None:
+        """Items that were offered are on disk."""
+        if not self.closed:
+            self.spooled += items
+
+    def miss_spool(self, items: int) -> None:
+        """Items could not be written to the disk."""
+        if not self.closed:
+            self.not_spooled += items
 
     def leave_spool(self, items: int, reason: str = "") -> None:
         """Items are on disk no more: answered by the receiver, or given up for a reason."""

@@ -85,12 +85,12 @@ class Storage:
         except SpoolError as error:
             self._tell(error)
             with self._lock:
-                account.not_spooled += request.items
+                account.miss_spool(request.items)
                 self._queue.put(Ready(request, self._spool.next_sequence(request.signal)))
             return
         self._tell(None)
         with self._lock:
-            account.spooled += request.items
+            account.enter_spool(request.items)
         self.settle(self._spool)
 
     def source(self, signal: Signal) -> Source:
