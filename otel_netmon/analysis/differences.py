@@ -68,7 +68,8 @@ class Differences:
         Returns:
             gains, shape (len(fields), n + m): the live rows, then the closed ones.
         """
-        every = keys if closed_keys is None else np.concatenate([keys, closed_keys])
+        # With its dtype named, for it would make a field in network order one in the host's, and marks of other bytes.
+        every = keys if closed_keys is None else np.concatenate([keys, closed_keys], dtype=keys.dtype)
         counters = np.stack([values[f] for f in self._fields])
         if closed_values is not None:
             counters = np.concatenate([counters, np.stack([closed_values[f] for f in self._fields])], axis=1)

@@ -61,8 +61,8 @@ class Traffic:
         """
         gains = self._flows.update(reading.keys, reading.flows, reading.closed_keys, reading.closed_flows)
         row_gains = self._rows.update(reading.protocol_keys, reading.protocol_counters)
-        keys = np.concatenate([reading.keys, reading.closed_keys])
-        flows = np.concatenate([reading.flows, reading.closed_flows])
+        keys = np.concatenate([reading.keys, reading.closed_keys], dtype=reading.keys.dtype)
+        flows = np.concatenate([reading.flows, reading.closed_flows], dtype=reading.flows.dtype)
         self.totals.add_flows(keys, gains)
         self.totals.add_rows(reading.protocol_keys, row_gains)
         self.totals.end_reading(now_ns)
@@ -91,20 +91,28 @@ class Traffic:
         """Goes on from ``state``, before the first update."""
         for name, part in self._parts().items():
             part.restore(state[name])
-        counted: dict[Key, set[int]] = {}
-        for namespace, ifindex, other in state["traffic.edges"]["counted"].tolist():
-            counted.setdefault((namespace, ifindex), set()).add(other)
-        for namespace, ifindex, receive, transmit in state["traffic.edges"]["edges"].tolist():
-            key = namespace, ifindex
-            self._edges[key] = Edge(bool(receive), bool(transmit), frozenset(counted.get(key, ())))
+        edges = state["traffic.edges"]
+        counted: dict[int, set[int]] = {}
+        for number, ifindex in edges["counted"].tolist():
+            counted.setdefault(number, set()).add(ifindex)
+        sets = {number: frozenset(members) for number, members in counted.items()}
+        for namespace, ifindex, receive, transmit, number in edges["edges"].tolist():
+            self._edges[namespace, ifindex] = Edge(bool(receive), bool(transmit), sets.get(number, frozenset()))
+
+    def interfaces(self) -> set[Key]:
+        """(namespace, ifindex) of all of which something is kept."""
+        return {side[:2] for side in self.totals.handed_over} | self._edges.keys()
 
     def _edge_state(self) -> dict[str, Any]:
-        """The edge rule by interface; of one that goes while no process runs nobody else will tell it."""
-        edges = [[*key, edge.count_receive, edge.count_transmit] for key, edge in self._edges.items()]
-        counted = [[*key, other] for key, edge in self._edges.items() for other in sorted(edge.counted)]
+        """The edge rule by interface: of one that goes while no process runs nobody else could tell it."""
+        sets = {counted: number for number, counted in enumerate({edge.counted for edge in self._edges.values()})}
+        edges = [
+            [*key, edge.count_receive, edge.count_transmit, sets[edge.counted]] for key, edge in self._edges.items()
+        ]
+        counted = [[number, ifindex] for members, number in sets.items() for ifindex in members]
         return {
-            "edges": np.array(edges, np.int64).reshape(-1, 4),
-            "counted": np.array(counted, np.int64).reshape(-1, 3),
+            "edges": np.array(edges, np.int64).reshape(-1, 5),
+            "counted": np.array(counted, np.int64).reshape(-1, 2),
         }
 
     def _parts(self) -> dict[str, Any]:

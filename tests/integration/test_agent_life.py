@@ -28,6 +28,7 @@ PACKETS = 1009
 PAYLOAD = 64
 FRAME = 42 + PAYLOAD
 ONCE: Sides = {"receive": (0, 0), "transmit": (PACKETS, PACKETS * FRAME)}
+KILLS = 7
 TWICE: Sides = {"receive": (0, 0), "transmit": (2 * PACKETS, 2 * PACKETS * FRAME)}
 SECONDS = 20.0
 
@@ -149,14 +150,15 @@ def test_reloads(tmp_path: Path) -> None:
             running.wait(lambda: handed_over(running, pair.left) == expected, SECONDS, f"{expected}")
 
             # The pipeline: another process, the same maps.
-            write("flows:\n  top_k: 7\n")
+            write("limits:\n  series: 777\n")
             running.process.send_signal(signal.SIGHUP)
             assert running.wait_event("config.reloaded", 4)["reach"] == "pipeline"
-            running.wait(lambda: serves(running) and running.total("netmon_series_limit") == 7, SECONDS, "new limit")
+            running.wait(lambda: serves(running) and running.total("netmon_series_limit") == 777, SECONDS, "new limit")
             second = running.pipeline_pid()
             assert second != first
             send(place)
-            running.wait(lambda: protocols(running) == ONCE, SECONDS, "what came since, and nothing twice")
+            expected = gained(left.counters(pair.left), base)
+            running.wait(lambda: protocols(running) == expected, SECONDS, "it counts on, and nothing twice")
 
             # The programs: counts begin at zero.
             write("probes:\n  flows:\n    table_entries: 499\n")
@@ -174,13 +176,14 @@ def names(running: Agent) -> set[str]:
     return {row["name"] for row in running.status()["interfaces"]}
 
 
-def keep_sending(place: tuple[NetNs, NetNs, Veth], until: threading.Event) -> None:
+def keep_sending(place: tuple[NetNs, NetNs, Veth], until: threading.Event, ports: int = 1) -> None:
     left, _, pair = place
     with left.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
-        udp.connect((pair.right_address, 9))
+        number = 0
         while not until.wait(0.001):
+            number += 1
             with contextlib.suppress(ConnectionRefusedError):  # nobody listens: a port unreachable came back
-                udp.send(bytes(PAYLOAD))
+                udp.sendto(bytes(PAYLOAD), (pair.right_address, 9 + number // 200 % ports))
 
 
 def serves(running: Agent) -> bool:
@@ -235,16 +238,11 @@ def test_a_killed_pipeline_comes_back_and_counts_on(tmp_path: Path) -> None:
             points = collector.wait_for(lambda points: at_collector(points, "flow") == TWICE)
             assert at_collector(points, "protocol", pair.left) == TWICE
 
-            def start(name: str, which: int) -> int:
-                starts = sorted({point.start_time for point in points if point.name == name})
-                assert len(starts) == 2
-                return starts[which]
-
-            ended = max(point.time for point in before(points, start("netmon.protocol.packets", 1)))
-            assert ended <= start("netmon.protocol.packets", 1)
-            assert protocols(running) == ONCE  # the second process tells what came since it started
+            starts = {point.start_time for point in points if point.name == "netmon.protocol.packets"}
+            assert len(starts) == 1, "the same series, not others"
+            assert protocols(running) == TWICE
             stage = running.status()["stages"]["kernel"]
-            assert stage == {"delivered": PACKETS, "dropped": {"unattributed": 0}}
+            assert stage == {"delivered": 2 * PACKETS, "dropped": {"unattributed": 0}}
             # The interface's own counters go on.
             own = running.samples("system_network_packet_count_total", network_io_direction="transmit")
             assert [int(value) for labels, value in own if labels["network_interface_name"] == pair.left] == [
@@ -253,14 +251,45 @@ def test_a_killed_pipeline_comes_back_and_counts_on(tmp_path: Path) -> None:
             assert running.stop() == 0
 
 
-def test_a_killed_pipeline_does_not_tell_twice_what_xdp_counted() -> None:
+@pytest.mark.collector
+def test_killed_again_and_again_under_load_it_loses_no_count(tmp_path: Path) -> None:
+    """Flows come and go all the time, so that rows are deleted while processes die; at the end everything is equal."""
+    options = ["--set", "probes.flows.idle_seconds=1", "--set", "flows.top_k=3", "--set", "limits.series_idle_seconds=2"]
+    with collectors.otelcol(tmp_path) as collector, veth_pair() as place:
+        left, _, pair = place
+        base = left.counters(pair.left)
+        options += ["--interface", pair.left, "--set", f"interfaces.namespaces={left.name}"]
+        with agent(*options, "--otlp-endpoint", collector.http, interval=0.2, otlp=True) as running:
+            over = threading.Event()
+            sender = threading.Thread(target=keep_sending, args=(place, over), kwargs={"ports": 50})
+            sender.start()
+            for number in range(KILLS):
+                os.kill(running.pipeline_pid(), signal.SIGKILL)
+                running.wait_event("pipeline.died", number + 1)
+                running.wait(lambda: serves(running), SECONDS, "page")
+                seen = running.total("netmon_protocol_packets_total")
+                running.wait(lambda seen=seen: running.total("netmon_protocol_packets_total") > seen, SECONDS, "more")
+            over.set()
+            sender.join()
+            expected = gained(left.counters(pair.left), base)
+            running.wait(lambda: protocols(running) == expected, SECONDS, f"{expected}")
+            assert handed_over(running, pair.left) == expected
+            assert running.status()["stages"]["kernel"]["dropped"] == {"unattributed": 0}
+            assert running.stop() == 0
+        points = collector.received()
+        assert at_collector(points, "protocol", pair.left) == expected
+        assert at_collector(points, "flow") == expected
+
+
+def test_a_killed_pipeline_counts_on_what_xdp_counted() -> None:
     with veth_pair() as (left, right, pair):
         options = ["--interface", pair.left, "--set", "probes.xdp.enabled=true", "--set", "probes.xdp.mode=generic"]
         with agent(*options, enter=left.command(), interval=0.3) as running:
-            received = {"receive": ONCE["transmit"], "transmit": (0, 0)}
-            for _ in range(2):
+            packets, octets = ONCE["transmit"]
+            for number in (1, 2, 3):
                 datagrams(right, left, pair.left_address, PACKETS, PAYLOAD)
-                running.wait(lambda: on_page(running.get("/metrics"), "xdp") == received, SECONDS, f"{received}")
+                expected = {"receive": (number * packets, number * octets), "transmit": (0, 0)}
+                running.wait(lambda: on_page(running.get("/metrics"), "xdp") == expected, SECONDS, f"{expected}")  # noqa: B023
                 died = len(running.events("pipeline.died"))
                 os.kill(running.pipeline_pid(), signal.SIGKILL)
                 running.wait_event("pipeline.died", died + 1)

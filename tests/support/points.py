@@ -22,39 +22,56 @@ class Histogram:
     counts: list[int]
 
 
+@dataclass(frozen=True)
+class Exponential:
+    """An exponential histogram point: counts of its positive buckets, from the lowest to the highest in use."""
+
+    count: int
+    sum: float
+    counts: list[int]
+
+
 class Point(NamedTuple):
-    """One data point. Times are Unix nanoseconds; ``start_time`` is 0 where there is none (gauges)."""
+    """One data point. Times are Unix nanoseconds; ``start_time`` is 0 where there is none (gauges).
+
+    The end of a series (NO_RECORDED_VALUE) has the value None and is left out unless asked for.
+    """
 
     name: str
     unit: str
-    kind: str  # sum, gauge, histogram
+    kind: str  # sum, gauge, histogram, exponentialHistogram
     attributes: Mapping[str, AttributeValue]
-    value: int | float | Histogram
+    value: Any  # int, float, Histogram, Exponential, None
     start_time: int
     time: int
     resource: Mapping[str, AttributeValue]
 
 
 # ------------------------------------------------------------------------------ OTLP JSON (the collector's file exporter)
-def points_of_otlp_json(text: str) -> list[Point]:
-    """Reads lines of OTLP JSON, one ``MetricsData`` each; a last line without its end is not read yet."""
+def points_of_otlp_json(text: str, *, ends: bool = False) -> list[Point]:
+    """Reads lines of OTLP JSON, one ``MetricsData`` each; a last line without its end is not read yet.
+
+    Args:
+        ends: give the ends of series alone.
+    """
     complete = text[: text.rfind("\n") + 1]
-    return [point for line in complete.splitlines() for point in _metrics_data(json.loads(line))]
+    found = (point for line in complete.splitlines() for point in _metrics_data(json.loads(line)))
+    return [point for point in found if (point.value is None) == ends]
 
 
 def _metrics_data(data: dict[str, Any]) -> Iterator[Point]:
-    for resource_metrics in data["resourceMetrics"]:
+    for resource_metrics in data.get("resourceMetrics", ()):  # lines of other signals have none
         resource = _attributes(resource_metrics["resource"].get("attributes", []))
         for scope_metrics in resource_metrics["scopeMetrics"]:
             for metric in scope_metrics["metrics"]:
-                kind = next(name for name in ("sum", "gauge", "histogram") if name in metric)
+                kind = next(name for name in VALUES if name in metric)
                 for point in metric[kind]["dataPoints"]:
                     yield Point(
                         name=metric["name"],
                         unit=metric.get("unit", ""),
                         kind=kind,
                         attributes=_attributes(point.get("attributes", [])),
-                        value=_histogram(point) if kind == "histogram" else _number(point),
+                        value=None if point.get("flags", 0) & 1 else VALUES[kind](point),
                         start_time=int(point.get("startTimeUnixNano", 0)),
                         time=int(point["timeUnixNano"]),
                         resource=resource,
@@ -72,6 +89,19 @@ def _histogram(point: dict[str, Any]) -> Histogram:
         bounds=[float(bound) for bound in point.get("explicitBounds", [])],
         counts=[int(count) for count in point.get("bucketCounts", [])],
     )
+
+
+def _exponential(point: dict[str, Any]) -> Exponential:
+    counts = point.get("positive", {}).get("bucketCounts", [])
+    return Exponential(int(point.get("count", 0)), float(point.get("sum", 0)), [int(count) for count in counts])
+
+
+VALUES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "sum": _number,
+    "gauge": _number,
+    "histogram": _histogram,
+    "exponentialHistogram": _exponential,
+}
 
 
 def _attributes(pairs: list[dict[str, Any]]) -> dict[str, AttributeValue]:
@@ -94,9 +124,9 @@ def _scalar(kind: str, content: Any) -> Scalar:
 # ----------------------------------------------------------------------------------- the detailed debug log of rotel
 _ATTRIBUTE = re.compile(r" {5}-> (?P<key>.+?): (?P<value>(?:Str|Int|Double|Bool|Slice)\(.*\))", re.DOTALL)
 _FIELD = re.compile(r"(?: {5}-> )?(?P<name>[A-Z][A-Za-z]*): ?(?P<value>.*)", re.DOTALL)
-_BUCKET = re.compile(r"Buckets #\d+, Count: (\d+)")
+_BUCKET = re.compile(r"Buckets? (?:#\d+|[(\[].*[)\]]), Count: (\d+)")
 _BOUND = re.compile(r"ExplicitBounds #\d+: (.+)")
-_POINT = re.compile(r"(Number|Histogram)DataPoints #\d+")
+_POINT = re.compile(r"(Number|Histogram|ExponentialHistogram)DataPoints #\d+")
 _HEADING = re.compile(
     r"(?P<heading>Resource attributes:|Data point attributes:|InstrumentationScope .*|Descriptor:"
     r"|(?:ResourceMetrics|ScopeMetrics|Metric) #\d+|(?:Resource|ScopeMetrics) SchemaURL: .*)"
@@ -119,15 +149,24 @@ class _Open:
     def complete(self) -> bool:
         if self.kind == "histogram":
             return "Sum" in self.fields and len(self.counts) == len(self.bounds) + 1
+        if self.kind == "exponentialHistogram":
+            return "Sum" in self.fields and sum(self.counts) == int(self.fields["Count"])
         return "Value" in self.fields
+
+    @property
+    def ended(self) -> bool:
+        """The end of a series: times and no value."""
+        return "Timestamp" in self.fields and not {"Value", "Sum"} & self.fields.keys()
 
     def point(self) -> Point:
         if not self.complete:
             msg = f"the collector's log breaks off inside a point of {self.name}"
             raise ValueError(msg)
-        value: int | float | Histogram
+        value: Any
         if self.kind == "histogram":
             value = Histogram(int(self.fields["Count"]), float(self.fields["Sum"]), self.bounds, self.counts)
+        elif self.kind == "exponentialHistogram":
+            value = Exponential(int(self.fields["Count"]), float(self.fields["Sum"]), self.counts)
         else:
             value = _rust_number(self.fields["Value"])
         times = int(self.fields["StartTimestamp"]), int(self.fields["Timestamp"])
@@ -147,10 +186,11 @@ def points_of_rotel_log(text: str) -> list[Point]:
     for line in _joined(text[: text.rfind("\n") + 1]):
         if (match := _POINT.fullmatch(line)) or _HEADING.fullmatch(line) or _LOG_LINE.match(line):
             if current is not None and line != "Data point attributes:":
-                points.append(current.point())
+                if not current.ended:
+                    points.append(current.point())
                 current = None
             if match:
-                kind = {"Sum": "sum", "Gauge": "gauge", "Histogram": "histogram"}[metric["DataType"]]
+                kind = metric["DataType"][0].lower() + metric["DataType"][1:]
                 current = _Open(metric["Name"], metric["Unit"], kind, resource)
             elif line == "Resource attributes:":
                 into = resource = {}
