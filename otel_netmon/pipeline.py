@@ -90,9 +90,9 @@ class Pipeline:
         self._budget = SeriesBudget(config.limits.series, config.limits.series_idle_seconds)
         self._events = AgentEvents()
         self._durations = Durations("netmon.pipeline.cycle.duration", self._process_start_ns)
+        self._attempts = Durations("otel.sdk.exporter.operation.duration", self._process_start_ns)
         self._checkpoint = Checkpoint(setup["checkpoint"])
         self._save_failed = False
-        self._restore()
         resource = build_resource(config.resource.attributes)
         self._server = (
             Server(
@@ -106,6 +106,7 @@ class Pipeline:
             else None
         )
         self._receivers = Receivers(config, resource)
+        self._restore()
 
     def _restore(self) -> None:
         """Goes on where an earlier pipeline process was; nothing is saved yet at the start of the agent."""
@@ -117,6 +118,7 @@ class Pipeline:
             self._gone = self._flows.interfaces()  # but for those that the supervisor will name
         if self._xdp is not None and "xdp.totals" in saved:
             self._xdp.restore(saved)
+        self._receivers.restore(saved)
         self._log.info("pipeline.resumed", sections=len(saved))
 
     def _save(self) -> None:
@@ -125,6 +127,7 @@ class Pipeline:
             sections |= self._flows.state()
         if self._xdp is not None:
             sections |= self._xdp.state()
+        sections |= self._receivers.state()
         try:
             self._checkpoint.save(sections)
             self._save_failed = False
@@ -241,7 +244,7 @@ class Pipeline:
         self._receivers.offer_events(
             self._events.folded(self._budget.folded(self._folded()), self._config.limits.series, now_ns)
         )
-        self._durations.record(time.perf_counter() - began, {})
+        self._durations.record([({}, time.perf_counter() - began)])
 
     def _read(self, now_ns: int) -> dict[str, Points]:
         known = self._known.values()
@@ -264,6 +267,7 @@ class Pipeline:
 
     def _about_the_agent(self) -> dict[str, Points]:
         start_ns = self._process_start_ns
+        self._attempts.record(self._receivers.take_attempts())
         kernel = self._flows.stage() if self._flows is not None else None
         maps = self._flows.map_sizes() if self._flows is not None else {}
         return {
@@ -273,6 +277,7 @@ class Pipeline:
             **selfmon.map_points(maps, start_ns),
             **selfmon.receiver_points(self._accepted, start_ns),
             **self._durations.points(),
+            **self._attempts.points(),
             **self._budget.points(self._folded(), self._distinct()[1], start_ns),
         }
 

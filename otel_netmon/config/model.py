@@ -212,8 +212,8 @@ class Spans(Section, frozen=True):
         ),
     ] = 0.01
     limit_per_second: Annotated[
-        float, Meta(description="Spans kept in a second at most, of all kinds together.", ge=0.0, le=100_000.0)
-    ] = 100.0
+        int, Meta(description="Spans kept in a second at most, of all kinds together.", ge=0, le=100_000)
+    ] = 100
     slow_seconds: Annotated[
         float,
         Meta(

@@ -13,9 +13,10 @@ import functools
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import structlog
 
@@ -37,6 +38,8 @@ State = Literal["starting", "delivering", "failing", "rejected"]
 
 NOT_IMPLEMENTED: Final = frozenset({"404", "UNIMPLEMENTED"})
 """Status of a receiver that does not know a signal."""
+
+_ATTEMPTS_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,14 @@ class Terms:
     timeout_seconds: float = 10.0
     queue_bytes: int = 4 << 20
     where: Mapping[str, str] = field(default_factory=dict)
+
+
+class Attempt(NamedTuple):
+    """One attempt to send a request, and how long it took."""
+
+    signal: Signal
+    seconds: float
+    outcome: Outcome
 
 
 @dataclass(slots=True)
@@ -103,6 +114,9 @@ class Delivery:
 
     ``offer*``, ``hurry`` and what reads counts may be called by any thread; ``step`` by one, the worker.
 
+    Attributes:
+        attempts: the newest of those not taken yet.
+
     Args:
         transport: the way to the receiver.
         encoders: what makes requests.
@@ -130,19 +144,32 @@ class Delivery:
         self._log = _log.bind(**terms.where)
         self.lock = threading.RLock()
         self.ledger: Ledger = new_ledger()
+        self.attempts: deque[Attempt] = deque(maxlen=_ATTEMPTS_MAX)
         self.health = Health(spool=spool.status() if spool is not None else None)
         self._queue = Queue(terms.queue_bytes, self.ledger, newest_only=spool is None)
         self._storage = Storage(self._queue, spool, self.ledger, self.lock)
         sources = {signal: self._storage.source(signal) for signal in Signal}
+        self._newest: NewestSnapshot | None = None
         if spool is None:
             account = self.ledger[Signal.METRICS]
-            sources[Signal.METRICS] = NewestSnapshot(
-                encoders.metrics, self._queue, account, self.lock, delta=terms.delta
-            )
+            self._newest = NewestSnapshot(encoders.metrics, self._queue, account, self.lock, delta=terms.delta)
+            sources[Signal.METRICS] = self._newest
         self._base: Snapshot | None = None
         self._lanes = [Lane(signal, source, Backoff(draw)) for signal, source in sources.items()]
         self._hurried = False
         self._sending = True
+
+    @property
+    def base(self) -> Snapshot | None:
+        """The snapshot from which ends of series and differences are told; it may be set before the first is offered."""
+        return self._base if self._newest is None else self._newest.base
+
+    @base.setter
+    def base(self, snapshot: Snapshot) -> None:
+        if self._newest is None:
+            self._base = snapshot
+        else:
+            self._newest.base = snapshot
 
     # ---- what is offered
 
@@ -306,11 +333,14 @@ class Delivery:
     def _send(self, request: Request) -> Outcome:
         with self.lock:
             self.health.requests += 1
+        began = self._clock()
         try:
-            return self._transport.send(request, self._terms.timeout_seconds)
+            outcome = self._transport.send(request, self._terms.timeout_seconds)
         except Exception as error:  # noqa: BLE001 - a defect of the transport costs one request and not the worker; told here
             self._log.exception("otlp.transport_failed", error=repr(error))
-            return Outcome("refused", "internal", repr(error))
+            outcome = Outcome("refused", "internal", repr(error))
+        self.attempts.append(Attempt(request.signal, self._clock() - began, outcome))
+        return outcome
 
     def _finish(self, lane: Lane, work: Work, outcome: Outcome) -> None:
         """The receiver has answered for good."""

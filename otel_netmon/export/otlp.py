@@ -18,7 +18,7 @@ import structlog
 from otel_netmon.config.checks import mask_userinfo
 from otel_netmon.config.model import Receiver
 from otel_netmon.export import otlp_logs, otlp_metrics, otlp_spans, otlp_transport
-from otel_netmon.export.delivery import Delivery, Encoders, State, Terms
+from otel_netmon.export.delivery import Attempt, Delivery, Encoders, State, Terms
 from otel_netmon.export.otlp_wire import Envelope
 from otel_netmon.export.requests import Request, Signal, Transport
 from otel_netmon.export.spool import Spool
@@ -209,6 +209,20 @@ class OtlpSink:
                 last_error=health.last_error,
                 last_success_unix_nano=health.last_success_unix_nano,
             )
+
+    def take_attempts(self) -> list[Attempt]:
+        """The attempts since the last call."""
+        attempts = self._delivery.attempts
+        return [attempts.popleft() for _ in range(len(attempts))]
+
+    @property
+    def base(self) -> Snapshot | None:
+        """The snapshot from which the next differences are told, None where none are or nothing was sent yet."""
+        return self._delivery.base if self._settings.temporality != "cumulative" else None
+
+    def resume(self, base: Snapshot) -> None:
+        """Goes on from the base of an earlier process; before ``start``."""
+        self._delivery.base = base
 
     def stages(self) -> dict[tuple[str, str], StageStatus]:
         """What netmon.pipeline.items tells: delivered and dropped by stage (queue, spool, export) and signal."""

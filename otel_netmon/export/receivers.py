@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from otel_netmon.config.checks import FIRST_DESTINATION
 from otel_netmon.config.model import Config
 from otel_netmon.export.otlp import OtlpSink
+from otel_netmon.export.requests import Signal
 from otel_netmon.export.spool import Spool
+from otel_netmon.otel.attributes import Value
 from otel_netmon.otel.points import Snapshot
+from otel_netmon.otel.snapshot_state import restored_snapshot, snapshot_state
 from otel_netmon.otel.spans import Event, SpanBatch
 from otel_netmon.selfmon.status import ExportStatus, StageStatus
 
 _log = structlog.get_logger(__name__)
+
+_ITEMS = {Signal.METRICS: "metric", Signal.TRACES: "span", Signal.LOGS: "log"}
+"""Word for each signal in otel.component.type."""
 
 
 class Receivers:
@@ -33,8 +40,9 @@ class Receivers:
 
     def __init__(self, config: Config, resource: Mapping[str, str]) -> None:
         directory = config.export.spool.directory
+        self._settings = config.otlp.receivers()
         self._sinks: dict[str, OtlpSink] = {}
-        for name, settings in config.otlp.receivers().items():
+        for name, settings in self._settings.items():
             spool = (
                 Spool(Path(directory) / name, config.export.spool.max_bytes, config.export.spool.sync)
                 if directory is not None
@@ -107,6 +115,40 @@ class Receivers:
             for name, sink in self._sinks.items()
             for (stage, signal), status in sink.stages().items()
         }
+
+    def take_attempts(self) -> Iterator[tuple[dict[str, Value], float]]:
+        """The attempts since the last call: attributes of otel.sdk.exporter.operation.duration, and seconds."""
+        for name, sink in self._sinks.items():
+            settings = self._settings[name]
+            way = "grpc" if settings.protocol == "grpc" else "http"
+            for attempt in sink.take_attempts():
+                attributes: dict[str, Value] = {
+                    "otel.component.name": name,
+                    "otel.component.type": f"otlp_{way}_{_ITEMS[attempt.signal]}_exporter",
+                }
+                status = attempt.outcome.status
+                if status:
+                    if way == "grpc":
+                        attributes["rpc.response.status_code"] = status
+                    else:
+                        attributes["http.response.status_code"] = int(status)
+                if attempt.outcome.kind != "delivered":
+                    attributes["error.type"] = attempt.outcome.reason
+                yield attributes, attempt.seconds
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What another process needs to go on where differences are sent."""
+        return {
+            f"otlp.{name}": snapshot_state(base)
+            for name, sink in self._sinks.items()
+            if (base := sink.base) is not None
+        }
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Goes on where another process was, before ``start``."""
+        for name, sink in self._sinks.items():
+            if self._settings[name].temporality != "cumulative" and f"otlp.{name}" in state:
+                sink.resume(restored_snapshot(state[f"otlp.{name}"]))
 
     def _together(self, work: Callable[[str, OtlpSink, float], object], seconds: float) -> None:
         deadline = time.monotonic() + seconds

@@ -81,6 +81,9 @@ class NewestSnapshot:
         account: of metrics.
         lock: of both.
         delta: whether requests hold differences.
+
+    Attributes:
+        base: the snapshot that the receiver knows; may be set before the first one is offered.
     """
 
     def __init__(
@@ -91,7 +94,7 @@ class NewestSnapshot:
         self._account = account
         self._lock = lock
         self._delta = delta
-        self._base: Snapshot | None = None
+        self.base: Snapshot | None = None
         self._snapshot: Snapshot | None = None
         self._encoding: Encoding | None = None
         self._request: Request | None = None
@@ -129,7 +132,7 @@ class NewestSnapshot:
                 return False
             waiting = self._queue.take_first(Signal.METRICS)
         self._snapshot, self._holds = waiting.content, False
-        encode = functools.partial(self._encode, waiting.content, self._base)
+        encode = functools.partial(self._encode, waiting.content, self.base)
         self._encoding = Encoding(encode, waiting.items, self._account, self._lock)
         return True
 
@@ -139,5 +142,5 @@ class NewestSnapshot:
         self._request = next(self._encoding, None)
         if self._request is None:
             if self._encoding.made or not self._encoding.failed:
-                self._base = self._snapshot
+                self.base = self._snapshot
             self._encoding = self._snapshot = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -59,14 +59,19 @@ class Durations:
         self._sets: dict[AttributeSet, int] = {}
         self._columns = HistogramColumns(0, CATALOGUE[metric].bounds)
 
-    def record(self, seconds: float, attributes: Mapping[str, Value]) -> None:
-        """Counts one measurement."""
+    def record(self, measurements: Iterable[tuple[Mapping[str, Value], float]]) -> None:
+        """Counts measurements: attributes and seconds."""
+        taken = [(self._slot(attributes), seconds) for attributes, seconds in measurements]
+        if taken:
+            slots, seconds = zip(*taken, strict=True)
+            self._columns.grow(len(self._sets))
+            self._columns.add(np.array(slots, np.intp), np.array(seconds, np.float64))
+
+    def _slot(self, attributes: Mapping[str, Value]) -> int:
         attribute_set = AttributeSet.of(attributes)
         if attribute_set not in self._sets and len(self._sets) >= self._limit - 1:
             attribute_set = AttributeSet.of({"otel.metric.overflow": True})
-        slot = self._sets.setdefault(attribute_set, len(self._sets))
-        self._columns.grow(len(self._sets))
-        self._columns.add(np.array([slot], np.intp), np.array([seconds], np.float64))
+        return self._sets.setdefault(attribute_set, len(self._sets))
 
     def points(self) -> dict[str, HistogramSeries]:
         """The metric's points."""
