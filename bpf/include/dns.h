@@ -18,20 +18,23 @@
 
 BPF_TABLE("hash", struct netmon_query_key, struct netmon_query, dns_cache, 16384);
 
-/*
- * Whether 12 bytes can be the header of a DNS message of this length: an opcode that is assigned, and no more records than
- * fit. A question takes 5 bytes at least, a record 11. A truncated response may count records that it left out.
- */
-static __always_inline int dns_header_fits(const u16 *header, u32 length)
+static __always_inline int dns_opcode_is_assigned(u16 flags)
 {
-	u16 flags = bpf_ntohs(header[1]);
 	u8 opcode = flags >> 11 & 15;
+
+	return opcode <= 6 && opcode != 3;
+}
+
+/*
+ * Whether a message of this length can have as many records as its header says. A question takes 5 bytes at least, a record
+ * 11. A truncated response may count records that it left out.
+ */
+static __always_inline int dns_counts_fit(const u16 *header, u32 length)
+{
 	u32 questions = bpf_ntohs(header[2]);
 	u32 records = (u32)bpf_ntohs(header[3]) + bpf_ntohs(header[4]) + bpf_ntohs(header[5]);
 
-	if (opcode > 6 || opcode == 3)
-		return 0;
-	if ((flags & DNS_RESPONSE) && (flags & DNS_TRUNCATED))
+	if ((header[1] & bpf_htons(DNS_RESPONSE | DNS_TRUNCATED)) == bpf_htons(DNS_RESPONSE | DNS_TRUNCATED))
 		return 1;
 	return DNS_HEADER_LENGTH + questions * 5 + records * 11 <= length;
 }
@@ -203,9 +206,10 @@ static __always_inline void dns_datagram(struct __sk_buff *skb, struct message_s
 		message_count(NETMON_COUNT_NOT_DNS_SHORT, 1);
 		return;
 	}
-	fits = dns_header_fits(header, s->message.payload_length);
+	fits = dns_counts_fit(header, s->message.payload_length);
 	flags = bpf_ntohs(header[1]);
-	if (!fits && !((flags & DNS_RESPONSE) && (s->protocols & NETMON_PORT_DNS))) {
+	if (!dns_opcode_is_assigned(flags) ||
+	    (!fits && !((flags & DNS_RESPONSE) && (s->protocols & NETMON_PORT_DNS)))) {
 		message_count(NETMON_COUNT_NOT_DNS_HEADER, 1);
 		return;
 	}
@@ -262,6 +266,10 @@ static __always_inline void dns_segment(struct __sk_buff *skb, struct message_sc
 		return;
 	if (flags & TCP_SYN)
 		s->message.sequence++;
+	if (late_replay() && message_piece_goes_on(skb)) {
+		flags &= ~TCP_FIN;
+		whole = left;
+	}
 	for (i = 0; i < DNS_SEGMENT_RECORDS_MAX; i++) {
 		u32 captured = left < NETMON_MESSAGE_BYTES_MAX ? left : NETMON_MESSAGE_BYTES_MAX;
 		int last = captured == left || i == DNS_SEGMENT_RECORDS_MAX - 1;
