@@ -99,6 +99,8 @@ class Searches:
 
     def add(self, lookup: Lookup) -> list[Search]:
         """Takes a lookup that came to its end; gives the searches that lost their place."""
+        if not self._clients and not lookup.is_negative:
+            return []
         if lookup.outcome != "answered" or not lookup.questions or lookup.protocol != "dns":
             return []
         client = lookup.namespace, lookup.client[:16], lookup.cgroup

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from otel_netmon.analysis.differences import fingerprints
 from otel_netmon.analysis.dns_lookups import Lookup
 from otel_netmon.decode import dns_numbers as numbers
-from otel_netmon.decode.dns_records import Service
+from otel_netmon.decode.dns_records import Record, Service
 
 PAIR = np.dtype([("client", "u1", 16), ("server", "u1", 16)])
 """A client, as of ``client_key``, and an address it may talk to."""
@@ -25,6 +25,7 @@ _CGROUP = b"\xff" * 8
 """Before a cgroup id: a multicast address is nobody's."""
 
 _LIVES_MAX = 8
+_LAST_MAX = 1024
 _SECOND = 1_000_000_000
 
 
@@ -50,7 +51,7 @@ class Domains(NamedTuple):
 
 
 class DomainCache:
-    """Names by client and address.
+    """Names by client and address; the end of a life is exact to a second, as TTLs are.
 
     Args:
         entries_max: how many pairs of client and address are kept; the one answered least recently goes first.
@@ -75,6 +76,7 @@ class DomainCache:
         self._ttl_max = ttl_max_seconds
         self._keep_ns = keep_seconds * _SECOND
         self._lives: OrderedDict[bytes, list[_Life]] = OrderedDict()
+        self._last: dict[tuple[bytes, str], tuple[tuple[Record, ...], int]] = {}
         self._table: _Table | None = None
 
     def __len__(self) -> int:
@@ -88,13 +90,15 @@ class DomainCache:
         """
         if lookup.outcome != "answered" or lookup.rcode != numbers.NOERROR or not lookup.answers:
             return
+        client = client_key(lookup.client[:16], lookup.cgroup)
+        if self._is_repeated(client, lookup):
+            return
         name = lookup.name.lower()
         chain = _chain(lookup, name)
         while name.startswith(
             "_"
         ):  # _8443._https.www.example.com: port and scheme of a service (RFC 9460, section 2.3)
             name = name.partition(".")[2]
-        client = client_key(lookup.client[:16], lookup.cgroup)
         for record in lookup.answers:
             chain_ttl = chain.get(record.name.lower())
             if chain_ttl is None or not name:
@@ -135,6 +139,17 @@ class DomainCache:
                     self._lives[key] = kept
                 else:
                     del self._lives[key]
+
+    def _is_repeated(self, client: bytes, lookup: Lookup) -> bool:
+        """Whether the client had the same answer within the last second, which is what a TTL is told in."""
+        last = self._last.get((client, lookup.name))
+        # The decoder gives the same object for the same octets.
+        if last is not None and last[0] is lookup.answers and 0 <= lookup.end_ns - last[1] < _SECOND:
+            return True
+        if len(self._last) >= _LAST_MAX:
+            self._last.clear()
+        self._last[client, lookup.name] = lookup.answers, lookup.end_ns
+        return False
 
     def _learn(self, key: bytes, name: str, time_ns: int, ttl: int) -> None:
         self._table = None

@@ -150,11 +150,22 @@ def test_a_name_that_is_asked_again_lives_on_and_one_that_was_gone_begins_anew(c
     assert len(cache) == 1
 
 
+def test_the_same_answer_within_a_second_is_one(cache: DomainCache) -> None:
+    for time_ns in (T, T + SECOND - 1, T + SECOND, T + SECOND - 2):
+        cache.learn(lookup("a.example", d.address(WEB, ttl=100), time_ns=time_ns))
+    assert cache.counts == {"learned": 1, "refreshed": 2}
+    cache.learn(lookup("a.example", d.address(OTHER, ttl=100), time_ns=T + SECOND))
+    cache.learn(lookup("a.example", d.address(WEB, ttl=100), time_ns=T + SECOND, client="192.0.2.99"))
+    assert cache.counts == {"learned": 3, "refreshed": 2}
+    assert names(cache, WEB, T + 101 * SECOND)
+    assert not names(cache, WEB, T + 101 * SECOND + 1)
+
+
 def test_the_cache_is_bounded() -> None:
     cache = DomainCache(entries_max=7)
     for number in range(23):
         cache.learn(lookup(f"n{number}.example", d.address(f"198.51.100.{number}")))
-        cache.learn(lookup("n0.example", d.address("198.51.100.0")))
+        cache.learn(lookup("n0.example", d.address("198.51.100.0"), time_ns=T + number * SECOND))
     assert len(cache) == 7
     assert cache.counts["evicted"] == 16
     alive = [number for number in range(23) if names(cache, f"198.51.100.{number}")]
