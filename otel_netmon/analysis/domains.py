@@ -209,7 +209,10 @@ class _Table:
         self._marks, self._pairs = marks[order], pairs[order]
         self._since = np.array([life.since_ns for life in lives], np.int64)[order]
         self._until = np.array([life.until_ns for life in lives], np.int64)[order]
-        self._names = [lives[at].name for at in order]
+        places = {life.name: 0 for life in lives}
+        self._names = list(places)
+        places.update(zip(self._names, range(len(places)), strict=True))
+        self._numbers = np.array([places[life.name] for life in lives], np.intp)[order]
 
     def match(self, pairs: npt.NDArray[Any], times_ns: npt.NDArray[Any]) -> Domains:
         """See ``DomainCache.match``."""
@@ -224,12 +227,17 @@ class _Table:
         lives = np.arange(len(asked)) - np.repeat(np.cumsum(many) - many, many) + np.repeat(first, many)
         times = times_ns[asked]
         fits = (self._since[lives] <= times) & (times <= self._until[lives]) & (self._pairs[lives] == pairs[asked])
-        results: dict[tuple[str, ...], int] = {}
-        found: dict[int, tuple[str, ...]] = {}
-        for at, life in zip(asked[fits].tolist(), lives[fits].tolist(), strict=True):
-            name = self._names[life]
-            known = found.get(at, ())
-            found[at] = (name, *(each for each in known if each != name))
-        for at, names in found.items():
+        asked, lives = asked[fits], lives[fits]
+        alone = np.bincount(asked, minlength=len(pairs))[asked] == 1
+        numbers_found, inverse = np.unique(self._numbers[lives[alone]], return_inverse=True)
+        places[asked[alone]] = inverse
+        results: dict[tuple[str, ...], int] = {
+            (self._names[number],): place for place, number in enumerate(numbers_found.tolist())
+        }
+        several: dict[int, tuple[str, ...]] = {}
+        for at, number in zip(asked[~alone].tolist(), self._numbers[lives[~alone]].tolist(), strict=True):
+            name = self._names[number]
+            several[at] = (name, *(each for each in several.get(at, ()) if each != name))
+        for at, names in several.items():
             places[at] = results.setdefault(names, len(results))
         return Domains(list(results), places)
