@@ -115,23 +115,21 @@ static __always_inline u64 dns_question_hash(const struct netmon_query *query)
 /* A query over UDP: remembered, or counted with the one that it repeats. */
 static __always_inline void dns_query(struct message_scratch *s, struct netmon_query_key *key, u16 flags)
 {
-	struct netmon_query *open = dns_cache.lookup(key);
+	struct netmon_query *open;
 
 	message_count(NETMON_COUNT_DNS_QUERIES, 1);
+	s->query.first_ns = s->query.last_ns = s->message.time_ns;
+	s->query.cgroup = s->message.cgroup;
+	s->query.ingress_ifindex = s->message.ingress_ifindex;
+	s->query.retries = 0;
+	s->query.header_flags = flags;
+	s->query.reserved = 0;
+	if (!dns_cache.insert(key, &s->query))
+		return;
+	open = dns_cache.lookup(key); /* it is there, or there is no place */
 	if (!open) {
-		s->query.first_ns = s->query.last_ns = s->message.time_ns;
-		s->query.cgroup = s->message.cgroup;
-		s->query.ingress_ifindex = s->message.ingress_ifindex;
-		s->query.retries = 0;
-		s->query.header_flags = flags;
-		s->query.reserved = 0;
-		if (!dns_cache.insert(key, &s->query))
-			return;
-		open = dns_cache.lookup(key); /* another CPU was faster, or there is no place */
-		if (!open) {
-			message_count(NETMON_COUNT_LOST_CACHE, 1);
-			return;
-		}
+		message_count(NETMON_COUNT_LOST_CACHE, 1);
+		return;
 	}
 	open->last_ns = s->message.time_ns;
 	__sync_fetch_and_add(&open->retries, 1);
