@@ -371,8 +371,7 @@ def _damaged(generator: random.Random, number: int) -> bytes:
         message = bytearray(answer(identifier, name, *["192.0.2.1"] * generator.randrange(5)))
     damage = generator.random()
     if damage < 0.6:
-        spared = () if is_query else (4, 5)
-        places = [at for at in range(len(message)) if at not in spared]
+        places = [at for at in range(len(message)) if at not in (4, 5)]  # the number of questions is spared
         for _ in range(generator.randrange(1, 4)):
             message[generator.choice(places)] = generator.choice([0, 1, 12, 0x3F, 0x40, 0x80, 0xC0, 0xFF])
     elif damage < 0.7:
