@@ -11,6 +11,14 @@
 #define CONTEXT struct __sk_buff
 #define VERDICT -1
 
+/* skb->cb[index], as one load: the compiler would compute an address in the context, which the verifier refuses. */
+#define control(skb, index)                                                                                            \
+	({                                                                                                             \
+		u64 word;                                                                                              \
+		asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(word) : "r"(skb), "i"(48 + 4 * (index)));                 \
+		(u32) word;                                                                                            \
+	})
+
 static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *to, const u32 length)
 {
 	return bpf_skb_load_bytes(skb, offset, to, length);
@@ -112,14 +120,6 @@ static __always_inline void unfold(struct __sk_buff *skb, const struct packet *p
 	amount->extra_bytes = (u64)(segments - 1) * headers;
 }
 
-/* skb->cb[index], as one load: the compiler would compute an address in the context, which the verifier refuses. */
-#define control(skb, index)                                                                                            \
-	({                                                                                                             \
-		u64 word;                                                                                              \
-		asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(word) : "r"(skb), "i"(48 + 4 * (index)));                 \
-		(u32) word;                                                                                            \
-	})
-
 /*
  * NETMON_FLOW_FORWARDED (1) where the packet came in by an interface, otherwise 0. Without a branch: the verifier would
  * follow both ways to the end.
@@ -146,6 +146,19 @@ static __always_inline void count_total(u32 ifindex, u8 direction, const struct 
 	if (amount->extra_packets) {
 		total->extra_packets += amount->extra_packets;
 		total->extra_bytes += amount->extra_bytes;
+	}
+}
+
+/*
+ * Messages are found where flows are. In a capture they are found inside of tunnels in any case, as it has no tunnel
+ * device that shows them: there the program that decapsulates is called, with cb[4] set since the packet is counted.
+ */
+static __always_inline void look_into(struct __sk_buff *skb, const struct packet *p, u32 length)
+{
+	message(skb, p, length);
+	if (late_replay() && !late_decapsulate() && may_be_tunnel(p)) {
+		asm volatile("*(u32 *)(%0 + 64) = %1" : : "r"(skb), "r"(1) : "memory");
+		message_programs.call(skb, NETMON_PROGRAM_TUNNEL);
 	}
 }
 
@@ -183,11 +196,16 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 	p.flow.direction = direction;
 	p.flow.namespace = late_namespace();
 	p.flow.flags = direction == NETMON_TRANSMIT ? forwarded(skb) : 0;
+	if (late_replay() &&
+	    (control(skb, 2) || control(skb, 4))) { /* it is counted: a further piece, or inside a tunnel */
+		look_into(skb, &p, length);
+		return VERDICT;
+	}
 	if (!count_flow(skb, &p, length, payload, &amount))
 		count_row(&p, p.flow.flags ? NETMON_KIND_OVERFLOW_FORWARDED : NETMON_KIND_OVERFLOW, ifindex, direction,
 			  &amount);
 	count_total(ifindex, direction, &amount);
-	message(skb, &p, length);
+	look_into(skb, &p, length);
 	return VERDICT;
 }
 

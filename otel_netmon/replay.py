@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +12,29 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.abi import layout
-from otel_netmon.abi.enums import ETHERTYPE_IPV4, ETHERTYPE_IPV6, Kind, Late, Reason, protocol_name
+from otel_netmon.abi.enums import (
+    ETHERTYPE_IPV4,
+    ETHERTYPE_IPV6,
+    PROGRAM_TUNNEL,
+    Kind,
+    Late,
+    MessageCount,
+    Reason,
+    protocol_name,
+)
 from otel_netmon.decode.capture import Capture, to_ethernet
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.errors import NetmonError
 from otel_netmon.kernel import loader, syscalls
+from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
 from otel_netmon.readers.maps import HashReader, sum_over_cpus
+from otel_netmon.readers.messages import MessageCounts, Messages, OpenQueries, OpenQueryReader, parse_messages
+from otel_netmon.readers.ring import RingReader
+from otel_netmon.replay_dns import DnsReplay, lost
 
 FLOW_ENTRIES = 1 << 20  # made on demand: BPF_F_NO_PREALLOC
+QUERY_ENTRIES = 1 << 20  # likewise: a query without an answer stays to the end of the capture
+DRAIN_FRAMES = 128  # between two looks at the ring of 1 MiB: a frame makes at most one record of 4.2 KiB
 FRAME_BYTES_MAX = 3520  # what BPF_PROG_TEST_RUN takes of a frame with 4 KiB pages; headers lie far below it
 ETHERNET_BYTES = 14
 SHORT_IP_BELOW = ETHERNET_BYTES + 40
@@ -33,6 +49,7 @@ class Session:
         cache: folder of compiled program images.
         decapsulate: key flows by the innermost headers.
         ip_lengths: count IP lengths as the bytes of flows; otherwise layer-2 lengths.
+        take_messages: given the records of the ring as they come, with the capture's time; None: no packet is looked into.
 
     Attributes:
         read: packet records in the file.
@@ -45,7 +62,15 @@ class Session:
         PrivilegeError, KernelLacksError: BPF is not to be had.
     """
 
-    def __init__(self, path: str, cache: Path, *, decapsulate: bool, ip_lengths: bool) -> None:
+    def __init__(
+        self,
+        path: str,
+        cache: Path,
+        *,
+        decapsulate: bool,
+        ip_lengths: bool,
+        take_messages: Callable[[Messages, int], None] | None = None,
+    ) -> None:
         self.read = 0
         self.refused: Counter[str] = Counter()
         self.faults: list[dict[str, Any]] = []
@@ -53,12 +78,19 @@ class Session:
         loader.require_privilege()
         source, _ = loader.obtain("tc_monitor", cache)
         self._loaded = loader.LoadedImage(
-            source, {"flow_table": FLOW_ENTRIES}, {"flow_table": syscalls.BPF_F_NO_PREALLOC}
+            source,
+            {"flow_table": FLOW_ENTRIES, "dns_cache": QUERY_ENTRIES},
+            {"flow_table": syscalls.BPF_F_NO_PREALLOC, "dns_cache": syscalls.BPF_F_NO_PREALLOC},
         )
         try:
             program = self._loaded.program("netmon_receive", {Late.REPLAY: 1, Late.DECAPSULATE: int(decapsulate)})
-            with Capture(path) as capture:
-                self._feed(capture, program, int(ip_lengths))
+            if take_messages is not None:
+                self._look_into_packets()
+            with (
+                Capture(path) as capture,
+                RingReader(self._loaded.maps["messages"], self._loaded.definitions["messages"].max_entries) as ring,
+            ):
+                self._feed(capture, program, int(ip_lengths), ring, take_messages or _take_nothing)
                 self.faults = [{"offset": f.offset, "message": f.message} for f in capture.faults]
                 if capture.fault_count > len(self.faults):
                     self.faults.append(
@@ -97,8 +129,32 @@ class Session:
             ).read()
         )
 
-    def _feed(self, capture: Capture, program: int, ip_lengths: int) -> None:
-        run = syscalls.TestRun(program, FRAME_BYTES_MAX).run
+    def open_queries(self) -> OpenQueries:
+        """Gives the DNS queries over UDP that nobody answered to the end of the capture."""
+        return OpenQueryReader(self._loaded.maps["dns_cache"], QUERY_ENTRIES).read()
+
+    def message_counts(self) -> dict[MessageCount, int]:
+        """Gives what was seen on message ports and what became of it."""
+        return MessageCounts(self._loaded.maps["message_counts"], syscalls.possible_cpus()).read()
+
+    def _look_into_packets(self) -> None:
+        loaded = self._loaded
+        loaded.program("netmon_dns", {Late.REPLAY: 1})
+        inside = loaded.program("netmon_receive", {Late.REPLAY: 1, Late.DECAPSULATE: 1})
+        slot = PROGRAM_TUNNEL.to_bytes(4, "little")
+        syscalls.map_update(loaded.maps["message_programs"], slot, inside.to_bytes(4, "little"))
+        set_message_ports(loaded, DNS_PORTS)
+
+    def _feed(
+        self,
+        capture: Capture,
+        program: int,
+        ip_lengths: int,
+        ring: RingReader,
+        take_messages: Callable[[Messages, int], None],
+    ) -> None:
+        test_run = syscalls.TestRun(program, FRAME_BYTES_MAX)
+        run = test_run.run
         read = 0
         first = last = 0
         for time_ns, wire_length, link_type, data in capture:
@@ -114,12 +170,41 @@ class Session:
             if len(frame) < SHORT_IP_BELOW and (short := _short_ip(bytes(frame[12:14]), len(frame))):
                 self.refused[short] += 1
                 continue
-            if len(frame) > FRAME_BYTES_MAX:
-                frame = frame[:FRAME_BYTES_MAX]
-            elif len(frame) < FRAME_BYTES_MIN:
-                frame = bytes(frame).ljust(FRAME_BYTES_MIN, b"\0")
-            run(frame, (min(length, 0xFFFFFFFF), ip_lengths, 0, 0, 0), time_ns)
+            length = min(length, 0xFFFFFFFF)
+            is_long = len(frame) > FRAME_BYTES_MAX
+            if is_long:
+                _run_in_pieces(test_run, bytes(frame), length, ip_lengths, time_ns)
+            else:
+                if len(frame) < FRAME_BYTES_MIN:
+                    frame = bytes(frame).ljust(FRAME_BYTES_MIN, b"\0")
+                run(frame, (length, ip_lengths, 0, 0, 0), time_ns)
+            if (is_long or not read % DRAIN_FRAMES) and ring.waiting:
+                take_messages(parse_messages(ring.drain()), time_ns)
+        if ring.waiting:
+            take_messages(parse_messages(ring.drain()), last)
         self.read, self.first_ns, self.last_ns = read, first, last
+
+
+def _take_nothing(messages: Messages, time_ns: int) -> None:
+    """Where no packet is looked into, the ring stays empty."""
+
+
+def _run_in_pieces(test_run: syscalls.TestRun, frame: bytes, length: int, ip_lengths: int, time_ns: int) -> None:
+    """Runs a frame that is too long for a test run: once to be counted, and the rest of a segment that is looked into.
+
+    Args:
+        length: of the frame on the wire.
+    """
+    test_run.run(frame[:FRAME_BYTES_MAX], (length, ip_lengths, 0, 1, 0), time_ns)
+    headers = test_run.cb()[2]
+    if not headers:
+        return
+    room = FRAME_BYTES_MAX - headers
+    for skipped in range(room, len(frame) - headers, room):
+        begin = headers + skipped
+        goes_on = begin + room < len(frame)
+        piece = frame[:headers] + frame[begin : begin + room]
+        test_run.run(piece, (length - skipped, ip_lengths, skipped, goes_on, 0), time_ns)
 
 
 class Replay(NamedTuple):
@@ -131,6 +216,9 @@ class Replay(NamedTuple):
         unparsed: the others, by reason; read = counted + the sum of unparsed.
         flows: one direction each, with IP lengths as bytes.
         flows_without_place: IP packets counted apart from flows, because the table was full.
+        dns: lookups, as ``replay_dns`` gives them.
+        dns_unparsed: what is on the ports of DNS and is none, or cannot be read, by reason.
+        messages_lost: what the kernel's maps had no place for, by reason.
         faults: where the file itself is broken: offset in bytes, and why.
     """
 
@@ -139,6 +227,9 @@ class Replay(NamedTuple):
     unparsed: dict[str, int]
     flows: list[dict[str, Any]]
     flows_without_place: int
+    dns: list[dict[str, Any]]
+    dns_unparsed: dict[str, int]
+    messages_lost: dict[str, int]
     faults: list[dict[str, Any]]
 
     def document(self) -> dict[str, Any]:
@@ -146,9 +237,14 @@ class Replay(NamedTuple):
         result: dict[str, Any] = {
             "packets": {"read": self.read, "counted": self.counted, "unparsed": self.unparsed},
             "flows": self.flows,
+            "dns": self.dns,
         }
         if self.flows_without_place:
             result["packets"]["without_flow"] = self.flows_without_place
+        if self.dns_unparsed:
+            result["dns_unparsed"] = self.dns_unparsed
+        if self.messages_lost:
+            result["messages_lost"] = self.messages_lost
         if self.faults:
             result["faults"] = self.faults
         return result
@@ -161,9 +257,10 @@ def replay(path: str, cache: Path, decapsulate: bool = False) -> Replay:
         CaptureError, PrivilegeError, KernelLacksError: see ``Session``.
         NetmonError: the kernel counted other than what it was given (never seen; checked every time).
     """
-    session = Session(path, cache, decapsulate=decapsulate, ip_lengths=True)
+    dns = DnsReplay()
+    session = Session(path, cache, decapsulate=decapsulate, ip_lengths=True, take_messages=dns.take)
     try:
-        return _collect(session)
+        return _collect(session, dns)
     finally:
         session.close()
 
@@ -177,7 +274,7 @@ def _short_ip(ethertype: bytes, length: int) -> str | None:
     return None
 
 
-def _collect(session: Session) -> Replay:
+def _collect(session: Session, dns: DnsReplay) -> Replay:
     flows = []
     counted = 0
     for key, value in zip(*session.flows(), strict=True):
@@ -210,7 +307,18 @@ def _collect(session: Session) -> Replay:
             f"{session.read} frames were read but {counted} counted and {sum(unparsed.values())} unparsed",
             "this is a defect: please report it with the capture",
         )
-    return Replay(session.read, counted, dict(sorted(unparsed.items())), flows, without_flow, session.faults)
+    counts = session.message_counts()
+    return Replay(
+        read=session.read,
+        counted=counted,
+        unparsed=dict(sorted(unparsed.items())),
+        flows=flows,
+        flows_without_place=without_flow,
+        dns=dns.finish(session.open_queries()),
+        dns_unparsed=dns.unparsed(counts),
+        messages_lost=lost(counts),
+        faults=session.faults,
+    )
 
 
 def default_cache() -> Path:

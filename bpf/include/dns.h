@@ -18,20 +18,23 @@
 
 BPF_TABLE("hash", struct netmon_query_key, struct netmon_query, dns_cache, 16384);
 
-/*
- * Whether 12 bytes can be the header of a DNS message of this length: an opcode that is assigned, and no more records than
- * fit. A question takes 5 bytes at least, a record 11. A truncated response may count records that it left out.
- */
-static __always_inline int dns_header_fits(const u16 *header, u32 length)
+static __always_inline int dns_opcode_is_assigned(u16 flags)
 {
-	u16 flags = bpf_ntohs(header[1]);
 	u8 opcode = flags >> 11 & 15;
+
+	return opcode <= 6 && opcode != 3;
+}
+
+/*
+ * Whether a message of this length can have as many records as its header says. A question takes 5 bytes at least, a record
+ * 11. A truncated response may count records that it left out.
+ */
+static __always_inline int dns_counts_fit(const u16 *header, u32 length)
+{
 	u32 questions = bpf_ntohs(header[2]);
 	u32 records = (u32)bpf_ntohs(header[3]) + bpf_ntohs(header[4]) + bpf_ntohs(header[5]);
 
-	if (opcode > 6 || opcode == 3)
-		return 0;
-	if ((flags & DNS_RESPONSE) && (flags & DNS_TRUNCATED))
+	if ((header[1] & bpf_htons(DNS_RESPONSE | DNS_TRUNCATED)) == bpf_htons(DNS_RESPONSE | DNS_TRUNCATED))
 		return 1;
 	return DNS_HEADER_LENGTH + questions * 5 + records * 11 <= length;
 }
@@ -112,23 +115,21 @@ static __always_inline u64 dns_question_hash(const struct netmon_query *query)
 /* A query over UDP: remembered, or counted with the one that it repeats. */
 static __always_inline void dns_query(struct message_scratch *s, struct netmon_query_key *key, u16 flags)
 {
-	struct netmon_query *open = dns_cache.lookup(key);
+	struct netmon_query *open;
 
 	message_count(NETMON_COUNT_DNS_QUERIES, 1);
+	s->query.first_ns = s->query.last_ns = s->message.time_ns;
+	s->query.cgroup = s->message.cgroup;
+	s->query.ingress_ifindex = s->message.ingress_ifindex;
+	s->query.retries = 0;
+	s->query.header_flags = flags;
+	s->query.reserved = 0;
+	if (!dns_cache.insert(key, &s->query))
+		return;
+	open = dns_cache.lookup(key); /* it is there, or there is no place */
 	if (!open) {
-		s->query.first_ns = s->query.last_ns = s->message.time_ns;
-		s->query.cgroup = s->message.cgroup;
-		s->query.ingress_ifindex = s->message.ingress_ifindex;
-		s->query.retries = 0;
-		s->query.header_flags = flags;
-		s->query.reserved = 0;
-		if (!dns_cache.insert(key, &s->query))
-			return;
-		open = dns_cache.lookup(key); /* another CPU was faster, or there is no place */
-		if (!open) {
-			message_count(NETMON_COUNT_LOST_CACHE, 1);
-			return;
-		}
+		message_count(NETMON_COUNT_LOST_CACHE, 1);
+		return;
 	}
 	open->last_ns = s->message.time_ns;
 	__sync_fetch_and_add(&open->retries, 1);
@@ -203,9 +204,10 @@ static __always_inline void dns_datagram(struct __sk_buff *skb, struct message_s
 		message_count(NETMON_COUNT_NOT_DNS_SHORT, 1);
 		return;
 	}
-	fits = dns_header_fits(header, s->message.payload_length);
+	fits = dns_counts_fit(header, s->message.payload_length);
 	flags = bpf_ntohs(header[1]);
-	if (!fits && !((flags & DNS_RESPONSE) && (s->protocols & NETMON_PORT_DNS))) {
+	if (!dns_opcode_is_assigned(flags) ||
+	    (!fits && !((flags & DNS_RESPONSE) && (s->protocols & NETMON_PORT_DNS)))) {
 		message_count(NETMON_COUNT_NOT_DNS_HEADER, 1);
 		return;
 	}
@@ -262,6 +264,10 @@ static __always_inline void dns_segment(struct __sk_buff *skb, struct message_sc
 		return;
 	if (flags & TCP_SYN)
 		s->message.sequence++;
+	if (late_replay() && message_piece_goes_on(skb)) {
+		flags &= ~TCP_FIN;
+		whole = left;
+	}
 	for (i = 0; i < DNS_SEGMENT_RECORDS_MAX; i++) {
 		u32 captured = left < NETMON_MESSAGE_BYTES_MAX ? left : NETMON_MESSAGE_BYTES_MAX;
 		int last = captured == left || i == DNS_SEGMENT_RECORDS_MAX - 1;

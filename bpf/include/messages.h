@@ -13,10 +13,24 @@ struct message_scratch {
 	u8 payload[NETMON_MESSAGE_BYTES_MAX];
 	struct netmon_query query;
 	struct packet packet;
-	u32 length; /* of the frame on the wire */
-	u32 offset; /* of the payload in the frame */
+	u32 length;  /* of the frame on the wire */
+	u32 offset;  /* of the payload in the frame */
+	u32 skipped; /* in a replay: payload that came in earlier pieces of the packet */
 	u8 protocols;
 };
+
+/*
+ * A test run takes less of a frame than a super-packet of TCP has. A replay gives the rest in further pieces, each behind
+ * the same headers: cb[2] tells how much of the payload came before this piece, cb[3] whether more follows. The program
+ * answers in cb[2] how long the headers are, if it looks into the segment.
+ */
+#define message_piece_skips(skb) control(skb, 2)
+#define message_piece_goes_on(skb) control(skb, 3)
+
+static __always_inline void message_tell_headers(struct __sk_buff *skb, u64 headers)
+{
+	asm volatile("*(u32 *)(%0 + 56) = %1" : : "r"(skb), "r"(headers) : "memory");
+}
 
 BPF_TABLE("array", u32, struct netmon_ports, message_ports, 1);
 BPF_TABLE("percpu_array", u32, struct message_scratch, message_scratch, 1);
@@ -67,6 +81,10 @@ static __always_inline void message(struct __sk_buff *skb, const struct packet *
 	s->packet.tcp = p->tcp;
 	s->length = length;
 	s->protocols = protocols;
+	if (late_replay()) {
+		s->skipped = message_piece_skips(skb);
+		message_tell_headers(skb, p->tcp ? p->headers : 0);
+	}
 	message_programs.call(skb, NETMON_PROGRAM_DNS);
 }
 
@@ -75,16 +93,29 @@ static __always_inline u64 message_clock(struct __sk_buff *skb)
 	return late_replay() ? skb->tstamp : bpf_ktime_get_ns();
 }
 
+/* Makes a further piece look like a segment of its own. */
+static __always_inline void message_skip(struct packet *p, u32 skipped)
+{
+	u32 headers = p->headers - p->network_offset;
+
+	p->sequence += skipped + !!(p->tcp_flags & TCP_SYN);
+	p->tcp_flags &= ~TCP_SYN;
+	if (p->network_length)
+		p->network_length = p->network_length > headers + skipped ? p->network_length - skipped : headers;
+}
+
 /* In the program that was called: the packet that message() saw, with the head of its record begun. 0: there is none. */
 static __always_inline struct message_scratch *message_begin(struct __sk_buff *skb)
 {
 	u32 only = 0;
 	struct message_scratch *s = message_scratch.lookup(&only);
-	const struct packet *p;
+	struct packet *p;
 
 	if (!s)
 		return 0;
 	p = &s->packet;
+	if (late_replay() && s->skipped)
+		message_skip(p, s->skipped);
 	if (!p->tcp && p->flow.protocol != PROTOCOL_UDP)
 		return 0;
 	s->offset = p->headers;

@@ -151,7 +151,8 @@ struct netmon_ports {
 };
 
 /* Slots of message_programs: who looks at the packets of which protocols. */
-#define NETMON_PROGRAM_DNS 0 /* DNS, multicast DNS, LLMNR */
+#define NETMON_PROGRAM_DNS 0	/* DNS, multicast DNS, LLMNR */
+#define NETMON_PROGRAM_TUNNEL 1 /* in a replay: the program itself as it decapsulates */
 
 /* What a record of the ring buffer messages is. */
 enum netmon_message_kind {

@@ -312,6 +312,19 @@ static __always_inline int link_layers(CONTEXT *ctx, u16 *ethertype, u32 *offset
 	return 1;
 }
 
+static __always_inline int is_tunnel_port(u16 port)
+{
+	return port == 4789 || port == 8472 || port == 6081;
+}
+
+/* Whether inner() may find a packet in this one. */
+static __always_inline int may_be_tunnel(const struct packet *p)
+{
+	return p->flow.protocol == PROTOCOL_IPIP || p->flow.protocol == PROTOCOL_IPV6 ||
+	       p->flow.protocol == PROTOCOL_GRE ||
+	       (p->flow.protocol == PROTOCOL_UDP && is_tunnel_port(bpf_ntohs(p->flow.destination_port)));
+}
+
 /* Where an inner packet begins, by protocol or tunnel port: gives its EtherType, 0 where there is none. */
 static __always_inline u16 inner(CONTEXT *ctx, const struct packet *p, u32 *offset)
 {
@@ -339,7 +352,7 @@ static __always_inline u16 inner(CONTEXT *ctx, const struct packet *p, u32 *offs
 		u16 port = bpf_ntohs(p->flow.destination_port);
 
 		at += 8;
-		if (port != 4789 && port != 8472 && port != 6081)
+		if (!is_tunnel_port(port))
 			return 0;
 		if (frame_load(ctx, at, header, 8))
 			return 0;

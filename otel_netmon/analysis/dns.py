@@ -29,6 +29,9 @@ _HEAD = Struct("<QQQQ16s16sIIIIIHH2s2sBBBB").unpack_from
 """layout.MESSAGE; the ports stay two octets each, as they are in an end."""
 
 _HEAD_OCTETS = layout.MESSAGE.itemsize
+_CAPTURED_LENGTH, _SOURCE_PORT, _KIND = 11, 13, 16
+"""Places in what _HEAD gives, by the order of _Head."""
+
 _QUERY_HEADER = Struct(">HHHHHH").pack
 _MDNS_PORT, _LLMNR_PORT = (5353).to_bytes(2, "big"), (5355).to_bytes(2, "big")
 _BY_PORT: dict[bytes, Protocol] = {_MDNS_PORT: "mdns", _LLMNR_PORT: "llmnr"}
@@ -73,7 +76,7 @@ class DnsAnalysis:
 
     Args:
         timeout_ns: after which a query counts as not answered; the same as the reader's for those over UDP.
-        counts: the edge rule. It is asked once a lookup, with what the record says: of a DNS_ANSWER and of an open query,
+        counts: the edge rule. It is asked about the packet of a lookup, with what the record says: of a DNS_ANSWER and of an open query,
             of queries over TCP and to groups; and of a response, only where no query is known. So a lookup that crosses
             several interfaces counts at one of them, translated addresses or not.
 
@@ -95,6 +98,7 @@ class DnsAnalysis:
         self.streams = Streams()
         self.totals = LookupTotals()
         self._counts = counts
+        self._counted: dict[tuple[int, int, int, int], bool] = {}
         self._pairing = Pairing(timeout_ns, self.messages)
         self._searches = Searches()
 
@@ -104,8 +108,9 @@ class DnsAnalysis:
         return self._pairing.held
 
     def set_edges(self, counts: EdgeCounts) -> None:
-        """Takes another edge rule."""
+        """Takes another edge rule: at every change of the interfaces, since answers of the rule are remembered."""
         self._counts = counts
+        self._counted.clear()
 
     def update(self, messages: Messages, expired: OpenQueries, now_ns: int) -> Result:
         """Takes what the kernel told since the last call.
@@ -117,8 +122,12 @@ class DnsAnalysis:
         """
         data = messages.data
         for start in messages.starts.tolist():
-            head = _Head._make(_HEAD(data, start - _HEAD_OCTETS))
-            self._record(head, data[start : start + head.captured_length])
+            fields = _HEAD(data, start - _HEAD_OCTETS)
+            payload = data[start : start + fields[_CAPTURED_LENGTH]]
+            if fields[_KIND] == MessageKind.DNS_ANSWER:
+                self._answer(payload, fields)
+            else:
+                self._record(_Head._make(fields), payload)
         return self._end(expired, now_ns)
 
     def finish(self, expired: OpenQueries) -> Result:
@@ -151,9 +160,7 @@ class DnsAnalysis:
             head.source + head.source_port,
             head.destination + head.destination_port,
         )
-        if head.kind == MessageKind.DNS_ANSWER:
-            self._answer(head, seen, payload)
-        elif head.kind == MessageKind.DNS_SEGMENT:
+        if head.kind == MessageKind.DNS_SEGMENT:
             segment = Segment(head.time_ns, head.sequence, head.tcp_flags, head.payload_length, payload)
             for found in self.streams.feed(seen, segment):
                 self._stream_message(seen, found)
@@ -171,18 +178,21 @@ class DnsAnalysis:
                 found = StreamMessage(head.time_ns, head.payload_length, payload)
                 self._to_group("llmnr" if head.kind == MessageKind.LLMNR else "mdns", seen, message, found)
 
-    def _answer(self, head: _Head, seen: Seen, payload: bytes) -> None:
-        """UDP, paired by the kernel."""
-        ends = seen.ends(is_response=True)
-        first_ns = head.first_request_time_ns
-        self._pairing.answered(ends, payload, first_ns, head.time_ns)
-        if not self._is_counted(seen):
+    def _answer(self, payload: bytes, fields: tuple[Any, ...]) -> None:
+        """UDP, paired by the kernel: almost every record, so without the detours of the others."""
+        time_ns, _, first_ns, cgroup, source, destination, ifindex, ingress, _, length, retries = fields[
+            :_CAPTURED_LENGTH
+        ]
+        source_port, destination_port, _, _, direction, namespace = fields[_SOURCE_PORT:]
+        ends = Ends(namespace, ifindex, destination + destination_port, source + source_port)
+        self._pairing.answered(ends, payload, first_ns, time_ns)
+        if not self._is_counted(namespace, ifindex, direction, ingress):
             self.messages["not_counted"] += 1
             return
-        message = self._decode(payload, head.payload_length)
+        message = self._decode(payload, length)
         if message is not None:
-            lookup = answered("dns", "udp", ends, seen.cgroup, message, first_ns, head.time_ns)
-            self._pairing.lookup(lookup._replace(retries=head.retries) if head.retries else lookup)
+            lookup = answered("dns", "udp", ends, cgroup, message, first_ns, time_ns)
+            self._pairing.lookup(lookup._replace(retries=retries) if retries else lookup)
 
     def _stream_message(self, seen: Seen, found: StreamMessage) -> None:
         message = self._decode(found.data, found.length)
@@ -215,13 +225,17 @@ class DnsAnalysis:
         self.unparsed[made] += 1
         return None
 
-    def _is_counted(self, seen: Seen) -> bool:
-        return self._counts(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex)
+    def _is_counted(self, namespace: int, ifindex: int, direction: int, ingress_ifindex: int) -> bool:
+        key = namespace, ifindex, direction, ingress_ifindex
+        counted = self._counted.get(key)
+        if counted is None:
+            counted = self._counted[key] = self._counts(*key)
+        return counted
 
     def _response(
         self, protocol: Protocol, transport: Transport, ends: Ends, seen: Seen, message: Message, time_ns: int
     ) -> HeldResponse:
-        counts = self._is_counted(seen)
+        counts = self._is_counted(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex)
         return HeldResponse(protocol, transport, ends, seen.source, seen.cgroup, counts, message, time_ns)
 
     def _query(
@@ -244,7 +258,7 @@ class DnsAnalysis:
             id=message.id,
             opcode=message.opcode,
             questions=message.questions,
-            counts=self._is_counted(seen),
+            counts=self._is_counted(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex),
             head=found.data[:HEAD_OCTETS],
             first_ns=found.time_ns,
             last_ns=found.time_ns,
@@ -277,7 +291,7 @@ class DnsAnalysis:
                     id=identifier,
                     opcode=flags >> 11 & 15,
                     questions=() if question is None else (question,),
-                    counts=self._counts(namespace, ifindex, direction, ingress),
+                    counts=self._is_counted(namespace, ifindex, direction, ingress),
                     head=_QUERY_HEADER(identifier, flags, 1, 0, 0, 0) + octets,
                     first_ns=first_ns,
                     last_ns=last_ns,

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Literal, NamedTuple
 
 from otel_netmon.decode import dns_numbers as numbers
-from otel_netmon.decode.dns import Fault, Message, Question
+from otel_netmon.decode.dns import TRUNCATED_FLAG, Fault, Message, Question
 from otel_netmon.decode.dns_records import Record
 
 Protocol = Literal["dns", "mdns", "llmnr"]
@@ -181,25 +181,26 @@ def answered(
     protocol: Protocol, transport: Transport, ends: Ends, cgroup: int, message: Message, first_ns: int, time_ns: int
 ) -> Lookup:
     """Gives the lookup that this response answers; retries, and what it comes after, are for the caller to fill in."""
+    identifier, flags, rcode, _, answer_count, questions, answers, _, cut, fault = message
     return Lookup(
         protocol,
         transport,
         *ends,
         cgroup,
-        message.id,
-        message.opcode,
-        message.questions,
+        identifier,
+        flags >> 11 & 15,
+        questions,
         "answered",
         None,
         first_ns,
         time_ns - first_ns,
         0,
-        message.rcode,
-        message.header_rcode,
-        message.answer_count,
-        message.answers,
-        message.is_truncated,
+        rcode,
+        flags & 15,
+        answer_count,
+        answers,
+        flags & TRUNCATED_FLAG != 0,
         None,
-        message.cut,
-        message.fault,
+        cut,
+        fault,
     )

@@ -8,6 +8,9 @@ client had an answer shortly before that the name does not exist, or has nothing
   first); the suffix is then known to be of a search list;
 - or differs from this one by labels that were taken out of its middle: the next suffix is often the parent of the one before;
 - or differs by two suffixes that are known.
+
+What is told is therefore a lower bound: a search that ends before the name itself is tried, over suffixes that have nothing
+to do with each other and were never seen before, is taken for lookups of several names.
 """
 
 from __future__ import annotations
@@ -49,15 +52,32 @@ class Search(NamedTuple):
 class _Tried:
     """The names that a client tried one after the other; `next_ns` is when the last of them had its first answer."""
 
-    __slots__ = ("base", "end_ns", "found", "lookups", "names", "next_ns", "start_ns")
+    __slots__ = ("base", "end_ns", "found", "label", "lookups", "names", "next_ns", "start_ns")
 
-    def __init__(self, lookup: Lookup, name: str) -> None:
+    def __init__(self, lookup: Lookup, label: str, name: str) -> None:
+        self.label = label
         self.names = [name]
         self.base = name
         self.lookups = 1
         self.found = False
         self.start_ns = lookup.start_ns
         self.next_ns = self.end_ns = lookup.end_ns
+
+    def merge(self, later: _Tried) -> None:
+        """Takes in what turned out to be of the same search."""
+        self.names += later.names
+        self.lookups += later.lookups
+        self.end_ns = max(self.end_ns, later.end_ns)
+
+    def add(self, lookup: Lookup, name: str, base: str) -> None:
+        """Takes in a lookup that goes on with the search."""
+        if name not in self.names:
+            self.names.append(name)
+            self.base = base
+            self.next_ns = lookup.end_ns
+        self.lookups += 1
+        self.end_ns = max(self.end_ns, lookup.end_ns)
+        self.found = self.found or not lookup.is_negative
 
 
 _Client = tuple[int, bytes, int]
@@ -68,81 +88,81 @@ class Searches:
 
     Args:
         clients_max: of how many clients the names tried last are kept.
-        open_max: how many searches one client may have at a time.
+        open_max: how many searches, and names that may become one, each of them has at a time.
     """
 
     def __init__(self, clients_max: int = 4096, open_max: int = 8) -> None:
         self._clients_max = clients_max
         self._open_max = open_max
-        self._clients: OrderedDict[_Client, dict[str, _Tried]] = OrderedDict()
+        self._clients: OrderedDict[_Client, list[_Tried]] = OrderedDict()
         self._suffixes: OrderedDict[str, None] = OrderedDict()
 
     def add(self, lookup: Lookup) -> list[Search]:
-        """Takes a lookup that came to its end; gives the searches that it ended."""
+        """Takes a lookup that came to its end; gives the searches that lost their place."""
+        if not self._clients and not lookup.is_negative:
+            return []
         if lookup.outcome != "answered" or not lookup.questions or lookup.protocol != "dns":
             return []
         client = lookup.namespace, lookup.client[:16], lookup.cgroup
-        open_searches = self._clients.get(client)
-        if open_searches is None and not lookup.is_negative:
-            return []
+        tried = self._clients.get(client)
+        if tried is None:
+            return self._begin(client, lookup) if lookup.is_negative else []
         name = lookup.name.lower()
         label = name.partition(".")[0]  # the same in all names of a search
-        tried = open_searches.get(label) if open_searches else None
-        if tried is not None and self._goes_on(tried, lookup, name):
-            tried.lookups += 1
-            tried.end_ns = max(tried.end_ns, lookup.end_ns)
-            tried.found = tried.found or not lookup.is_negative
-            return []
-        if not lookup.is_negative:
-            return []
-        ended: list[Search] = []
-        if open_searches is None:
-            open_searches = self._clients[client] = {}
-            if len(self._clients) > self._clients_max:
-                other, lost = self._clients.popitem(last=False)
-                ended += _searches(other, list(lost.values()))
-        if tried is not None:
-            ended += _searches(client, [open_searches.pop(label)])
-        open_searches[label] = _Tried(lookup, name)
-        if len(open_searches) > self._open_max:
-            ended += _searches(client, [open_searches.pop(next(iter(open_searches)))])
-        return ended
+        first: _Tried | None = None
+        first_base = name
+        for each in [each for each in tried if each.label == label]:
+            base = self._base_of(each, lookup, name)
+            if base is None:
+                continue
+            if first is None:
+                first, first_base = each, base
+            elif base == first_base:
+                first.merge(each)
+                tried.remove(each)
+        if first is not None:
+            first.add(lookup, name, first_base)
+        elif lookup.is_negative:
+            tried.append(_Tried(lookup, label, name))
+            if len(tried) > self._open_max:
+                return _searches(client, [tried.pop(0)])
+        return []
 
     def due(self, now_ns: int) -> list[Search]:
         """Gives the searches that nothing went on with for WINDOW_NS."""
         ended: list[Search] = []
         limit = now_ns - WINDOW_NS
-        for client, open_searches in list(self._clients.items()):
-            over = [label for label, tried in open_searches.items() if tried.end_ns < limit]
-            ended += _searches(client, [open_searches.pop(label) for label in over])
-            if not open_searches:
+        for client, tried in list(self._clients.items()):
+            over = [each for each in tried if each.end_ns < limit]
+            if len(over) == len(tried):
                 del self._clients[client]
+            elif over:
+                self._clients[client] = [each for each in tried if each.end_ns >= limit]
+            ended += _searches(client, over)
         return ended
 
-    def _goes_on(self, tried: _Tried, lookup: Lookup, name: str) -> bool:
-        """Whether a lookup is one of a search; takes its name in, if so."""
-        if lookup.start_ns - tried.end_ns > WINDOW_NS:
-            return False
-        if name in tried.names:
-            return True
-        if tried.found or lookup.start_ns < tried.next_ns:
-            return False
-        base = self._base(tried.names[-1], name)
-        if base is None:
-            return False
-        tried.names.append(name)
-        tried.base = min(base, tried.base, key=len)
-        tried.next_ns = lookup.end_ns
-        return True
+    def _begin(self, client: _Client, lookup: Lookup) -> list[Search]:
+        name = lookup.name.lower()
+        self._clients[client] = [_Tried(lookup, name.partition(".")[0], name)]
+        if len(self._clients) <= self._clients_max:
+            return []
+        other, lost = self._clients.popitem(last=False)
+        return _searches(other, lost)
 
-    def _base(self, last: str, name: str) -> str | None:
-        """The name that both are made of, if they are of one search."""
+    def _base_of(self, tried: _Tried, lookup: Lookup, name: str) -> str | None:
+        """The name that was searched for, if a lookup goes on with a search."""
+        if lookup.start_ns - tried.end_ns > WINDOW_NS:
+            return None
+        if name in tried.names:
+            return tried.base
+        if tried.found or lookup.start_ns < tried.next_ns:
+            return None
+        last = tried.names[-1]
         for longer, shorter in ((last, name), (name, last)):
             if longer.startswith(shorter + "."):
                 self._learn(longer[len(shorter) + 1 :])
                 return shorter
-        base = _without_middle(last.split("."), name.split("."))
-        return base or self._by_known_suffixes(last, name)
+        return _without_middle(last.split("."), name.split(".")) or self._by_known_suffixes(last, name)
 
     def _learn(self, suffix: str) -> None:
         self._suffixes[suffix] = None

@@ -186,7 +186,10 @@ def read_opt(data: bytes, offset: int, count: int, suffixes: Suffixes) -> tuple[
 
 def _outline(data: bytes, offset: int, suffixes: Suffixes) -> tuple[str, int, int, int, int]:
     """Name, type, class and TTL of a record, and the offset behind it."""
-    name, offset = read_name(data, offset, suffixes)
+    if data[offset : offset + 1] == b"\0":
+        name, offset = ROOT, offset + 1
+    else:
+        name, offset = read_name(data, offset, suffixes)
     start = offset + _RECORD_OCTETS
     if start > len(data):
         raise EndOfData

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
 /*
  * Appended to tc_monitor.c by kernel_cost.py: three programs that differ only in what they do with a frame whose
- * source address they have just changed, so that BENCH_FLOWS flows are visited in a scattered order.
+ * source address they have just changed, so that BENCH_FLOWS flows are visited in a scattered order; and two that differ
+ * only in what they do with a DNS message whose id they have just changed.
  */
 BPF_TABLE("percpu_hash", struct netmon_flow_key, u64, bare_table, 131072);
 BPF_TABLE("percpu_array", u32, u64, bench_turn, 2);
@@ -58,5 +59,37 @@ int bench_bare(struct __sk_buff *skb)
 int bench_flows(struct __sk_buff *skb)
 {
 	next_flow(skb);
+	return monitor(skb, NETMON_RECEIVE);
+}
+
+/* The id of a message in UDP over IPv4 is the turn: queries with new ids, or their answers. */
+static __always_inline int next_message(struct __sk_buff *skb)
+{
+	u32 turn_index = 0;
+	u64 *turn = bench_turn.lookup(&turn_index);
+	u8 *data = (u8 *)(long)skb->data;
+	u8 *end = (u8 *)(long)skb->data_end;
+
+	if (!turn || data + 44 > end)
+		return 0;
+	*(u16 *)(data + 42) = bpf_htons(*turn);
+	*turn += 1;
+	return 1;
+}
+
+int bench_message(struct __sk_buff *skb)
+{
+	next_message(skb);
+	return VERDICT;
+}
+
+int bench_dns(struct __sk_buff *skb)
+{
+	u8 *data = (u8 *)(long)skb->data;
+	u8 *end = (u8 *)(long)skb->data_end;
+
+	next_message(skb);
+	if (data + 44 <= end && *(u16 *)(data + 36) == bpf_htons(53))
+		return monitor(skb, NETMON_TRANSMIT);
 	return monitor(skb, NETMON_RECEIVE);
 }

@@ -1,4 +1,4 @@
-"""What flow accounting costs in the kernel, net of the empty program, against a bare per-CPU hash increment.
+"""What flow accounting costs in the kernel, net of the empty program, against a bare per-CPU hash increment; and DNS.
 
     python -m bench.kernel_cost
 
@@ -20,17 +20,30 @@ from pathlib import Path
 
 from otel_netmon.abi.enums import Late
 from otel_netmon.kernel import compiler, image, loader, syscalls
+from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
+from otel_netmon.readers.messages import MessageCounts
+from otel_netmon.readers.ring import RingReader
 
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAMS = ("bench_empty", "bench_bare", "bench_flows")
-FRAME = (
-    bytes(12)
-    + b"\x08\0"
-    + struct.pack(">BBHHHBBH4s4s", 0x45, 0, 92, 0, 0, 64, 17, 0, bytes([198, 18, 0, 1]), bytes([198, 18, 0, 2]))
-    + struct.pack(">HHHH", 4000, 5000, 72, 0)
-    + bytes(64)
-)
+DNS_PROGRAMS = ("bench_message", "bench_dns", "netmon_dns")
+CLIENT, SERVER = (bytes([198, 18, 0, 1]), 4000), (bytes([198, 18, 0, 2]), 53)
+RING_BYTES = 1 << 24
+
+
+def frame(source: tuple[bytes, int], destination: tuple[bytes, int], payload: bytes) -> bytes:
+    """UDP over IPv4 between two ends."""
+    addresses, ports = zip(source, destination, strict=True)
+    length = 8 + len(payload)
+    ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + length, 0, 0, 64, 17, 0, *addresses)
+    return bytes(12) + b"\x08\0" + ip + struct.pack(">HHHH", *ports, length, 0) + payload
+
+
+FRAME = frame(CLIENT, (SERVER[0], 5000), bytes(64))
+QUESTION = b"\x03www\x07example\x03org\0\0\1\0\1"
+QUERY = struct.pack(">6H", 0, 0x0100, 1, 0, 0, 0) + QUESTION
+ANSWER = struct.pack(">6H", 0, 0x8180, 1, 1, 0, 0) + QUESTION + b"\xc0\x0c\0\1\0\1\0\0\1\x2c\0\4\xc0\0\2\1"
 COMPILE = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -51,7 +64,7 @@ def compile_bench(folder: Path) -> image.Image:
     if python is None:
         raise SystemExit("no bcc: apt-get install python3-bpfcc")
     output = folder / "bench.json"
-    subprocess.run([python, "-c", COMPILE, str(ROOT), str(sources), str(output), *PROGRAMS], check=True)
+    subprocess.run([python, "-c", COMPILE, str(ROOT), str(sources), str(output), *PROGRAMS, *DNS_PROGRAMS], check=True)
     made = image.load(output)
     assert made is not None
     return made
@@ -87,6 +100,45 @@ def measure(
     return rows
 
 
+def measure_dns(rounds: int) -> dict[str, float]:
+    """Gives the ns of a run with a new query, with its answer, and with a packet on no port of DNS, net of the writing.
+
+    The packet on another port is measured with DNS on and off in turn; every answer has found its query and its record a
+    place in the ring, or this fails.
+    """
+    lookups = 128  # open at a time: what a busy host has
+    with tempfile.TemporaryDirectory() as name:
+        made = compile_bench(Path(name))
+    loaded = loader.LoadedImage(made, {"messages": RING_BYTES, "dns_cache": 1 << 15})
+    taken: dict[str, list[float]] = {"query": [], "answer": [], "other port": [], "other port, DNS off": []}
+    try:
+        empty, dns = (syscalls.TestRun(loaded.program(each), 256) for each in ("bench_message", "bench_dns"))
+        loaded.program("netmon_dns")
+        counts = MessageCounts(loaded.maps["message_counts"], syscalls.possible_cpus())
+        turn = struct.pack("<Q", 0) * syscalls.possible_cpus()
+        with RingReader(loaded.maps["messages"], RING_BYTES) as ring:
+            for _ in range(rounds):
+                set_message_ports(loaded, DNS_PORTS)
+                for what, data in (
+                    ("query", frame(CLIENT, SERVER, QUERY)),
+                    ("answer", frame(SERVER, CLIENT, ANSWER)),
+                    ("other port", FRAME),
+                    ("other port, DNS off", FRAME),
+                ):
+                    if what == "other port, DNS off":
+                        set_message_ports(loaded, {})
+                    syscalls.map_update(loaded.maps["bench_turn"], bytes(4), turn)
+                    base = empty.repeat(data, lookups)
+                    syscalls.map_update(loaded.maps["bench_turn"], bytes(4), turn)
+                    taken[what].append(dns.repeat(data, lookups) - base)
+                records = len(ring.drain().offsets)
+                if records != lookups:
+                    raise SystemExit(f"{records} records of {lookups} answers: {counts.read()}")
+    finally:
+        loaded.close()
+    return {what: statistics.median(each) for what, each in taken.items()}
+
+
 def verifier() -> dict[str, int]:
     """Instructions the verifier processed, by program and variant."""
     result = {}
@@ -115,9 +167,10 @@ def main() -> int:
     placed = measure(131072, [1, 1024, 8192, 65536], arguments.rounds, arguments.repeat, PROGRAMS)
     # 524,288 distinct flows of which the table holds an eighth: seven packets in eight find no place.
     flood = measure(65536, [1, 524288], arguments.rounds, arguments.repeat, ("bench_empty", "bench_flows"))
+    dns = measure_dns(20 * arguments.rounds)
     instructions = verifier()
     if arguments.json:
-        print(json.dumps({"placed": placed, "flood": flood, "instructions": instructions}, indent=1))
+        print(json.dumps({"placed": placed, "flood": flood, "dns": dns, "instructions": instructions}, indent=1))
         return 0
     print(
         "ns a run; net ratio = (flows - empty) / (bare per-CPU hash increment - empty), median and extremes of the rounds"
@@ -131,6 +184,8 @@ def main() -> int:
         f"flood, 524,288 flows into 65,536 places: {many['bench_flows']:g} ns a packet, one flow {one['bench_flows']:g}: "
         f"{gross:.2f} times, net of the empty program {net:.2f}"
     )
+    print("DNS over UDP, ns a packet in all, flow accounting included, net of the empty program:")
+    print("  " + "  ".join(f"{what} {cost:g}" for what, cost in dns.items()))
     print("instructions the verifier processed:")
     for name, count in instructions.items():
         print(f"  {name}: {count}")

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from struct import pack
 from typing import Any
 
@@ -251,7 +251,7 @@ def test_an_answer_that_pairs_is_one_whatever_its_header_counts(programs: Messag
 
 
 # ------------------------------------------------------------------------------------------------ on the way to the message
-WAYS = {
+WAYS: dict[str, Callable[[bytes, bool], bytes]] = {
     "ipv6": lambda udp, back: f.ethernet(f.ipv6(udp, f.UDP, *((f.B6, f.A6) if back else (f.A6, f.B6))), f.IPV6),
     "hop-by-hop": lambda udp, back: f.ethernet(
         f.ipv6(f.extension(udp, f.UDP, 24), f.HOP_BY_HOP, *((f.B6, f.A6) if back else (f.A6, f.B6))), f.IPV6
@@ -278,7 +278,7 @@ def test_messages_are_found_behind(programs: MessagePrograms, way: str) -> None:
     assert ends == ([f.B6, f.A6] if way in ("ipv6", "hop-by-hop", "qinq") else [f.B4, f.A4])
 
 
-TUNNELS = {
+TUNNELS: dict[str, Callable[[bytes], bytes]] = {
     "vxlan": lambda frame: f.ethernet(f.ipv4(f.vxlan(frame), f.UDP, "198.19.0.1", "198.19.0.2")),
     "gre": lambda frame: f.ethernet(f.ipv4(f.gre(frame, f.TEB, key=True), f.GRE, "198.19.0.1", "198.19.0.2")),
     "ipip": lambda frame: f.ethernet(f.ipv4(frame[14:], f.IPIP, "198.19.0.1", "198.19.0.2")),
