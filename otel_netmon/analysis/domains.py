@@ -6,7 +6,7 @@ and flows, in ns.
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections import Counter, OrderedDict
 from typing import Any, NamedTuple
 
@@ -200,7 +200,7 @@ class _Table:
     """The cache as arrays: one row a life, in the order of hashes of client and address."""
 
     def __init__(self, entries: OrderedDict[bytes, list[_Life]]) -> None:
-        self._seed = secrets.randbits(64)
+        self._seed = int.from_bytes(os.urandom(8), "little")
         lives = [life for each in entries.values() for life in each]
         counts = [len(each) for each in entries.values()]
         pairs = np.repeat(np.frombuffer(b"".join(entries), PAIR), counts)
