@@ -231,22 +231,24 @@ def _buckets(series: HistogramSeries) -> list[bytes]:
 
     Tags and lengths below 128 are varints of one byte, so all of it is one row of varints a series.
     """
-    rows, width = series.buckets.shape
+    buckets = series.buckets if series.buckets.size else np.zeros((len(series), 1), np.uint64)
+    rows, width = buckets.shape
     columns = np.arange(width)
-    in_use = series.buckets > 0
-    first = np.where(in_use, columns, width).min(axis=1, initial=width)
-    last = np.where(in_use, columns, -1).max(axis=1, initial=-1)
-    counted = (columns >= first[:, None]) & (columns <= last[:, None])
+    in_use = buckets > 0
+    has_buckets = np.asarray(in_use.any(axis=1))
+    first = in_use.argmax(axis=1)
+    last = width - 1 - in_use[:, ::-1].argmax(axis=1)
+    counted = (columns >= first[:, None]) & (columns <= last[:, None]) & has_buckets[:, None]
     offset = _zigzag(series.offset + first)
-    packed = np.where(counted, varint_sizes(series.buckets), 0).sum(axis=1)
+    packed = np.where(counted, varint_sizes(buckets), 0).sum(axis=1)
     positive = 2 + varint_sizes(offset) + varint_sizes(packed) + packed
     table = np.empty((rows, 8 + width), np.uint64)
     fields = (0x30, _zigzag(series.scale), 0x42, positive, 0x08, offset, 0x12, packed)
     for column, field in enumerate(fields):
         table[:, column] = field
-    table[:, 8:] = series.buckets
+    table[:, 8:] = buckets
     present = np.ones(table.shape, np.bool_)
-    present[:, 2:8] = (last >= 0)[:, None]
+    present[:, 2:8] = has_buckets[:, None]
     present[:, 8:] = counted
     data, ends = varints(table[present])
     bounds = [0, *ends[np.cumsum(present.sum(axis=1)) - 1].tolist()]

@@ -74,11 +74,13 @@ def varints(values: npt.NDArray[np.uint64]) -> tuple[bytes, npt.NDArray[np.int64
     """Numbers as varints, one behind the other, and the offset behind each."""
     sizes = varint_sizes(values)
     ends = np.cumsum(sizes)
-    data = np.zeros(int(sizes.sum()), np.uint8)
-    for index in range(int(sizes.max(initial=0))):
+    starts = ends - sizes
+    data = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
+    data[starts] = values.astype(np.uint8) & 0x7F | (sizes > 1).view(np.uint8) << 7
+    for index in range(1, int(sizes.max(initial=0))):
         rows = np.flatnonzero(sizes > index)
         septets = (values[rows] >> np.uint64(7 * index)).astype(np.uint8) & 0x7F
-        data[ends[rows] - sizes[rows] + index] = septets | ((sizes[rows] > index + 1) << 7).astype(np.uint8)
+        data[starts[rows] + index] = septets | (sizes[rows] > index + 1).view(np.uint8) << 7
     return data.tobytes(), ends
 
 
