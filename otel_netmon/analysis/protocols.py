@@ -143,12 +143,13 @@ class ProtocolTotals:
         self.physical -= gone
 
     def state(self) -> dict[str, Any]:
-        """What another process needs to go on: arrays of int64, one row a key, the key first."""
+        """What another process needs to go on: arrays of uint64, one row a key, the key first."""
         return {
             "counted": _rows(self.counted, 9),
             "handed_over": _rows(self.handed_over, 6),
             "wire": _rows(self.wire, 6),
-            "gone": np.array(list(self._gone_by_slot.items()), np.int64).reshape(-1, 2),
+            "gone": np.array(list(self._gone_by_slot.items()), np.uint64).reshape(-1, 2),
+            "physical": np.array(sorted(self.physical), np.uint64).reshape(-1, 2),
             "read_ns": self._read_ns,
         }
 
@@ -158,11 +159,12 @@ class ProtocolTotals:
         self.handed_over = {Side(*row[:3]): row[3:] for row in state["handed_over"].tolist()}
         self.wire = {Side(*row[:3]): row[3:] for row in state["wire"].tolist()}
         self._gone_by_slot = dict(state["gone"].tolist())
+        self.physical = set(map(tuple, state["physical"].tolist()))
         self._read_ns = int(state["read_ns"])
 
 
-def _rows(table: Mapping[Any, list[int]], width: int) -> npt.NDArray[np.int64]:
-    return np.array([[*key, *values] for key, values in table.items()], np.int64).reshape(-1, width)
+def _rows(table: Mapping[Any, list[int]], width: int) -> npt.NDArray[np.uint64]:
+    return np.array([[*key, *values] for key, values in table.items()], np.uint64).reshape(-1, width)
 
 
 def unplaced(
@@ -214,11 +216,12 @@ class Conservation:
         """What another process needs to go on: arrays of int64, slot and count."""
         base = list((self._base or {}).items())
         return {
+            "begun": self._base is not None,
             "base": np.array(base, np.int64).reshape(-1, 2),
             "missing": np.array(list(self._missing.items()), np.int64).reshape(-1, 2),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from ``state``, before the first check."""
-        self._base = dict(state["base"].tolist())
+        self._base = dict(state["base"].tolist()) if state["begun"] else None
         self._missing = dict(state["missing"].tolist())

@@ -285,4 +285,5 @@ class CounterSeries:
             self._marks, self._marked = marks[order], slots[order]
             if not (self._marks[1:] == self._marks[:-1]).any():
                 return
-            self._seed = int.from_bytes(os.urandom(8), "little")  # two series with one mark: once in 10^11 readings of 10,000
+            # Two series with one mark: once in 10^11 readings of 10,000.
+            self._seed = int.from_bytes(os.urandom(8), "little")

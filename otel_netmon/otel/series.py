@@ -6,9 +6,10 @@ analysis, by weight of traffic; the small sets of interfaces and protocols are f
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from otel_netmon.analysis.budget import Family, share
 from otel_netmon.otel.fold import Fold
@@ -42,6 +43,7 @@ _GROUPS: Mapping[str, _Group] = {
     "unparsed": _Group(("netmon.protocol.unparsed",), 1.0),
 }
 _FOLDED = frozenset(name for group in _GROUPS.values() for name in group.metrics)
+_RESTS = 2  # overflow points of each flow metric, one a direction
 
 
 class SeriesBudget:
@@ -56,40 +58,65 @@ class SeriesBudget:
         self.limit = limit
         self._idle_seconds = idle_seconds
         self._folds = {name: Fold() for name in _GROUPS}
-        self._wanted = dict.fromkeys(_GROUPS, 0)
-        self._agent = 64  # a first guess; every cycle corrects it
+        # First guesses, every cycle corrects them: at the start conversations get no more than their weight gives them.
+        self._wanted = dict.fromkeys(_GROUPS, limit)
+        self._agent = 64
+        self._flows_wanted = 0
         self._shares: dict[str, int] = {}
         self._active: dict[str, int] = {}
 
     def conversations(self, top_k: int) -> int:
         """How many conversations may have a series in the next reading; ``top_k`` at most."""
-        rests = 2
-        families = [
-            Family(AGENT, _AGENT_WEIGHT, self._agent, self._agent),
-            Family(FLOWS, _FLOW_WEIGHT, rests * len(_FLOW_METRICS), (top_k + rests) * len(_FLOW_METRICS)),
-            *(Family(name, group.weight, 0, self._wanted[name]) for name, group in _GROUPS.items()),
-        ]
-        self._shares[FLOWS] = share(self.limit, families)[FLOWS]
-        return max(0, min(top_k, self._shares[FLOWS] // len(_FLOW_METRICS) - rests))
+        self._flows_wanted = (top_k + _RESTS) * len(_FLOW_METRICS)
+        self._share(_RESTS * len(_FLOW_METRICS))
+        return max(0, min(top_k, self._shares[FLOWS] // len(_FLOW_METRICS) - _RESTS))
 
-    def apply(self, points: Mapping[str, Points]) -> dict[str, Points]:
-        """Folds what has no place; every other metric is given back as it is."""
+    def apply(self, points: Mapping[str, Points], now_ns: int | None = None) -> dict[str, Points]:
+        """Folds what has no place; every other metric is given back as it is.
+
+        Args:
+            now_ns: Unix time of the reading; the present where it is not given.
+        """
         result = dict(points)
         sizes = {metric: len(series) for metric, series in points.items()}
         flows = sum(sizes.get(metric, 0) for metric in _FLOW_METRICS)
         self._agent = sum(size for metric, size in sizes.items() if metric not in _FOLDED) - flows
-        self._wanted = {name: sum(sizes.get(m, 0) for m in group.metrics) for name, group in _GROUPS.items()}
-        room = max(0, self.limit - flows - self._agent)
-        self._shares |= share(room, [Family(n, group.weight, 0, self._wanted[n]) for n, group in _GROUPS.items()])
+        self._wanted = {
+            name: sum(sizes.get(metric, 0) for metric in group.metrics) + len(self._folds[name])
+            for name, group in _GROUPS.items()
+        }
+        self._share(flows)
         self._active = {FLOWS: flows, AGENT: self._agent}
         for name, group in _GROUPS.items():
             own = {metric: cast("Sequence[Point]", points[metric]) for metric in group.metrics if metric in points}
             if not own:
                 continue
-            folded = self._folds[name].apply(own, self._shares[name] // len(own))
+            folded = self._folds[name].apply(own, self._shares[name] // len(own), now_ns or time.time_ns())
             result |= folded
             self._active[name] = sum(map(len, folded.values()))
         return result
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What another process needs to go on."""
+        wanted = {f"wanted.{name}": count for name, count in self._wanted.items()}
+        folds = {f"series.{name}": fold.state() for name, fold in self._folds.items()}
+        return {"series": {"agent": self._agent, **wanted}, **folds}
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Goes on where another process was, before the first cycle."""
+        self._agent = state["series"]["agent"]
+        for name, fold in self._folds.items():
+            self._wanted[name] = state["series"][f"wanted.{name}"]
+            fold.restore(state[f"series.{name}"])
+
+    def _share(self, flows: int) -> None:
+        """Shares the limit by weight; the agent's own series and so many of the conversations come first."""
+        families = [
+            Family(AGENT, _AGENT_WEIGHT, self._agent, self._agent),
+            Family(FLOWS, _FLOW_WEIGHT, flows, max(flows, self._flows_wanted)),
+            *(Family(name, group.weight, 0, self._wanted[name]) for name, group in _GROUPS.items()),
+        ]
+        self._shares = share(self.limit, families)
 
     def folded(self, folded_flows: int) -> dict[str, int]:
         """Attribute sets without a series of their own in the last cycle, by family."""

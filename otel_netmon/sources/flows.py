@@ -118,8 +118,8 @@ class FlowSource:
         return self._series.folded
 
     def interfaces(self) -> set[Key]:
-        """(namespace, ifindex) of all that have totals."""
-        return {side[:2] for side in self.traffic.totals.handed_over}
+        """(namespace, ifindex) of all of which something is kept."""
+        return self.traffic.interfaces()
 
     @property
     def live(self) -> int:

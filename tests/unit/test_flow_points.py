@@ -5,39 +5,60 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 from otel_netmon.abi.enums import PROTOCOL_NAMES, Direction, Reason, protocol_name
 from otel_netmon.analysis.edges import Edge
-from otel_netmon.analysis.flows import Conversation, Rest, TopConversations
+from otel_netmon.analysis.flows import BYTES, CONVERSATION
 from otel_netmon.analysis.protocols import ProtocolKey, Side
+from otel_netmon.analysis.series import CounterSeries, SeriesReading
+from otel_netmon.enrich.addresses import address_text
 from otel_netmon.enrich.interfaces import GONE_KEPT, InterfaceNames
 from otel_netmon.kernel.interfaces import Interface
 from otel_netmon.kernel.syscalls import ProgramInfo
 from otel_netmon.otel import flows, interfaces, protocols, selfmon, status_rows
 from otel_netmon.otel.catalogue import CATALOGUE
-from otel_netmon.otel.points import Point
+from otel_netmon.otel.drift import problems
+from otel_netmon.otel.flows import FlowPoints
+from otel_netmon.otel.points import Point, Snapshot
 from otel_netmon.readers.netdev import Counters
 from support.rows import address
 
 START, LATER = 1_700_000_000_000_000_000, 1_700_000_010_000_000_000
 
 
-def conversation(**fields: Any) -> Conversation:
-    made = Conversation(
-        client=address("198.18.0.1"),
-        server=address("198.18.0.2"),
-        server_port=443,
-        protocol=6,
-        direction=0,
-        packets=10,
-        bytes=1000,
-        start_ns=LATER,
-        packets_gained=2,
-        bytes_gained=200,
+def conversation(
+    client: str = "198.18.0.1", server: str = "198.18.0.2", port: int = 443, protocol: int = 6, direction: int = 0
+) -> npt.NDArray[Any]:
+    key = np.zeros((), CONVERSATION)
+    key["client"], key["server"] = (np.frombuffer(address(end), "u1") for end in (client, server))
+    key["server_port"], key["protocol"], key["direction"] = port, protocol, direction
+    return key
+
+
+def series_reading(
+    keys: Sequence[npt.NDArray[Any]],
+    values: Sequence[tuple[int, int]],
+    start_ns: Sequence[int],
+    *,
+    gained: Sequence[tuple[int, int]] | None = None,
+    rest: Sequence[tuple[int, int]] = ((7, 70), (0, 0)),
+) -> SeriesReading:
+    """Packets and bytes by key and of the rest by direction."""
+    return SeriesReading(
+        np.array(keys, CONVERSATION),
+        np.arange(len(keys)),
+        np.array(values, np.uint64).reshape(-1, 2).T,
+        np.array(start_ns, np.uint64),
+        np.array(values if gained is None else gained, np.uint64).reshape(-1, 2).T,
+        np.array(rest, np.uint64),
+        START,
+        len(keys),
+        0,
     )
-    return made._replace(**fields)
 
 
 def interface(index: int, name: str, namespace: int = 0, namespace_name: str = "", kind: str = "veth") -> Interface:
@@ -66,57 +87,99 @@ def check_catalogue(points: Mapping[str, Sequence[Point]]) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------- flows
+FOUR = {
+    "client.address": "198.18.0.1",
+    "server.address": "198.18.0.2",
+    "server.port": 443,
+    "network.transport": "tcp",
+    "network.io.direction": "receive",
+}
+SIX = {
+    "client.address": "fd00::1",
+    "server.address": "fd00::2",
+    "network.transport": "icmpv6",
+    "network.io.direction": "transmit",
+}
+REST = [{"otel.metric.overflow": True, "network.io.direction": way} for way in ("receive", "transmit")]
+
+
 def test_conversations_and_the_rest_become_points() -> None:
-    top = TopConversations(
-        (
-            conversation(),
-            conversation(client=address("fd00::1"), server=address("fd00::2"), protocol=58, server_port=0, direction=1),
-        ),
-        (Rest(0, 7, 70, START), Rest(1, 0, 0, START)),
-        2,
+    points = FlowPoints().points(
+        series_reading(
+            [conversation(), conversation("fd00::1", "fd00::2", 0, 58, 1)],
+            [(10, 1000), (2**53 + 1, 5)],
+            [LATER, LATER - 1],
+        )
     )
-    points = flows.flow_points(top)
     check_catalogue(points)
-    four = {
-        "client.address": "198.18.0.1",
-        "server.address": "198.18.0.2",
-        "server.port": 443,
-        "network.transport": "tcp",
-        "network.io.direction": "receive",
-    }
-    six = {
-        "client.address": "fd00::1",
-        "server.address": "fd00::2",
-        "network.transport": "icmpv6",
-        "network.io.direction": "transmit",
-    }
-    rest = [{"otel.metric.overflow": True, "network.io.direction": way} for way in ("receive", "transmit")]
+    assert problems(Snapshot(LATER, points)) == []
     assert [(dict(p.attributes), p.value, p.start_time_unix_nano) for p in points["netmon.flow.packets"]] == [
-        (four, 10, LATER),
-        (six, 10, LATER),
-        (rest[0], 7, START),
-        (rest[1], 0, START),
+        (REST[0], 7, START),
+        (REST[1], 0, START),
+        (FOUR, 10, LATER),
+        (SIX, 2**53 + 1, LATER - 1),
     ]
-    assert [p.value for p in points["netmon.flow.io"]] == [1000, 1000, 70, 0]
-    assert [p.attributes for p in points["netmon.flow.io"]] == [p.attributes for p in points["netmon.flow.packets"]]
+    assert [p.value for p in points["netmon.flow.io"]] == [70, 0, 1000, 5]
+    assert points["netmon.flow.io"].attributes is points["netmon.flow.packets"].attributes
 
 
-@given(
-    st.lists(
-        st.builds(
-            conversation,
-            client=st.binary(min_size=16, max_size=16),
-            server_port=st.integers(0, 65535),
-            protocol=st.integers(0, 255),
-            direction=st.integers(0, 1),
-        ),
-        unique_by=lambda each: (each.client, each.server_port, each.protocol, each.direction),
-        max_size=20,
-    )
+def test_without_conversations_there_is_the_rest() -> None:
+    points = FlowPoints().points(series_reading([], [], []))
+    assert [(dict(p.attributes), p.value) for p in points["netmon.flow.io"]] == [(REST[0], 70), (REST[1], 0)]
+
+
+def by_conversation(reading: SeriesReading) -> list[tuple[dict[str, object], int, int]]:
+    """What the points of a reading must be, one by one and without memory."""
+    listed = []
+    for key, (_, octets), start in zip(reading.keys, reading.values.T.tolist(), reading.start_ns.tolist(), strict=True):
+        attributes: dict[str, object] = {
+            "client.address": address_text(key["client"].tobytes()),
+            "server.address": address_text(key["server"].tobytes()),
+            "network.transport": protocol_name(int(key["protocol"])),
+            "network.io.direction": flows.DIRECTIONS[int(key["direction"])],
+        }
+        if key["server_port"]:
+            attributes["server.port"] = int(key["server_port"])
+        listed.append((attributes, octets, start))
+    return listed
+
+
+KEYS = st.builds(
+    conversation,
+    client=st.ip_addresses(v=6).map(str),
+    port=st.integers(0, 65535),
+    protocol=st.integers(0, 255),
+    direction=st.integers(0, 1),
 )
-def test_different_conversations_are_different_series(listed: list[Conversation]) -> None:
-    points = flows.flow_points(TopConversations(tuple(listed), (), len(listed)))
-    assert len(by_attributes(points["netmon.flow.io"])) == len(listed)
+
+
+@settings(deadline=None)
+@given(
+    pool=st.lists(KEYS, min_size=1, max_size=12, unique_by=lambda key: bytes(key.tobytes())),
+    cycles=st.lists(
+        st.tuples(st.lists(st.tuples(st.integers(0, 11), st.integers(1, 9))), st.integers(0, 8)), max_size=8
+    ),
+)
+def test_points_follow_series_that_come_and_go(
+    pool: list[npt.NDArray[Any]], cycles: list[tuple[list[tuple[int, int]], int]]
+) -> None:
+    """Places are taken by others, and attribute sets are kept from cycle to cycle: never those of another series."""
+    series = CounterSeries(CONVERSATION, 2, 2, 5, START, 3)
+    made = FlowPoints()
+    before: dict[bytes, object] = {}
+    for number, (gains, limit) in enumerate(cycles, start=1):
+        keys = np.array([pool[which % len(pool)] for which, _ in gains], CONVERSATION)
+        amounts = np.array([amount for _, amount in gains], np.uint64)
+        series.limit = limit
+        series.update(keys, np.stack([amounts, amounts]), BYTES, keys["direction"].astype(np.intp), START + number)
+        reading = series.reading()
+        points = made.points(reading)["netmon.flow.io"]
+        told = [(dict(p.attributes), p.value, p.start_time_unix_nano) for p in points][2:]
+        assert told == by_conversation(reading)
+        assert len({frozenset(attributes.items()) for attributes, _, _ in told}) == len(told)
+        sets = dict(zip((key.tobytes() for key in reading.keys), points.attributes[2:], strict=True))
+        assert all(sets[key] is known for key, known in before.items() if key in sets), "encoded once while it lives"
+        before = dict(sets)
 
 
 def test_protocols_have_names_or_their_number() -> None:
@@ -132,8 +195,13 @@ def test_protocols_have_names_or_their_number() -> None:
 
 
 def test_rows_of_the_status_have_rates() -> None:
-    top = TopConversations((conversation(), conversation(server_port=0, direction=1, bytes_gained=1)), (), 2)
-    rows = status_rows.flow_rows(top, 3.0)
+    reading = series_reading(
+        [conversation(port=0, direction=1), conversation()],
+        [(10, 1000), (10, 1000)],
+        [LATER, LATER],
+        gained=[(2, 1), (2, 200)],
+    )
+    rows = status_rows.flow_rows(reading, 3.0)
     assert rows[0] == {
         "client": "198.18.0.1",
         "server": "198.18.0.2",
@@ -146,6 +214,18 @@ def test_rows_of_the_status_have_rates() -> None:
         "packets": 10,
     }
     assert (rows[1]["port"], rows[1]["direction"], rows[1]["bytes_per_second"]) == (None, "transmit", 0.333)
+
+
+def test_the_status_has_the_busiest_rows_only() -> None:
+    count = status_rows.ROWS + 7
+    reading = series_reading(
+        [conversation(port=port) for port in range(1, count + 1)],
+        [(1, 9)] * count,
+        [LATER] * count,
+        gained=[(1, number * 31 % count) for number in range(count)],
+    )
+    rates = [row["bytes_per_second"] for row in status_rows.flow_rows(reading, 1.0)]
+    assert rates == sorted(range(count), reverse=True)[: status_rows.ROWS]
 
 
 # ------------------------------------------------------------------------------------------------------------- protocols
@@ -280,9 +360,10 @@ def test_rows_of_interfaces_have_both_sides_in_order() -> None:
 # --------------------------------------------------------------------------------------------------------- the agent itself
 def test_stages_tell_what_was_delivered_and_dropped() -> None:
     points = selfmon.stage_points(
+        {"delivered": 7, "dropped": {"unattributed": 2}},
         {
-            "kernel": {"delivered": 7, "dropped": {"unattributed": 2}},
-            "export": {"delivered": 5, "dropped": {"superseded": 1, "refused": 3}},
+            ("otlp", "export", "metric_points"): {"delivered": 5, "dropped": {"superseded": 1, "refused": 3}},
+            ("second", "spool", "spans"): {"delivered": 4, "dropped": {}},
         },
         START,
     )
@@ -291,10 +372,13 @@ def test_stages_tell_what_was_delivered_and_dropped() -> None:
     assert [tuple(row.values()) for row in rows] == [
         ("kernel", "packets", "delivered", 7),
         ("kernel", "packets", "dropped", "unattributed", 2),
-        ("export", "metric_points", "delivered", 5),
-        ("export", "metric_points", "dropped", "superseded", 1),
-        ("export", "metric_points", "dropped", "refused", 3),
+        ("export", "metric_points", "otlp", "delivered", 5),
+        ("export", "metric_points", "otlp", "dropped", "superseded", 1),
+        ("export", "metric_points", "otlp", "dropped", "refused", 3),
+        ("spool", "spans", "second", "delivered", 4),
     ]
+    without = selfmon.stage_points(None, {}, START)
+    assert without == {"netmon.pipeline.items": []}
 
 
 def test_probes_tell_their_state_and_its_reason() -> None:
@@ -336,17 +420,20 @@ def test_without_statistics_of_the_kernel_there_are_no_points_of_programs() -> N
 
 
 def test_sizes_and_receiver_counters() -> None:
-    points = selfmon.size_points({"flow_table": (3, 65536), "protocol_stats": (1, 8192)}, (5, 500), 1234, START)
+    points = selfmon.map_points({"flow_table": (3, 65536), "protocol_stats": (1, 8192)}, START)
+    points |= selfmon.receiver_points(1234, START)
     check_catalogue(points)
     assert {name: [p.value for p in listed] for name, listed in points.items()} == {
         "netmon.bpf.map.entries": [3, 1],
         "netmon.bpf.map.capacity": [65536, 8192],
-        "netmon.series.active": [5],
-        "netmon.series.limit": [500],
         "otelcol_receiver_accepted_metric_points": [1234],
         "otelcol_receiver_refused_metric_points": [0],
         "otelcol_receiver_failed_metric_points": [0],
     }
+    flow_points = FlowPoints().points(series_reading([conversation()], [(1, 1)], [START]))
+    assert selfmon.exported_points(Snapshot(LATER, {**points, **flow_points})) == 4 + 6, (
+        "what Prometheus alone has is no part"
+    )
 
 
 @pytest.mark.parametrize("direction", Direction)

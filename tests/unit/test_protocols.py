@@ -204,6 +204,18 @@ def test_a_pipeline_that_begins_later_takes_what_it_finds_as_its_base() -> None:
     assert check.missing == 5
 
 
+def test_one_that_goes_on_for_another_has_the_same_base() -> None:
+    for readings in range(3):
+        one, other = Conservation(), Conservation()
+        for number in range(readings):
+            one.check({2: 1000 + number, 4: 7}, {2: 400})
+        other.restore(one.state())
+        for check in (one, other):
+            check.check({2: 1010, 4: 9, 5: 1}, {2: 410, 5: 1})
+        assert (one.missing, one.attributed) == (other.missing, other.attributed)
+        assert one.state()["base"].tolist() == other.state()["base"].tolist()
+
+
 def test_an_interface_that_appears_later_is_held_to_the_first_packet() -> None:
     check = Conservation()
     check.check({2: 5}, {2: 5})
@@ -218,3 +230,7 @@ def test_counts_are_numbers_of_python() -> None:
     (value,) = totals.counted.values()
     assert value == [2**61, 2**61 + 2**63, START]
     assert all(type(number) is int for number in value)
+    other = ProtocolTotals(START)
+    other.restore(totals.state())
+    assert other.counted == totals.counted
+    assert all(type(number) is int for key, counts in other.counted.items() for number in (*key, *counts))

@@ -6,15 +6,15 @@ import dataclasses
 from collections import Counter
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from otel_netmon.abi.enums import FLOW_FORWARDED, SEQUENCE_SERVER, Direction, Kind, hook_slot
 from otel_netmon.analysis.edges import Edge
-from otel_netmon.analysis.flows import TopConversations
+from otel_netmon.analysis.flows import BYTES, PACKETS
 from otel_netmon.analysis.protocols import Side
+from otel_netmon.analysis.series import SeriesReading
 from otel_netmon.analysis.traffic import Traffic
 from support.rows import address, counters, flow, flow_key, reading, row_key
 
@@ -26,14 +26,21 @@ NOTHING = Edge(count_receive=False, count_transmit=False, counted=frozenset())
 Pair = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 
-def traffic(*, begin_at_zero: bool = True, top_k: int = 10) -> Traffic:
-    return Traffic(top_k, START, EPHEMERAL, begin_at_zero)
+def traffic(*, top_k: int = 10) -> Traffic:
+    return Traffic(top_k, START, EPHEMERAL)
 
 
-def sums(top: TopConversations) -> tuple[int, int]:
-    packets = [each.packets for each in top.conversations] + [each.packets for each in top.rest]
-    octets = [each.bytes for each in top.conversations] + [each.bytes for each in top.rest]
-    return sum(packets), sum(octets)
+def sums(flows: SeriesReading) -> tuple[int, int]:
+    """Packets and bytes of all series and of the rest."""
+    packets, octets = (flows.values.sum(axis=1) + flows.rest.sum(axis=0)).tolist()
+    return packets, octets
+
+
+def by_direction(flows: SeriesReading) -> dict[int, tuple[int, int]]:
+    """Packets and bytes of series, of which there must be one a direction."""
+    directions = flows.keys["direction"].tolist()
+    assert len(set(directions)) == len(directions)
+    return dict(zip(directions, map(tuple, flows.values.T.tolist()), strict=True))
 
 
 def test_a_conversation_has_both_directions_under_one_name() -> None:
@@ -48,16 +55,17 @@ def test_a_conversation_has_both_directions_under_one_name() -> None:
         {},
         NEXT,
     )
-    client, server = address("198.18.0.1"), address("198.18.0.2")
-    assert {(each.client, each.server, each.server_port) for each in top.conversations} == {(client, server, 443)}
-    assert [(each.direction, each.packets, each.bytes) for each in top.conversations] == [(1, 4, 350), (0, 2, 200)]
-    assert (top.active, sums(top)) == (2, (6, 550))
+    assert {key["client"].tobytes() for key in top.keys} == {address("198.18.0.1")}
+    assert {key["server"].tobytes() for key in top.keys} == {address("198.18.0.2")}
+    assert set(top.keys["server_port"].tolist()) == {443}
+    assert by_direction(top) == {1: (4, 350), 0: (2, 200)}
+    assert (top.active, top.folded, sums(top)) == (2, 0, (6, 550))
 
 
 def test_the_handshake_decides_who_is_the_client() -> None:
     key = flow_key(source_port=40000, destination_port=443)
     top = traffic().update(reading([(key, flow(1, 1, sequence_state=SEQUENCE_SERVER))]), {}, NEXT)
-    assert top.conversations[0].server_port == 40000
+    assert top.keys["server_port"].tolist() == [40000]
 
 
 def test_rows_that_close_are_counted_one_last_time() -> None:
@@ -70,15 +78,27 @@ def test_rows_that_close_are_counted_one_last_time() -> None:
     assert seen.totals.packets_by_slot() == {hook_slot(2, 0, 0): 11}
 
 
-def test_a_later_pipeline_begins_where_the_one_before_ended() -> None:
-    seen = traffic(begin_at_zero=False)
+def test_what_the_programs_counted_before_the_first_reading_is_counted() -> None:
+    """The maps are empty when the agent starts; what they hold at the first reading came after that."""
+    seen = traffic()
     rows = [(row_key(kind=Kind.OVERFLOW), counters(7, 70))]
-    top = seen.update(reading([(flow_key(), flow(100, 1000))], rows=rows), {hook_slot(2, 0, 0): 107}, NEXT)
-    assert sums(top) == (0, 0)
-    assert (seen.totals.counted, seen.conservation.missing) == ({}, 0)
-    top = seen.update(reading([(flow_key(), flow(101, 1010))], rows=rows), {hook_slot(2, 0, 0): 108}, NEXT + 1)
-    assert sums(top) == (1, 10)
-    assert seen.conservation.missing == 0
+    slot = hook_slot(2, 0, 0)
+    top = seen.update(reading([(flow_key(), flow(100, 1000))], rows=rows), {slot: 107}, NEXT)
+    assert (sums(top), top.rest.tolist(), top.rest_start_ns) == ((107, 1070), [[7, 70], [0, 0]], START)
+    assert top.start_ns.tolist() == [START]
+    top = seen.update(reading([(flow_key(), flow(101, 1010))], rows=rows), {slot: 108}, NEXT + 1)
+    assert sums(top) == (108, 1080)
+    assert top.gained.tolist() == [[1], [10]]
+    assert (seen.conservation.attributed, seen.conservation.missing) == (108, 0)
+
+
+def test_the_conversations_of_a_reading_are_those_that_gained() -> None:
+    seen = traffic(top_k=0)
+    rows = [(flow_key(source_port=port), flow(1, 10)) for port in (40001, 40002)]
+    assert seen.update(reading(rows), {}, NEXT).folded == 1
+    assert [each["server_port"] for each in seen.conversations] == [443, 443]
+    seen.update(reading([rows[0], (flow_key(destination_port=53), flow(1, 10))]), {}, NEXT)
+    assert [each["server_port"] for each in seen.conversations] == [53]
 
 
 def test_what_the_hook_saw_and_the_rows_do_not_hold_is_missing() -> None:
@@ -103,7 +123,7 @@ def test_an_edge_of_one_direction() -> None:
     seen = traffic()
     seen.set_interfaces({(0, 2): dataclasses.replace(EVERYTHING, count_receive=False)}, [])
     top = seen.update(reading([(flow_key(direction=d), flow(1 + 9 * d, 60)) for d in Direction]), {}, NEXT)
-    assert [(each.direction, each.packets) for each in top.conversations] == [(1, 10)]
+    assert by_direction(top) == {1: (10, 60)}
 
 
 def test_a_forwarded_packet_counts_where_its_way_in_was_not_counted() -> None:
@@ -217,10 +237,10 @@ def test_conversations_and_the_rest_are_what_the_edges_count(
             for key, row in table.items()
         ]
         top = seen.update(reading(live), dict(handed), NEXT)
-        one_by_one[0] += sum(each.packets_gained for each in top.conversations)
-        one_by_one[1] += sum(each.bytes_gained for each in top.conversations)
-        assert len(top.conversations) <= top_k
-        rest = sum(each.packets for each in top.rest), sum(each.bytes for each in top.rest)
+        one_by_one[0] += int(top.gained[PACKETS].sum())
+        one_by_one[1] += int(top.gained[BYTES].sum())
+        assert len(top.keys) <= top_k
+        rest = top.rest.sum(axis=0).tolist()
         assert (one_by_one[0] + rest[0], one_by_one[1] + rest[1]) == (want["packets"], want["bytes"])
     assert seen.conservation.missing == 0
     assert seen.totals.packets_by_slot() == dict(handed)
@@ -228,5 +248,5 @@ def test_conversations_and_the_rest_are_what_the_edges_count(
 
 def test_a_reading_of_nothing() -> None:
     top = traffic().update(reading(), {}, NEXT)
-    assert (top.conversations, top.active, sums(top)) == ((), 0, (0, 0))
-    assert np.array([each.start_ns for each in top.rest]).tolist() == [START, START]
+    assert (len(top.keys), top.active, top.folded, sums(top)) == (0, 0, 0, (0, 0))
+    assert top.rest_start_ns == START
