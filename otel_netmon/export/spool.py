@@ -93,6 +93,7 @@ class Spool:
             except OSError as error:
                 raise self._error("use", error) from error
             opened.pop_all()
+        self._save()  # what was found behind the cursor is known from here on, whatever becomes of it
         self._tidy()
 
     def _open_lanes(self, opened: contextlib.ExitStack) -> None:

@@ -27,6 +27,10 @@ WINDOW_BYTES: Final = 64 << 10
 """Read at a time where damage makes the next record hard to find."""
 
 
+def _nonce() -> int:
+    return int.from_bytes(os.urandom(4), "little")
+
+
 class Found(NamedTuple):
     """A record whose header is whole and whose bytes are all there."""
 
@@ -77,7 +81,7 @@ class Segment:
         Raises:
             OSError: it cannot be made; nothing is left of it.
         """
-        nonce = int.from_bytes(os.urandom(4), "little")
+        nonce = _nonce()
         path = directory / segment_name(begin.sequence, nonce)
         segment = cls(path, 0)
         segment._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
