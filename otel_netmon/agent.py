@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from otel_netmon.abi.enums import PortProtocol
 from otel_netmon.attachments import TC_HOOKS, Attachments
 from otel_netmon.config import reload
 from otel_netmon.config.checks import FIRST_DESTINATION
@@ -26,6 +27,8 @@ from otel_netmon.control import Channel
 from otel_netmon.errors import ImageError, NetmonError
 from otel_netmon.kernel import loader
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
+from otel_netmon.kernel.image import TAIL_CALLS
+from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
 from otel_netmon.kernel.namespaces import open_netdev
 from otel_netmon.selfmon.journal import Journal
 
@@ -134,7 +137,7 @@ class Supervisor:
                     "flows",
                     "tc_monitor",
                     config.probes.flows.enabled,
-                    {"flow_table": config.probes.flows.table_entries},
+                    {"flow_table": config.probes.flows.table_entries, "messages": config.probes.dns.ring_bytes},
                 ),
                 ("xdp", "xdp_monitor", config.probes.xdp.enabled, {}),
             ):
@@ -152,7 +155,8 @@ class Supervisor:
                     loaded = loader.LoadedImage(image, sizes)
                     try:
                         for program in image.programs:
-                            loaded.program(program)
+                            if program not in TAIL_CALLS:
+                                loaded.program(program)
                     except NetmonError:
                         loaded.close()
                         raise
@@ -163,10 +167,27 @@ class Supervisor:
                     self._journal.error("probe.off", probe=name, reason="kernel_refuses", detail=str(error))
                     continue
                 images.loaded[stem] = loaded
+            self._load_dns(config, images)
         except BaseException:
             images.close()
             raise
         return images
+
+    def _load_dns(self, config: Config, images: Images) -> None:
+        """Lets the programs of tc_monitor call the one for DNS; if the kernel refuses that one, flows are counted all the same."""
+        tc = images.loaded.get("tc_monitor")
+        if not config.probes.dns.enabled:
+            return
+        if tc is None:
+            images.failed["dns"] = ("needs_flows", "the programs of probes.flows call it, and that probe is off")
+            return
+        try:
+            tc.program("netmon_dns")
+            own = {int(port): PortProtocol.DNS for port in config.probes.dns.ports}
+            set_message_ports(tc, {**DNS_PORTS, **own})
+        except (NetmonError, OSError) as error:
+            images.failed["dns"] = ("kernel_refuses", str(error))
+            self._journal.error("probe.off", probe="dns", reason="kernel_refuses", detail=str(error))
 
     def _find_interfaces(self, config: Config) -> tuple[InterfaceTable, list[Event]]:
         settings = config.interfaces
@@ -428,6 +449,7 @@ class Supervisor:
         probes = []
         for name, hooks, enabled in (
             ("flows", tuple(TC_HOOKS), self._config.probes.flows.enabled),
+            ("dns", tuple(TC_HOOKS), self._config.probes.dns.enabled),
             ("xdp", ("xdp",), self._config.probes.xdp.enabled),
             ("interfaces", (), self._config.probes.interfaces.enabled),
         ):

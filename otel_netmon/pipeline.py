@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from otel_netmon.abi.enums import Direction
 from otel_netmon.analysis.edges import edge_rule
 from otel_netmon.analysis.protocols import Side
 from otel_netmon.checkpoint import Checkpoint
@@ -37,16 +36,14 @@ from otel_netmon.kernel import syscalls
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.otel import selfmon
 from otel_netmon.otel.events import AgentEvents
-from otel_netmon.otel.histograms import Durations
+from otel_netmon.otel.histograms import Distribution
 from otel_netmon.otel.points import Points, Snapshot
 from otel_netmon.otel.resource import build_resource
 from otel_netmon.otel.series import SeriesBudget
 from otel_netmon.otel.status_rows import flow_rows, interface_rows
 from otel_netmon.selfmon import logging
 from otel_netmon.selfmon.status import ExportStatus, FlowsStatus, ProbeStatus, StageStatus, Status, build
-from otel_netmon.sources.flows import FlowSource
-from otel_netmon.sources.interfaces import InterfaceSource
-from otel_netmon.sources.xdp import XdpSource
+from otel_netmon.sources.probes import Sources
 
 FLUSH_SECONDS = 5.0
 
@@ -81,16 +78,11 @@ class Pipeline:
         self._accepted = 0
         self._snapshot: Snapshot | None = None
         self._status: Status | None = None
-        maps, programs = setup["maps"], setup["programs"]
-        self._flows = (
-            FlowSource(maps["tc_monitor"], programs["tc_monitor"], config, start_ns) if "tc_monitor" in maps else None
-        )
-        self._xdp = XdpSource(maps["xdp_monitor"], start_ns) if "xdp_monitor" in maps else None
-        self._interfaces = InterfaceSource(setup["netdev"], boot_ns, start_ns)
+        self._sources = Sources(config, setup["maps"], setup["programs"], setup["netdev"], start_ns, boot_ns)
         self._budget = SeriesBudget(config.limits.series, config.limits.series_idle_seconds)
         self._events = AgentEvents()
-        self._durations = Durations("netmon.pipeline.cycle.duration", self._process_start_ns)
-        self._attempts = Durations("otel.sdk.exporter.operation.duration", self._process_start_ns)
+        self._durations = Distribution("netmon.pipeline.cycle.duration", self._process_start_ns)
+        self._attempts = Distribution("otel.sdk.exporter.operation.duration", self._process_start_ns)
         self._checkpoint = Checkpoint(setup["checkpoint"])
         self._save_failed = False
         resource = build_resource(config.resource.attributes)
@@ -113,23 +105,14 @@ class Pipeline:
         saved = self._checkpoint.load()
         if saved is None:
             return
-        if self._flows is not None and "traffic.flows" in saved:
-            self._flows.restore(saved)
-            self._gone = self._flows.interfaces()  # but for those that the supervisor will name
-        if self._xdp is not None and "xdp.totals" in saved:
-            self._xdp.restore(saved)
+        self._gone = self._sources.restore(saved)  # but for those that the supervisor will name
+        self._budget.restore(saved)
         self._receivers.restore(saved)
         self._log.info("pipeline.resumed", sections=len(saved))
 
     def _save(self) -> None:
-        sections: dict[str, dict[str, Any]] = {}
-        if self._flows is not None:
-            sections |= self._flows.state()
-        if self._xdp is not None:
-            sections |= self._xdp.state()
-        sections |= self._receivers.state()
         try:
-            self._checkpoint.save(sections)
+            self._checkpoint.save({**self._sources.state(), **self._budget.state(), **self._receivers.state()})
             self._save_failed = False
         except OSError as error:
             if not self._save_failed:
@@ -137,8 +120,7 @@ class Pipeline:
                     "checkpoint.failed", error=str(error), consequence="a pipeline that dies now loses counts"
                 )
             self._save_failed = True
-        if self._flows is not None:
-            self._flows.settle()
+        self._sources.settle()
 
     # ---- life
 
@@ -186,7 +168,7 @@ class Pipeline:
         for message, fds in self._channel.receive():
             if message["kind"] != "interfaces":
                 continue
-            self._interfaces.set_namespaces(dict(zip(message["netdev"], fds, strict=True)))
+            self._sources.interfaces.set_namespaces(dict(zip(message["netdev"], fds, strict=True)))
             self._take_interfaces(message)
 
     def _take_interfaces(self, message: Mapping[str, Any]) -> None:
@@ -202,13 +184,12 @@ class Pipeline:
                 self._hooks[interface.key] = hooks
         self._names.update(monitored.values())
         self._gone = (self._gone | self._known.keys()) - monitored.keys()
-        self._interfaces.forget(self._gone)
+        self._sources.interfaces.forget(self._gone)
         self._known = monitored
         self._edges = edge_rule(every, monitored, decapsulate=self._config.probes.flows.decapsulate).edges
-        if self._flows is not None:
-            self._flows.set_interfaces(
-                self._edges, [key for key, interface in monitored.items() if interface.kind == "physical"]
-            )
+        self._sources.set_interfaces(
+            self._edges, [key for key, interface in monitored.items() if interface.kind == "physical"]
+        )
         self._probes = message["probes"]
         if self._snapshot is None:
             self._cycle()
@@ -225,71 +206,45 @@ class Pipeline:
     def _cycle(self) -> None:
         began = time.perf_counter()
         now_ns = time.time_ns()
-        points = self._read(now_ns)
-        self._save()  # before anybody is told: what is told must never be told again
+        points = self._sources.read(list(self._known.values()), self._names, self._budget, now_ns)
         self._measure_rates()
-        points |= self._about_the_agent()
-        snapshot = Snapshot(now_ns, self._budget.apply(points))
+        points = self._budget.apply(points | self._about_the_agent(), now_ns)
+        self._save()  # before anybody is told: what is told must never be told again
+        snapshot = Snapshot(now_ns, points)
         self._accepted += selfmon.exported_points(snapshot)
         self._status = self._build_status()
         self._snapshot = snapshot
         if self._gone:
-            # Their last packets are in this snapshot.
-            for source in (self._flows, self._xdp):
-                if source is not None:
-                    source.forget(self._gone)
+            self._sources.forget(self._gone)  # their last packets are in this snapshot
             self._gone = set()
         self._receivers.offer(snapshot)
+        self._hand_on_spans()
         self._receivers.offer_events(self._events.probes(self._probes, now_ns))
-        self._receivers.offer_events(
-            self._events.folded(self._budget.folded(self._folded()), self._config.limits.series, now_ns)
-        )
+        folded = self._budget.folded(self._sources.diversity())
+        self._receivers.offer_events(self._events.folded(folded, self._config.limits.series, now_ns))
         self._durations.record([({}, time.perf_counter() - began)])
 
-    def _read(self, now_ns: int) -> dict[str, Points]:
-        known = self._known.values()
-        points: dict[str, Points] = {}
-        if self._flows is not None:
-            self._flows.read(known, self._budget.conversations(self._config.flows.top_k), now_ns)
-            points |= self._flows.points(self._names)
-        if self._config.probes.interfaces.enabled:
-            self._interfaces.read(known, self._hook_totals)
-            points |= self._interfaces.points(self._names)
-        if self._xdp is not None:
-            self._xdp.read(now_ns)
-            points |= self._xdp.points(self._names)
-        return points
-
-    def _hook_totals(self) -> Mapping[int, Any]:
-        if self._flows is None:
-            return {}
-        return self._flows.totals([(i.index, i.namespace, d) for i in self._known.values() for d in Direction])
+    def _hand_on_spans(self) -> None:
+        for batch in self._sources.take_spans():
+            self._receivers.offer_spans(batch)
 
     def _about_the_agent(self) -> dict[str, Points]:
         start_ns = self._process_start_ns
         self._attempts.record(self._receivers.take_attempts())
-        kernel = self._flows.stage() if self._flows is not None else None
-        maps = self._flows.map_sizes() if self._flows is not None else {}
         return {
-            **selfmon.stage_points(kernel, self._receivers.stages(), start_ns),
+            **selfmon.stage_points(self._sources.stages(), self._receivers.stages(), start_ns),
             **selfmon.probe_points(self._probes, start_ns),
             **selfmon.program_points(map(syscalls.program_info, self._programs.values()), start_ns),
-            **selfmon.map_points(maps, start_ns),
+            **selfmon.map_points(self._sources.map_sizes(), start_ns),
             **selfmon.receiver_points(self._accepted, start_ns),
             **self._durations.points(),
             **self._attempts.points(),
-            **self._budget.points(self._folded(), self._distinct()[1], start_ns),
+            **self._budget.points(self._sources.diversity(), start_ns),
         }
-
-    def _folded(self) -> int:
-        return self._flows.folded if self._flows is not None else 0
-
-    def _distinct(self) -> tuple[float, Mapping[str, float]]:
-        return self._flows.distinct() if self._flows is not None else (0.0, {})
 
     def _measure_rates(self) -> None:
         now = time.monotonic()
-        current = self._flows.by_side() if self._flows is not None else {}
+        current = self._sources.by_side()
         then, previous = self._previous
         seconds = max(now - then, 1e-3)
         self._rates = {
@@ -303,8 +258,9 @@ class Pipeline:
 
     def _stages(self) -> dict[str, StageStatus]:
         stages: dict[str, StageStatus] = {}
-        if self._flows is not None:
-            stages["kernel"] = self._flows.stage()
+        kernel = self._sources.stages().get(("kernel", "packets"))
+        if kernel is not None:
+            stages["kernel"] = kernel
         export = self._receivers.stages().get((FIRST_DESTINATION, "export", "metric_points"))
         if export is not None:
             stages["export"] = export
@@ -314,7 +270,8 @@ class Pipeline:
         export: ExportStatus = self._receivers.status()
         if self._server is not None:
             export["prometheus"] = {"listen": self._server.listening}
-        totals = self._flows.traffic.totals if self._flows is not None else None
+        flows = self._sources.flows
+        totals = flows.traffic.totals if flows is not None else None
         interval = self._config.export.interval_seconds
         return build(
             uptime_seconds=time.monotonic() - self._started_monotonic,
@@ -329,14 +286,14 @@ class Pipeline:
                 totals.handed_over if totals is not None else {},
                 totals.wire if totals is not None else {},
                 self._rates,
-                self._interfaces.shares,
+                self._sources.interfaces.shares,
             ),
             flows=FlowsStatus(
-                live=self._flows.live if self._flows is not None else 0,
+                live=flows.live if flows is not None else 0,
                 capacity=self._config.probes.flows.table_entries,
-                top=flow_rows(self._flows.series, interval) if self._flows is not None else [],
+                top=flow_rows(flows.series, interval) if flows is not None else [],
             ),
-            series=self._budget.status(self._folded(), *self._distinct()),
+            series=self._budget.status(self._sources.diversity()),
             export=export,
         )
 

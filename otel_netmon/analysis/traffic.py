@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set as AbstractSet
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,22 @@ _SIGHTING = np.dtype(
 )
 
 
+class Gained(NamedTuple):
+    """Rows of flow_table that gained something in a reading, those that the edge rule counts.
+
+    Attributes:
+        conversations: CONVERSATION, shape (n,), some of them more than once.
+        counters: uint64, shape (2, n): packets and bytes gained.
+        first_ns: uint64, shape (n,): when the row's first packet came, CLOCK_MONOTONIC.
+        by_client: bool, shape (n,): whether the packets of the row are the client's.
+    """
+
+    conversations: npt.NDArray[Any]
+    counters: npt.NDArray[np.uint64]
+    first_ns: npt.NDArray[np.uint64]
+    by_client: npt.NDArray[np.bool_]
+
+
 class Traffic:
     """State of the flows probe over time.
 
@@ -34,14 +50,15 @@ class Traffic:
 
     Attributes:
         flows: the conversations with a series, packets and bytes, the rest by direction.
-        conversations: CONVERSATION of each row that gained something in the last reading, some of them more than once.
+        gained: the rows that gained something in the last reading.
     """
 
     def __init__(self, top_k: int, start_ns: int, ephemeral: tuple[int, int], idle_ns: int = 0) -> None:
         self.totals = ProtocolTotals(start_ns)
         self.conservation = Conservation()
         self.flows = CounterSeries(CONVERSATION, 2, len(Direction), top_k, start_ns, idle_ns)
-        self.conversations: npt.NDArray[Any] = np.empty(0, CONVERSATION)
+        nothing = np.empty(0, np.uint64)
+        self.gained = Gained(np.empty(0, CONVERSATION), np.empty((2, 0), np.uint64), nothing, np.empty(0, np.bool_))
         self._flows = Differences(COUNTERS)
         self._rows = Differences(COUNTERS)
         self._ephemeral = ephemeral
@@ -69,12 +86,15 @@ class Traffic:
         self.conservation.check(totals_before, self.totals.packets_by_slot())
         counted, physical = self._counted(keys, flows)
         keys, flows, gains, physical = keys[counted], flows[counted], gains[:, counted], physical[counted]
-        every = conversations(keys, source_is_client(keys, flows, self._ephemeral))
-        self.conversations = every[gains[0] != 0]
+        by_client = source_is_client(keys, flows, self._ephemeral)
+        every = conversations(keys, by_client)
+        counters = np.stack([gains[0] + gains[2] * physical, gains[1] + gains[3] * physical])
+        busy = gains[0] != 0
+        self.gained = Gained(every[busy], counters[:, busy], flows["first_ns"][busy], by_client[busy])
         self.flows.begin_cycle()
         self.flows.update(
             every,
-            np.stack([gains[0] + gains[2] * physical, gains[1] + gains[3] * physical]),
+            counters,
             BYTES,
             keys["direction"].astype(np.intp),
             now_ns,

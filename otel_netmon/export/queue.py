@@ -209,7 +209,7 @@ def _pieces(content: SpanBatch | Sequence[Event]) -> Iterator[SpanBatch | Sequen
     for begin in range(0, len(content), GATHER_ITEMS):
         rows = slice(begin, begin + GATHER_ITEMS)
         if isinstance(content, SpanBatch):
-            yield SpanBatch(*(getattr(content, name)[rows] for name in SpanBatch.__slots__))
+            yield SpanBatch(*(getattr(content, name)[rows] for name in SpanBatch.__dataclass_fields__))
         else:
             yield content[rows]
 
@@ -219,8 +219,11 @@ def joined_spans(batches: Sequence[SpanBatch]) -> SpanBatch:
     if len(batches) == 1:
         return batches[0]
     columns: list[Any] = []
-    for name in SpanBatch.__slots__:
+    some_have_states = any(batch.trace_states for batch in batches)
+    for name in SpanBatch.__dataclass_fields__:
         parts = [getattr(batch, name) for batch in batches]
+        if name == "trace_states" and some_have_states:
+            parts = [batch.trace_states or [""] * len(batch) for batch in batches]
         columns.append(
             np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [value for part in parts for value in part]
         )

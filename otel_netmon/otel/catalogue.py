@@ -105,13 +105,35 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             ("blue", "/proc/4242/ns/net"),
             "netmon",
         ),
-        "netmon.stage": Attribute("Stage of the pipeline.", str, ("kernel", "decode", "queue", "export"), "netmon"),
+        "dns.question.name": Attribute(
+            "Name that was asked for; in metrics folded to its last labels.", str, ("example.com", "."), "semconv"
+        ),
+        "netmon.domain": Attribute(
+            "Name behind an address, folded to its registered domain or to probes.dns.name_labels; `(several)` where the address "
+            "had several that have none in common.",
+            str,
+            ("example.com", "(several)"),
+            "netmon",
+        ),
+        "netmon.dns.question.type": Attribute("Type of the question, by its IANA name.", str, ("A", "HTTPS"), "netmon"),
+        "netmon.dns.response.code": Attribute(
+            "Response code, by its IANA name. Left out where there was no answer.",
+            str,
+            ("NOERROR", "NXDOMAIN"),
+            "netmon",
+        ),
+        "netmon.stage": Attribute(
+            "Stage of the pipeline.",
+            str,
+            ("kernel", "ring", "decode", "sampling", "queue", "spool", "export"),
+            "netmon",
+        ),
         "netmon.outcome": Attribute("What became of the items.", str, ("delivered", "dropped"), "netmon"),
         "netmon.reason": Attribute(
             "Why. Left out where there is nothing to explain.", str, ("superseded", "connection"), "netmon"
         ),
         "netmon.signal": Attribute(
-            "Kind of the items.", str, ("packets", "metric_points", "spans", "log_records"), "netmon"
+            "Kind of the items.", str, ("packets", "dns_messages", "metric_points", "spans", "log_records"), "netmon"
         ),
         "netmon.destination": Attribute(
             "Receiver of OTLP: `default`, or its name in otlp.destinations.", str, ("default", "backup"), "netmon"
@@ -153,6 +175,7 @@ _FLOW = (
     "network.io.direction",
     "otel.metric.overflow",
 )
+DNS_LOOKUP_DURATION = "dns.lookup.duration"
 _RECEIVER = ("receiver", "transport")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bounds that the semantic conventions advise for durations."""
@@ -232,6 +255,58 @@ def _metrics() -> Iterable[Metric]:
         f"Packets of the largest flows, {_COUNTED}. A packet counts at one edge interface only. All other flows are in the point "
         "with otel.metric.overflow, exactly.",
         _FLOW,
+    )  # fmt: skip
+    yield Metric(
+        DNS_LOOKUP_DURATION, "s", "histogram", float,
+        "Time from the first query to its answer. A lookup that was not answered has error.type `timeout` and the time after "
+        "which it was given up. Names are folded to a few labels, see probes.dns.name_labels; the busiest have series of their own.",
+        (
+            "dns.question.name", "netmon.dns.question.type", "netmon.dns.response.code", "server.address",
+            "network.transport", "error.type", "otel.metric.overflow",
+        ),
+        "semconv", bounds=_SECONDS,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.domain.io", "By", "counter", int,
+        "Layer-2 bytes of flows to addresses that a DNS answer gave the client for a name, by that name, folded. Counted as "
+        "netmon.flow.io; flows to addresses without a name are not in it.",
+        ("netmon.domain", "network.io.direction", "otel.metric.overflow"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.domain.connections", "{connection}", "counter", int,
+        "Flows that clients began to addresses that a DNS answer gave them for a name, by that name, folded.",
+        ("netmon.domain", "network.io.direction", "otel.metric.overflow"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.dns.retries", "{query}", "counter", int,
+        "Queries that repeat one that waits for its answer; a lookup counts once, whatever its copies.",
+        (),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.dns.truncated", "{response}", "counter", int,
+        "Answers that did not fit into a datagram (the TC bit).",
+        (),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.dns.tcp_retries", "{lookup}", "counter", int,
+        "Lookups over TCP that repeat one whose answer was truncated.",
+        (),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.dns.unmatched", "{response}", "counter", int,
+        "Responses that no open query asked for. `late`: it had timed out; `duplicate`: it was answered before; `wrong_question` "
+        "and `wrong_id`: only the other one fits, as when somebody guesses; `unknown`: none of these.",
+        ("netmon.reason",),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.dns.nxdomain.ratio", "1", "gauge", float,
+        "Share of the answers of the last cycle with answers which say that there is no such name.",
+        (),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.dns.search.lookups", "{lookup}", "histogram", float,
+        "Lookups that one name cost because of the search list of its client (resolv.conf(5), ndots).",
+        (), bounds=(1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0),
     )  # fmt: skip
     yield Metric(
         "netmon.coverage", "1", "gauge", float,

@@ -31,7 +31,7 @@ class AgentEvents:
             before = self._probes.get(probe["name"])
             self._probes[probe["name"]] = state
             fine = state[0] == "ok" or state[1] == "not_enabled"
-            if before is None and fine or before is not None and before[:2] == state[:2]:
+            if (before is None and fine) or (before is not None and before[:2] == state[:2]):
                 continue
             attributes: dict[str, Value] = {"netmon.probe": probe["name"], "netmon.state": state[0]}
             if state[1]:

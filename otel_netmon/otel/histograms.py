@@ -43,7 +43,7 @@ def histogram_series(
     )
 
 
-class Durations:
+class Distribution:
     """A histogram of the agent's own over a small closed set of attributes.
 
     Args:
@@ -60,12 +60,12 @@ class Durations:
         self._columns = HistogramColumns(0, CATALOGUE[metric].bounds)
 
     def record(self, measurements: Iterable[tuple[Mapping[str, Value], float]]) -> None:
-        """Counts measurements: attributes and seconds."""
-        taken = [(self._slot(attributes), seconds) for attributes, seconds in measurements]
+        """Counts measurements: attributes and value."""
+        taken = [(self._slot(attributes), value) for attributes, value in measurements]
         if taken:
-            slots, seconds = zip(*taken, strict=True)
+            slots, values = zip(*taken, strict=True)
             self._columns.grow(len(self._sets))
-            self._columns.add(np.array(slots, np.intp), np.array(seconds, np.float64))
+            self._columns.add(np.array(slots, np.intp), np.array(values, np.float64))
 
     def _slot(self, attributes: Mapping[str, Value]) -> int:
         attribute_set = AttributeSet.of(attributes)

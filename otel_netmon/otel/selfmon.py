@@ -13,18 +13,18 @@ _RECEIVER = {"receiver": "otel_netmon", "transport": "ebpf"}
 
 
 def stage_points(
-    kernel: StageStatus | None, export: Mapping[tuple[str, str, str], StageStatus], start_ns: int
+    inside: Mapping[tuple[str, str], StageStatus], export: Mapping[tuple[str, str, str], StageStatus], start_ns: int
 ) -> dict[str, list[Point]]:
     """Gives netmon.pipeline.items: at each stage produced = delivered + dropped.
 
     Args:
-        kernel: packets that the programs saw; None where they are off.
+        inside: items before they are exported, by stage and signal.
         export: items by destination, stage and signal.
         start_ns: start of the process that counts.
     """
     points: list[Point] = []
-    if kernel is not None:
-        points += _items({"netmon.stage": "kernel", "netmon.signal": "packets"}, kernel, start_ns)
+    for (stage, signal), status in inside.items():
+        points += _items({"netmon.stage": stage, "netmon.signal": signal}, status, start_ns)
     for (destination, stage, signal), status in export.items():
         side = {"netmon.stage": stage, "netmon.signal": signal, "netmon.destination": destination}
         points += _items(side, status, start_ns)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from otel_netmon.analysis.budget import Family, share
@@ -17,7 +17,20 @@ from otel_netmon.otel.points import Point, Points
 from otel_netmon.selfmon.status import SeriesAttributeStatus, SeriesFamilyStatus, SeriesStatus
 
 FLOWS = "flows"
+DNS = "dns"
+DOMAINS = "domains"
 AGENT = "agent"
+
+_AGENT_WEIGHT = 16.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A family whose sets are chosen in the analysis: its metrics, its claim, and overflow points of each metric."""
+
+    metrics: tuple[str, ...]
+    weight: float
+    rests: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +41,11 @@ class _Group:
     weight: float
 
 
-_FLOW_METRICS = ("netmon.flow.io", "netmon.flow.packets")
-_FLOW_WEIGHT = 8.0
-_AGENT_WEIGHT = 16.0
+_CHOSEN: Mapping[str, _Chosen] = {
+    FLOWS: _Chosen(("netmon.flow.io", "netmon.flow.packets"), 8.0, 2),
+    DNS: _Chosen(("dns.lookup.duration",), 6.0, 1),
+    DOMAINS: _Chosen(("netmon.domain.io", "netmon.domain.connections"), 4.0, 2),
+}
 _GROUPS: Mapping[str, _Group] = {
     "interfaces": _Group(
         ("system.network.io", "system.network.packet.count", "system.network.packet.dropped", "system.network.errors"),
@@ -42,8 +57,24 @@ _GROUPS: Mapping[str, _Group] = {
     "coverage": _Group(("netmon.coverage",), 1.0),
     "unparsed": _Group(("netmon.protocol.unparsed",), 1.0),
 }
-_FOLDED = frozenset(name for group in _GROUPS.values() for name in group.metrics)
-_RESTS = 2  # overflow points of each flow metric, one a direction
+_OF_A_FAMILY = frozenset(
+    name for families in (_CHOSEN, _GROUPS) for family in families.values() for name in family.metrics
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Diversity:
+    """How many there are of a chosen family.
+
+    Attributes:
+        folded: sets of the last cycle that have no series of their own.
+        sets: estimated number of distinct sets, lately.
+        distinct: estimated number of distinct values by attribute, lately.
+    """
+
+    folded: int
+    sets: float = 0.0
+    distinct: Mapping[str, float] = field(default_factory=dict)
 
 
 class SeriesBudget:
@@ -61,15 +92,20 @@ class SeriesBudget:
         # First guesses, every cycle corrects them: at the start conversations get no more than their weight gives them.
         self._wanted = dict.fromkeys(_GROUPS, limit)
         self._agent = 64
-        self._flows_wanted = 0
+        self._chosen: dict[str, int] = {}
         self._shares: dict[str, int] = {}
         self._active: dict[str, int] = {}
 
-    def conversations(self, top_k: int) -> int:
-        """How many conversations may have a series in the next reading; ``top_k`` at most."""
-        self._flows_wanted = (top_k + _RESTS) * len(_FLOW_METRICS)
-        self._share(_RESTS * len(_FLOW_METRICS))
-        return max(0, min(top_k, self._shares[FLOWS] // len(_FLOW_METRICS) - _RESTS))
+    def places(self, wanted: Mapping[str, int]) -> dict[str, int]:
+        """How many sets of each chosen family may have series in the next reading; as many as wanted at most."""
+        self._chosen = {
+            name: (sets + _CHOSEN[name].rests) * len(_CHOSEN[name].metrics) for name, sets in wanted.items()
+        }
+        self._share({name: _CHOSEN[name].rests * len(_CHOSEN[name].metrics) for name in wanted})
+        return {
+            name: max(0, min(sets, self._shares[name] // len(_CHOSEN[name].metrics) - _CHOSEN[name].rests))
+            for name, sets in wanted.items()
+        }
 
     def apply(self, points: Mapping[str, Points], now_ns: int | None = None) -> dict[str, Points]:
         """Folds what has no place; every other metric is given back as it is.
@@ -79,14 +115,18 @@ class SeriesBudget:
         """
         result = dict(points)
         sizes = {metric: len(series) for metric, series in points.items()}
-        flows = sum(sizes.get(metric, 0) for metric in _FLOW_METRICS)
-        self._agent = sum(size for metric, size in sizes.items() if metric not in _FOLDED) - flows
+        chosen = {
+            name: sum(sizes.get(metric, 0) for metric in family.metrics)
+            for name, family in _CHOSEN.items()
+            if family.metrics[0] in sizes
+        }
+        self._agent = sum(size for metric, size in sizes.items() if metric not in _OF_A_FAMILY)
         self._wanted = {
             name: sum(sizes.get(metric, 0) for metric in group.metrics) + len(self._folds[name])
             for name, group in _GROUPS.items()
         }
-        self._share(flows)
-        self._active = {FLOWS: flows, AGENT: self._agent}
+        self._share(chosen)
+        self._active = {**chosen, AGENT: self._agent}
         for name, group in _GROUPS.items():
             own = {metric: cast("Sequence[Point]", points[metric]) for metric in group.metrics if metric in points}
             if not own:
@@ -109,27 +149,28 @@ class SeriesBudget:
             self._wanted[name] = state["series"][f"wanted.{name}"]
             fold.restore(state[f"series.{name}"])
 
-    def _share(self, flows: int) -> None:
-        """Shares the limit by weight; the agent's own series and so many of the conversations come first."""
+    def _share(self, minimums: Mapping[str, int]) -> None:
+        """Shares the limit by weight; the agent's own series and these of the chosen families come first."""
         families = [
             Family(AGENT, _AGENT_WEIGHT, self._agent, self._agent),
-            Family(FLOWS, _FLOW_WEIGHT, flows, max(flows, self._flows_wanted)),
+            *(
+                Family(name, _CHOSEN[name].weight, least, max(least, self._chosen.get(name, 0)))
+                for name, least in minimums.items()
+            ),
             *(Family(name, group.weight, 0, self._wanted[name]) for name, group in _GROUPS.items()),
         ]
         self._shares = share(self.limit, families)
 
-    def folded(self, folded_flows: int) -> dict[str, int]:
+    def folded(self, chosen: Mapping[str, Diversity]) -> dict[str, int]:
         """Attribute sets without a series of their own in the last cycle, by family."""
-        return {FLOWS: folded_flows, **{name: fold.folded for name, fold in self._folds.items()}}
+        return {
+            **{name: diversity.folded for name, diversity in chosen.items()},
+            **{name: fold.folded for name, fold in self._folds.items()},
+        }
 
-    def points(self, folded_flows: int, distinct: Mapping[str, float], start_ns: int) -> dict[str, list[Point]]:
-        """Gives netmon.series.*: the last cycle's.
-
-        Args:
-            folded_flows: conversations of the last reading that are in the rest.
-            distinct: estimated number of distinct values by attribute of conversations.
-        """
-        folded = self.folded(folded_flows)
+    def points(self, chosen: Mapping[str, Diversity], start_ns: int) -> dict[str, list[Point]]:
+        """Gives netmon.series.*: the last cycle's."""
+        folded = self.folded(chosen)
         return {
             "netmon.series.active": [
                 Point({"netmon.series.family": name}, count, start_ns) for name, count in self._active.items()
@@ -139,33 +180,32 @@ class SeriesBudget:
             ],
             "netmon.series.limit": [Point({}, self.limit, start_ns)],
             "netmon.series.distinct": [
-                Point({"netmon.series.family": FLOWS, "netmon.series.attribute": key}, round(count), start_ns)
-                for key, count in distinct.items()
+                Point({"netmon.series.family": name, "netmon.series.attribute": key}, round(count), start_ns)
+                for name, diversity in chosen.items()
+                for key, count in diversity.distinct.items()
             ],
         }
 
-    def status(self, folded_flows: int, sets: float, distinct: Mapping[str, float]) -> SeriesStatus:
-        """The section of /status.
-
-        Args:
-            folded_flows, distinct: see ``points``.
-            sets: estimated number of distinct conversations.
-        """
+    def status(self, chosen: Mapping[str, Diversity]) -> SeriesStatus:
+        """The section of /status."""
         families = [
             SeriesFamilyStatus(
-                name=FLOWS,
-                metrics=list(_FLOW_METRICS),
-                active=self._active.get(FLOWS, 0),
-                limit=self._shares.get(FLOWS, 0),
-                folded=folded_flows,
-                weight=_FLOW_WEIGHT,
+                name=name,
+                metrics=list(_CHOSEN[name].metrics),
+                active=self._active.get(name, 0),
+                limit=self._shares.get(name, 0),
+                folded=diversity.folded,
+                weight=_CHOSEN[name].weight,
                 attributes=[
                     SeriesAttributeStatus(
-                        key=key, distinct=round(count), share=round(min(1.0, count / sets), 4) if sets else 0.0
+                        key=key,
+                        distinct=round(count),
+                        share=round(min(1.0, count / diversity.sets), 4) if diversity.sets else 0.0,
                     )
-                    for key, count in distinct.items()
+                    for key, count in diversity.distinct.items()
                 ],
             )
+            for name, diversity in chosen.items()
         ]
         families += [
             SeriesFamilyStatus(

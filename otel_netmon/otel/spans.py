@@ -51,6 +51,7 @@ class SpanBatch:
         attributes: each encoded by ``attributes.encode(…, Tag.SPAN)``; spans may share one.
         statuses: uint8, ``StatusCode``.
         messages: status message of each span, empty where there is none.
+        trace_states: W3C tracestate of each span; an empty sequence where none has one.
     """
 
     names: Sequence[str]
@@ -64,6 +65,7 @@ class SpanBatch:
     attributes: Sequence[bytes]
     statuses: npt.NDArray[np.uint8]
     messages: Sequence[str]
+    trace_states: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.names)

@@ -98,15 +98,22 @@ class OpenQueryReader:
     Args:
         fd: the map.
         max_entries: as it was created.
+
+    Attributes:
+        capacity: as max_entries.
+        live: how many queries were open at the last reading.
     """
 
     def __init__(self, fd: int, max_entries: int) -> None:
         self._fd = fd
         self._reader = HashReader(fd, layout.QUERY_KEY, layout.QUERY, max_entries)
+        self.capacity = max_entries
+        self.live = 0
 
     def read(self) -> OpenQueries:
         """Every open query, oldest first."""
         keys, queries = self._reader.read()
+        self.live = len(keys)
         order = np.argsort(queries["first_ns"], kind="stable")
         return OpenQueries(keys[order], queries[order])
 

@@ -22,6 +22,7 @@ from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.otel import protocols
 from otel_netmon.otel.flows import FlowPoints
 from otel_netmon.otel.points import Points
+from otel_netmon.otel.series import Diversity
 from otel_netmon.readers.flows import FlowMaps, FlowReader, FlowReading
 from otel_netmon.selfmon.status import StageStatus
 
@@ -112,14 +113,14 @@ class FlowSource:
         """The conversations of the last reading."""
         return self._series
 
-    @property
-    def folded(self) -> int:
-        """Conversations of the last reading that have no series of their own."""
-        return self._series.folded
-
     def interfaces(self) -> set[Key]:
         """(namespace, ifindex) of all of which something is kept."""
         return self.traffic.interfaces()
+
+    @property
+    def monotonic_ns(self) -> int:
+        """CLOCK_MONOTONIC at the last reading."""
+        return 0 if self._reading is None else self._reading.monotonic_ns
 
     @property
     def live(self) -> int:
@@ -158,14 +159,14 @@ class FlowSource:
         self.traffic.restore(state)
         self._reader.delete_told(state["flows.leaving"]["keys"], state["flows.leaving"]["flows"])
 
-    def distinct(self) -> tuple[float, dict[str, float]]:
-        """Estimates: distinct conversations, and distinct values by attribute, of the last ten to twenty minutes."""
+    def diversity(self) -> Diversity:
+        """How many conversations there are, with and without a series."""
         counts = self._cardinality.estimate(self._read_ns)
-        return counts.pop(WHOLE_SET), counts
+        return Diversity(self._series.folded, counts.pop(WHOLE_SET), counts)
 
     def _measure_cardinality(self) -> None:
         """Counts the distinct values of each attribute over all conversations, those in the rest among them."""
-        conversations = self.traffic.conversations
+        conversations = self.traffic.gained.conversations
         if len(conversations):
             fields = zip(ATTRIBUTES, ("client", "server", "server_port", "protocol"), strict=True)
             seed = self._cardinality.seed

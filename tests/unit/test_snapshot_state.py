@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from otel_netmon.checkpoint import Checkpoint
-from otel_netmon.otel.histograms import Durations
+from otel_netmon.otel.histograms import Distribution
 from otel_netmon.otel.points import HistogramSeries, Point, Snapshot
 from otel_netmon.otel.snapshot_state import restored_snapshot, snapshot_state
 
@@ -15,7 +15,7 @@ NOW = 1_700_000_000_000_000_000
 
 
 def test_numbers_and_distributions_come_back() -> None:
-    durations = Durations("netmon.pipeline.cycle.duration", NOW - 7)
+    durations = Distribution("netmon.pipeline.cycle.duration", NOW - 7)
     durations.record([({}, 0.25), ({}, 3.0), ({}, 0.0)])
     snapshot = Snapshot(
         NOW,

@@ -1,0 +1,175 @@
+"""Lookups to series of dns.lookup.duration: which names have one of their own, and the distribution of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from struct import Struct
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.analysis.cardinality import Cardinality, hash_column
+from otel_netmon.analysis.dns_lookups import Lookup
+from otel_netmon.analysis.dns_names import NameFolding
+from otel_netmon.analysis.histograms import HistogramColumns, HistogramReading
+from otel_netmon.analysis.series import CounterSeries, SeriesReading
+
+SERIES = np.dtype(
+    [
+        ("server", "u1", 16),
+        ("name", "<u8"),
+        ("question_type", "<u2"),
+        ("response_code", "<u2"),
+        ("transport", "u1"),
+        ("protocol", "u1"),
+        ("pad", "u1", 2),
+    ]
+)
+"""The identity of a series: the name by its number (``name_number``), response_code NO_RESPONSE for a timeout."""
+
+_PACK = Struct("<16sQHHBB2x").pack
+
+NO_RESPONSE = 0xFFFF
+TRANSPORTS = ("udp", "tcp")
+PROTOCOLS = ("dns", "mdns", "llmnr")
+ATTRIBUTES = ("dns.question.name", "netmon.dns.question.type", "netmon.dns.response.code", "server.address")
+_FIELDS = ("name", "question_type", "response_code", "server")
+_NOBODY = bytes(16)
+_NAMES_MAX = 1 << 16
+"""Names known in one cycle, with and without a series."""
+
+
+class LookupSeries(NamedTuple):
+    """One cycle's series: identities, names by number, and the distributions, that of the rest first."""
+
+    series: SeriesReading
+    names: Mapping[int, str]
+    durations: HistogramReading
+
+
+def name_number(name: str) -> int:
+    """64 bits that stand for a name, the same in every process."""
+    return int.from_bytes(blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "little")
+
+
+class DnsSeries:
+    """Keeps the series of lookups.
+
+    A lookup that was not answered counts with the time after which it was given up. Responses without a query are no
+    lookups and are not given.
+
+    Args:
+        folding: of the names.
+        bounds: upper bounds of the explicit buckets in seconds.
+        start_ns: Unix time at which counting began.
+        idle_ns: a series without a lookup for so long ends.
+        timeout_seconds: see above.
+    """
+
+    def __init__(
+        self, folding: NameFolding, bounds: Sequence[float], start_ns: int, idle_ns: int, timeout_seconds: float
+    ) -> None:
+        self._folding = folding
+        self._timeout = timeout_seconds
+        self._table = CounterSeries(SERIES, 1, 1, 0, start_ns, idle_ns)
+        self._durations = HistogramColumns(1, bounds)
+        self._names: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
+        self._cardinality = Cardinality(ATTRIBUTES)
+        self._now_ns = start_ns
+
+    def begin_cycle(self, limit: int) -> None:
+        """Begins a cycle in which there may be so many series."""
+        self._table.limit = limit
+        self._table.begin_cycle()
+        self._forget_names()
+
+    def add(self, lookups: Sequence[Lookup], now_ns: int) -> npt.NDArray[np.intp]:
+        """Counts lookups; gives the row of each in the distributions, for exemplars."""
+        self._now_ns = now_ns
+        if not lookups:
+            return np.empty(0, np.intp)
+        if len(self._names) > _NAMES_MAX:
+            self._forget_names()
+        keys = np.frombuffer(b"".join([self._identity(lookup) for lookup in lookups]), SERIES)
+        seconds = np.array(
+            [self._timeout if lookup.duration_ns is None else lookup.duration_ns / 1e9 for lookup in lookups]
+        )
+        ones = np.ones((1, len(keys)), np.uint64)
+        placement = self._table.update(keys, ones, 0, np.zeros(len(keys), np.intp), now_ns)
+        rows = placement.slots + 1
+        self._durations.grow(int(max(rows.max(), placement.fresh.max(initial=-1) + 1)) + 1)
+        self._durations.reset(placement.fresh + 1)
+        self._durations.add(rows, seconds)
+        seed = self._cardinality.seed
+        columns = zip(ATTRIBUTES, _FIELDS, strict=True)
+        self._cardinality.add_sets({key: hash_column(keys[field], seed) for key, field in columns}, now_ns)
+        return rows
+
+    def offer_exemplars(
+        self,
+        rows: npt.NDArray[np.intp],
+        seconds: npt.NDArray[np.float64],
+        times_ns: npt.NDArray[np.uint64],
+        trace_ids: npt.NDArray[np.uint8],
+        span_ids: npt.NDArray[np.uint8],
+    ) -> None:
+        """Takes spans that were kept as examples of their distributions, see ``HistogramColumns.offer_exemplars``."""
+        self._durations.offer_exemplars(rows, seconds, times_ns, trace_ids, span_ids)
+
+    def reading(self) -> LookupSeries:
+        """The series as they stand."""
+        series = self._table.reading()
+        rows = np.concatenate([np.zeros(1, np.intp), series.slots + 1])
+        return LookupSeries(series, self._names, self._durations.read(rows))
+
+    def distinct(self) -> dict[str, float]:
+        """Estimates: distinct values by attribute, and distinct sets as WHOLE_SET, of the last ten to twenty minutes."""
+        return self._cardinality.estimate(self._now_ns)
+
+    @property
+    def folded(self) -> int:
+        """Sets of this cycle that have no series of their own."""
+        return self._table.reading().folded
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What another process needs to go on."""
+        numbers = np.array(list(self._names), np.uint64)
+        names = "\n".join(self._names.values()).encode(errors="surrogateescape")
+        return {
+            "dns.series": self._table.state(),
+            "dns.names": {"numbers": numbers, "names": names},
+            "dns.durations": self._durations.state(),
+        }
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Goes on where another process was, before the first lookup."""
+        names = state["dns.names"]["names"].decode(errors="surrogateescape").split("\n")
+        self._names = dict(zip(state["dns.names"]["numbers"].tolist(), names, strict=False))
+        self._numbers = {name: number for number, name in self._names.items()}
+        self._table.limit = len(state["dns.series"]["keys"])
+        self._table.restore(state["dns.series"])
+        self._durations.restore(state["dns.durations"])
+
+    def _identity(self, lookup: Lookup) -> bytes:
+        question = lookup.questions[0] if lookup.questions else None
+        name = self._folding.fold(question.name) if question is not None else ""
+        number = self._numbers.get(name)
+        if number is None:
+            number = self._numbers[name] = name_number(name)
+            self._names[number] = name
+        server = lookup.server[:16] or _NOBODY
+        code = NO_RESPONSE if lookup.rcode is None else lookup.rcode
+        kind = question.type if question is not None else 0
+        return _PACK(server, number, kind, code, TRANSPORTS.index(lookup.transport), PROTOCOLS.index(lookup.protocol))
+
+    def _forget_names(self) -> None:
+        """Keeps the names of series alone: those of the rest are as many as anybody likes."""
+        live = set(self._table.reading().keys["name"].tolist())
+        self._names = {number: name for number, name in self._names.items() if number in live}
+        self._numbers = {name: number for number, name in self._names.items()}

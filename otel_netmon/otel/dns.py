@@ -1,0 +1,153 @@
+"""DNS lookups to points of dns.lookup.duration and netmon.dns.*, and to spans.
+
+Names: OpenTelemetry semantic conventions for DNS; what they do not have is ``netmon.dns.*``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from otel_netmon.analysis.dns_lookups import Lookup
+from otel_netmon.analysis.dns_series import NO_RESPONSE, TRANSPORTS, LookupSeries
+from otel_netmon.analysis.sampling import KeepRule, threshold_text, trace_randomness
+from otel_netmon.decode import dns_numbers
+from otel_netmon.enrich.addresses import address_text
+from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
+from otel_netmon.otel.histograms import histogram_series
+from otel_netmon.otel.points import HistogramSeries
+from otel_netmon.otel.spans import SpanBatch, SpanKind, StatusCode
+
+DURATION = "dns.lookup.duration"
+SPAN_NAME = "DNS lookup"
+TIMEOUT = "timeout"
+
+_HARMLESS = frozenset((dns_numbers.NOERROR, dns_numbers.NXDOMAIN))
+_FLAGS = 0x03  # sampled; the trace id is random (W3C Trace Context level 2)
+_OVERFLOW = AttributeSet.of({"otel.metric.overflow": True})
+
+
+class DnsPoints:
+    """Makes the points of each cycle; the attributes of a series are encoded once while it keeps its place."""
+
+    def __init__(self) -> None:
+        self._sets: dict[bytes, AttributeSet] = {}
+
+    def points(self, lookups: LookupSeries) -> dict[str, HistogramSeries]:
+        """Gives dns.lookup.duration: the overflow point, then each series."""
+        series = lookups.series
+        keys = [key.tobytes() for key in series.keys]
+        self._sets = {
+            key: self._sets.get(key) or _attribute_set(row, lookups.names)
+            for key, row in zip(keys, series.keys.tolist(), strict=True)
+        }
+        start = np.concatenate([np.array([series.rest_start_ns], np.uint64), series.start_ns])
+        return {DURATION: histogram_series(lookups.durations, [_OVERFLOW, *self._sets.values()], start)}
+
+
+def _attribute_set(identity: tuple[Any, ...], names: Mapping[int, str]) -> AttributeSet:
+    server, name, question_type, code, transport, *_ = identity
+    attributes: dict[str, Value] = {
+        "dns.question.name": names[name],
+        "netmon.dns.question.type": dns_numbers.type_name(question_type),
+        "server.address": address_text(bytes(server)),
+        "network.transport": TRANSPORTS[transport],
+    }
+    if code == NO_RESPONSE:
+        attributes["error.type"] = TIMEOUT
+    else:
+        attributes["netmon.dns.response.code"] = dns_numbers.rcode_name(code)
+        if code not in _HARMLESS:
+            attributes["error.type"] = dns_numbers.rcode_name(code)
+    return AttributeSet.of(attributes)
+
+
+class KeptSpans:
+    """Spans of the lookups that the keep rule keeps, and which they are.
+
+    Attributes:
+        batch: the spans.
+        kept: intp, their places among the lookups.
+    """
+
+    def __init__(self, batch: SpanBatch, kept: np.ndarray[tuple[int], np.dtype[np.intp]]) -> None:
+        self.batch = batch
+        self.kept = kept
+
+
+def dns_spans(
+    lookups: Sequence[Lookup], rule: KeepRule, unix_offset_ns: int, timeout_ns: int, now_ns: int
+) -> KeptSpans:
+    """Gives a span for each lookup that the rule keeps.
+
+    Args:
+        unix_offset_ns: what makes Unix time of the lookups' clock.
+        timeout_ns: how long a lookup without an answer lasted.
+        now_ns: the lookups' clock.
+    """
+    number = len(lookups)
+    trace_ids = np.frombuffer(os.urandom(16 * number), np.uint8).reshape(number, 16)
+    durations = np.array([timeout_ns if each.duration_ns is None else each.duration_ns for each in lookups], np.int64)
+    errors = np.array([each.rcode not in _HARMLESS for each in lookups], np.bool_)
+    decision = rule.decide(
+        [(SPAN_NAME, each.rcode) for each in lookups], durations, errors, now_ns, trace_randomness(trace_ids)
+    )
+    kept = np.flatnonzero(decision.keep)
+    chosen = [lookups[place] for place in kept.tolist()]
+    start = np.array([each.start_ns + unix_offset_ns for each in chosen], np.uint64)
+    failed = errors[kept]
+    batch = SpanBatch(
+        names=[SPAN_NAME] * len(chosen),
+        kinds=np.full(len(chosen), SpanKind.CLIENT, np.uint8),
+        trace_ids=trace_ids[kept],
+        span_ids=np.frombuffer(os.urandom(8 * len(chosen)), np.uint8).reshape(-1, 8),
+        parent_span_ids=np.zeros((len(chosen), 8), np.uint8),
+        flags=np.full(len(chosen), _FLAGS, np.uint32),
+        start_time_unix_nano=start,
+        end_time_unix_nano=start + durations[kept].astype(np.uint64),
+        attributes=[_span_attributes(each) for each in chosen],
+        statuses=np.where(failed, StatusCode.ERROR, StatusCode.UNSET).astype(np.uint8),
+        messages=[_message(each) if bad else "" for each, bad in zip(chosen, failed.tolist(), strict=True)],
+        trace_states=[_trace_state(threshold) for threshold in decision.threshold[kept].tolist()],
+    )
+    return KeptSpans(batch, kept)
+
+
+@functools.lru_cache(256)
+def _trace_state(threshold: int) -> str:
+    """The rate, as the probability sampling specification of OpenTelemetry writes it; each of these stands for 1/p spans."""
+    return f"ot=th:{threshold_text(threshold)}"
+
+
+def _message(lookup: Lookup) -> str:
+    return "no answer" if lookup.rcode is None else dns_numbers.rcode_name(lookup.rcode)
+
+
+def _span_attributes(lookup: Lookup) -> bytes:
+    attributes: dict[str, Value] = {
+        "dns.question.name": lookup.name,
+        "netmon.dns.question.type": lookup.type_name,
+        "client.address": address_text(lookup.client[:16]),
+        "client.port": int.from_bytes(lookup.client[16:], "big"),
+        "server.address": address_text(lookup.server[:16]),
+        "server.port": int.from_bytes(lookup.server[16:], "big"),
+        "network.transport": lookup.transport,
+        "network.protocol.name": lookup.protocol,
+        "netmon.dns.answer.count": lookup.answer_count,
+    }
+    if lookup.retries:
+        attributes["netmon.dns.retries"] = lookup.retries
+    if lookup.truncated:
+        attributes["netmon.dns.truncated"] = True
+    if lookup.rcode is None:
+        attributes["error.type"] = TIMEOUT
+    else:
+        code = dns_numbers.rcode_name(lookup.rcode)
+        attributes["netmon.dns.response.code"] = code
+        if lookup.rcode not in _HARMLESS:
+            attributes["error.type"] = code
+    return encode(attributes, Tag.SPAN)

@@ -1,0 +1,27 @@
+"""DNS lookups, paired in the kernel."""
+
+from __future__ import annotations
+
+from otel_netmon.probes.base import Probe
+
+DNS = Probe(
+    name="dns",
+    summary="DNS lookups with resolver, answer and time, and traffic by the name behind an address",
+    image="tc_monitor",
+    hooks=("called by the programs of flows for packets of the ports of DNS",),
+    programs=("netmon_dns",),
+    maps=("message_ports", "message_programs", "message_scratch", "message_counts", "messages", "dns_cache"),
+    metrics=(
+        "dns.lookup.duration",
+        "netmon.dns.retries",
+        "netmon.dns.truncated",
+        "netmon.dns.tcp_retries",
+        "netmon.dns.unmatched",
+        "netmon.dns.nxdomain.ratio",
+        "netmon.dns.search.lookups",
+        "netmon.domain.io",
+        "netmon.domain.connections",
+    ),
+    capabilities=("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"),
+    by_default="on",
+)

@@ -1,0 +1,224 @@
+"""The DNS probe: messages of tc_monitor's ring and open queries -> lookups -> dns.lookup.duration, netmon.dns.*, netmon.domain.*, spans."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from otel_netmon.abi.enums import Direction, MessageCount
+from otel_netmon.analysis.cardinality import WHOLE_SET
+from otel_netmon.analysis.dns import DnsAnalysis
+from otel_netmon.analysis.dns_lookups import Lookup
+from otel_netmon.analysis.dns_names import NameFolding
+from otel_netmon.analysis.dns_series import DnsSeries
+from otel_netmon.analysis.domains import DomainCache
+from otel_netmon.analysis.edges import Edge
+from otel_netmon.analysis.sampling import KeepRule, Reason
+from otel_netmon.config.model import Config
+from otel_netmon.kernel import syscalls
+from otel_netmon.kernel.interfaces import Key
+from otel_netmon.otel.catalogue import CATALOGUE
+from otel_netmon.otel.dns import DURATION, DnsPoints, dns_spans
+from otel_netmon.otel.histograms import Distribution
+from otel_netmon.otel.points import Point, Points
+from otel_netmon.otel.series import Diversity
+from otel_netmon.otel.spans import SpanBatch
+from otel_netmon.readers.messages import MessageCounts, OpenQueryReader, parse_messages
+from otel_netmon.readers.ring import RingReader
+from otel_netmon.selfmon.status import StageStatus
+
+_RECORDS = (
+    MessageCount.DNS_ANSWERS,
+    MessageCount.DNS_RESPONSES,
+    MessageCount.DNS_SEGMENTS,
+    MessageCount.MDNS,
+    MessageCount.LLMNR,
+)
+_NOT_DNS = {
+    MessageCount.NOT_DNS_SHORT: "short",
+    MessageCount.NOT_DNS_HEADER: "header",
+    MessageCount.NOT_DNS_QUESTION: "question",
+}
+_FAR = 1 << 62
+_QUERY = 0  # opcode, RFC 1035
+
+
+class DnsSource:
+    """Drains the ring and keeps what must be known from cycle to cycle.
+
+    Args:
+        maps: name to file descriptor and number of entries.
+        config: the configuration.
+        start_ns: Unix time at which the programs began to count.
+    """
+
+    def __init__(self, maps: Mapping[str, tuple[int, int]], config: Config, start_ns: int) -> None:
+        probe = config.probes.dns
+        self._ring = RingReader(*maps["messages"])
+        self.fd = maps["messages"][0]
+        self._open = OpenQueryReader(*maps["dns_cache"])
+        self._kernel = MessageCounts(maps["message_counts"][0], syscalls.possible_cpus())
+        self._timeout_ns = round(probe.timeout_seconds * 1e9)
+        self._edges: dict[Key, Edge] = {}
+        self._analysis = DnsAnalysis(self._timeout_ns, self._counts)
+        self.folding = NameFolding(probe.name_labels)
+        self.domains = DomainCache()
+        self.series = DnsSeries(
+            self.folding,
+            CATALOGUE[DURATION].bounds,
+            start_ns,
+            round(config.limits.series_idle_seconds * 1e9),
+            probe.timeout_seconds,
+        )
+        self._points = DnsPoints()
+        spans = config.spans
+        self._rule = KeepRule(spans.share, spans.limit_per_second, round(spans.slow_seconds * 1e9) or None)
+        self._searches = Distribution("netmon.dns.search.lookups", start_ns)
+        self._batches: list[SpanBatch] = []
+        self._start_ns = start_ns
+        self._counts_now: dict[MessageCount, int] = self._kernel.read()
+        self._consumed = 0
+        self._missing = _FAR  # the least that was missing at any drain: what is on its way is there at the next one
+        self._answers = (0, 0)
+        self._ratio: float | None = None
+
+    def set_edges(self, edges: Mapping[Key, Edge]) -> None:
+        """Takes the edge rule: which interface tells a lookup that crosses several."""
+        self._edges.update(edges)
+        self._analysis.set_edges(self._counts)
+
+    def begin_cycle(self, limit: int) -> None:
+        """Begins a cycle in which there may be so many series."""
+        self.series.begin_cycle(limit)
+        self.domains.expire(time.monotonic_ns())
+
+    def drain(self) -> None:
+        """Takes what the kernel has told since the last call."""
+        now_ns = time.monotonic_ns()
+        offset_ns = time.time_ns() - now_ns
+        expired = self._open.take_expired(now_ns, self._timeout_ns)  # before the ring: an answer that came is there
+        self._counts_now = self._kernel.read()
+        messages = parse_messages(self._ring.drain())
+        self._consumed += len(messages.heads)
+        self._missing = max(0, min(self._missing, self._produced() - self._consumed))
+        result = self._analysis.update(messages, expired, now_ns)
+        self._searches.record(({}, float(search.lookups)) for search in result.searches)
+        lookups = [each for each in result.lookups if _is_lookup(each)]
+        for lookup in lookups:
+            self.domains.learn(lookup)
+        self._tell(lookups, offset_ns, now_ns)
+
+    def _tell(self, lookups: list[Lookup], offset_ns: int, now_ns: int) -> None:
+        if not lookups:
+            return
+        rows = self.series.add(lookups, now_ns + offset_ns)
+        spans = dns_spans(lookups, self._rule, offset_ns, self._timeout_ns, now_ns)
+        if not len(spans.kept):
+            return
+        self._batches.append(spans.batch)
+        durations = spans.batch.end_time_unix_nano - spans.batch.start_time_unix_nano
+        self.series.offer_exemplars(
+            rows[spans.kept],
+            durations / 1e9,
+            spans.batch.end_time_unix_nano,
+            spans.batch.trace_ids,
+            spans.batch.span_ids,
+        )
+
+    @property
+    def wanted(self) -> int:
+        """How many series there is use for."""
+        return 64 + 2 * (len(self.series) + self.series.folded)
+
+    def diversity(self) -> Diversity:
+        """How many different lookups there are, with and without a series."""
+        counts = self.series.distinct()
+        return Diversity(self.series.folded, counts.pop(WHOLE_SET), counts)
+
+    def take_spans(self) -> list[SpanBatch]:
+        """The spans that were kept since the last call."""
+        batches, self._batches = self._batches, []
+        return batches
+
+    def points(self) -> dict[str, Points]:
+        """The points of this cycle."""
+        totals = self._analysis.totals.counts
+        answers, nothing = totals["answered"], totals["nxdomain"]
+        before = self._answers
+        if answers > before[0]:
+            self._ratio = (nothing - before[1]) / (answers - before[0])
+        self._answers = (answers, nothing)
+        start = self._start_ns
+        points: dict[str, Points] = {**self._points.points(self.series.reading()), **self._searches.points()}
+        points["netmon.dns.retries"] = [Point({}, totals["retries"], start)]
+        points["netmon.dns.truncated"] = [Point({}, totals["truncated"], start)]
+        points["netmon.dns.tcp_retries"] = [Point({}, totals["tcp_retry"], start)]
+        points["netmon.dns.unmatched"] = [
+            Point({"netmon.reason": reason}, totals[reason], start)
+            for reason in ("late", "duplicate", "wrong_question", "wrong_id", "unknown")
+        ]
+        if self._ratio is not None:
+            points["netmon.dns.nxdomain.ratio"] = [Point({}, self._ratio, start)]
+        return points
+
+    def stages(self) -> dict[tuple[str, str], StageStatus]:
+        """What became of queries and messages, by stage and signal."""
+        now = self._counts_now
+        queries, no_place = now[MessageCount.DNS_QUERIES], now[MessageCount.LOST_CACHE]
+        not_dns = {reason: now[what] for what, reason in _NOT_DNS.items()}
+        missing = self._missing if self._missing < _FAR else 0
+        unparsed = {str(fault): count for fault, count in self._analysis.unparsed.items()}
+        kept = self._rule.counts
+        shed = {reason.name.lower(): int(kept[reason]) for reason in (Reason.SAMPLED_OUT, Reason.RATE_LIMITED)}
+        return {
+            ("kernel", "dns_queries"): StageStatus(delivered=queries - no_place, dropped={"cache_full": no_place}),
+            ("kernel", "dns_messages"): StageStatus(
+                delivered=self._produced() + now[MessageCount.LOST_RING],
+                dropped={**not_dns, "coalesced": now[MessageCount.LOST_COALESCED]},
+            ),
+            ("ring", "dns_messages"): StageStatus(
+                delivered=self._consumed, dropped={"ring_full": now[MessageCount.LOST_RING], "pipeline_died": missing}
+            ),
+            ("decode", "dns_messages"): StageStatus(
+                delivered=self._consumed - sum(unparsed.values()), dropped=dict(sorted(unparsed.items()))
+            ),
+            ("sampling", "spans"): StageStatus(delivered=int(kept.sum()) - sum(shed.values()), dropped=shed),
+        }
+
+    def map_sizes(self) -> dict[str, tuple[int, int]]:
+        """Entries in use and capacity by name of the map."""
+        return {"dns_cache": (self._open.live, self._open.capacity)}
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What another process needs to go on."""
+        totals = self._analysis.totals.counts
+        counts = {f"total.{name}": count for name, count in totals.items()}
+        return {**self.series.state(), "dns.counts": {"consumed": self._consumed, **counts}}
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Goes on where another process was, before the first drain."""
+        self.series.restore(state)
+        counts = state["dns.counts"]
+        self._consumed = counts["consumed"]
+        for name, count in counts.items():
+            if name.startswith("total."):
+                self._analysis.totals.counts[name.removeprefix("total.")] = count
+        self._answers = (self._analysis.totals.counts["answered"], self._analysis.totals.counts["nxdomain"])
+
+    def close(self) -> None:
+        """Gives the mappings back."""
+        self._ring.close()
+
+    def _produced(self) -> int:
+        """Records that found a place in the ring."""
+        return sum(self._counts_now[what] for what in _RECORDS) - self._counts_now[MessageCount.LOST_RING]
+
+    def _counts(self, namespace: int, ifindex: int, direction: int, ingress_ifindex: int) -> bool:
+        edge = self._edges.get((namespace, ifindex))
+        return edge is None or edge.counts(Direction(direction), ingress_ifindex)
+
+
+def _is_lookup(lookup: Lookup) -> bool:
+    """Whether a metric of lookups has it: a query of DNS, and what became of it."""
+    return lookup.protocol == "dns" and lookup.opcode == _QUERY and lookup.outcome != "unmatched_response"

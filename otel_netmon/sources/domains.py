@@ -1,0 +1,142 @@
+"""Traffic by the name that the client was told for the address: flows and DNS answers -> netmon.domain.*."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.abi.enums import Direction
+from otel_netmon.analysis.dns_names import NameFolding
+from otel_netmon.analysis.dns_series import name_number
+from otel_netmon.analysis.domains import PAIR, DomainCache
+from otel_netmon.analysis.flows import BYTES
+from otel_netmon.analysis.series import CounterSeries
+from otel_netmon.analysis.traffic import Gained
+from otel_netmon.otel.attributes import AttributeSet
+from otel_netmon.otel.flows import DIRECTIONS
+from otel_netmon.otel.points import NumberSeries, Points
+from otel_netmon.otel.series import Diversity
+
+SEVERAL = "(several)"
+"""Told in place of a name where the address had several that fold to no common one."""
+
+DOMAIN = np.dtype([("name", "<u8"), ("direction", "<u4")])
+"""The identity of a series: the name by its number."""
+
+_OCTETS, _CONNECTIONS = 0, 1
+
+
+class DomainSource:
+    """Adds up what flows gained, by domain and direction. Flows to addresses without a name are not in it.
+
+    A connection counts once, with the packets of the client, in the cycle in which it began.
+
+    Args:
+        cache: the names behind addresses.
+        folding: of the names.
+        start_ns: Unix time at which counting began.
+        idle_ns: a series without traffic for so long ends.
+    """
+
+    def __init__(self, cache: DomainCache, folding: NameFolding, start_ns: int, idle_ns: int) -> None:
+        self._cache = cache
+        self._folding = folding
+        self._series = CounterSeries(DOMAIN, 2, len(Direction), 0, start_ns, idle_ns)
+        self._names: dict[int, str] = {}
+        self._sets: dict[bytes, AttributeSet] = {}
+        self._rest = [
+            AttributeSet.of({"otel.metric.overflow": True, "network.io.direction": name})
+            for _, name in sorted(DIRECTIONS.items())
+        ]
+        self._read_ns = 0
+
+    def read(self, gained: Gained, monotonic_ns: int, limit: int, now_ns: int) -> None:
+        """Takes the rows of a reading of flow_table.
+
+        Args:
+            monotonic_ns: the clock of the rows at the reading.
+            limit: domains by direction with a series of their own.
+            now_ns: Unix time of the reading.
+        """
+        self._series.limit = limit
+        self._series.begin_cycle()
+        conversations = gained.conversations
+        if len(conversations) and len(self._cache):
+            pairs = np.empty(len(conversations), PAIR)
+            pairs["client"], pairs["server"] = conversations["client"], conversations["server"]
+            found = self._cache.match(pairs, gained.first_ns)
+            named = found.places >= 0
+            if named.any():
+                began = (gained.first_ns > np.uint64(self._read_ns)) & gained.by_client
+                counters = np.stack([gained.counters[BYTES], began.astype(np.uint64)])
+                self._add(
+                    found.names, found.places[named], conversations["direction"][named], counters[:, named], now_ns
+                )
+        self._read_ns = monotonic_ns
+
+    def _add(
+        self,
+        names: Sequence[tuple[str, ...]],
+        places: npt.NDArray[np.intp],
+        directions: npt.NDArray[np.uint8],
+        counters: npt.NDArray[np.uint64],
+        now_ns: int,
+    ) -> None:
+        numbers = np.empty(len(names), np.uint64)
+        for place, several in enumerate(names):
+            name = self._folding.common(several) or SEVERAL
+            numbers[place] = number = name_number(name)
+            self._names[number] = name
+        keys = np.zeros(len(places), DOMAIN)
+        keys["name"], keys["direction"] = numbers[places], directions
+        self._series.update(keys, counters, _OCTETS, directions.astype(np.intp), now_ns)
+        live = set(self._series.reading().keys["name"].tolist())
+        self._names = {number: name for number, name in self._names.items() if number in live}
+
+    @property
+    def wanted(self) -> int:
+        """How many domains by direction there is use for."""
+        return 64 + 2 * (len(self._series) + self._series.reading().folded)
+
+    def diversity(self) -> Diversity:
+        """How many domains have no series of their own."""
+        return Diversity(self._series.reading().folded)
+
+    def points(self) -> dict[str, Points]:
+        """Gives netmon.domain.io and netmon.domain.connections: an overflow point a direction, then each domain."""
+        reading = self._series.reading()
+        keys = [key.tobytes() for key in reading.keys]
+        self._sets = {
+            key: self._sets.get(key)
+            or AttributeSet.of({"netmon.domain": self._names[name], "network.io.direction": DIRECTIONS[direction]})
+            for key, (name, direction) in zip(keys, reading.keys.tolist(), strict=True)
+        }
+        attributes = [*self._rest, *self._sets.values()]
+        start = np.concatenate([np.full(len(self._rest), reading.rest_start_ns, np.uint64), reading.start_ns])
+        return {
+            metric: NumberSeries(attributes, start, np.concatenate([reading.rest[:, counter], reading.values[counter]]))
+            for metric, counter in (("netmon.domain.io", _OCTETS), ("netmon.domain.connections", _CONNECTIONS))
+        }
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What another process needs to go on; the names behind addresses are learnt anew."""
+        return {
+            "domains.series": self._series.state(),
+            "domains.names": {
+                "numbers": np.array(list(self._names), np.uint64),
+                "names": "\n".join(self._names.values()).encode(errors="surrogateescape"),
+                "read_ns": self._read_ns,
+            },
+        }
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Goes on where another process was, before the first reading."""
+        names = state["domains.names"]
+        texts = names["names"].decode(errors="surrogateescape").split("\n")
+        self._names = dict(zip(names["numbers"].tolist(), texts, strict=False))
+        self._read_ns = names["read_ns"]
+        self._series.limit = len(state["domains.series"]["keys"])
+        self._series.restore(state["domains.series"])

@@ -1,0 +1,168 @@
+"""All probes that run, read in the order in which one needs the other."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+from otel_netmon.abi.enums import Direction
+from otel_netmon.analysis.edges import Edge
+from otel_netmon.analysis.protocols import Side
+from otel_netmon.config.model import Config
+from otel_netmon.enrich.interfaces import InterfaceNames
+from otel_netmon.kernel.interfaces import Interface, Key
+from otel_netmon.otel.points import Points
+from otel_netmon.otel.series import DNS, DOMAINS, FLOWS, Diversity, SeriesBudget
+from otel_netmon.otel.spans import SpanBatch
+from otel_netmon.selfmon.status import StageStatus
+from otel_netmon.sources.dns import DnsSource
+from otel_netmon.sources.domains import DomainSource
+from otel_netmon.sources.flows import FlowSource
+from otel_netmon.sources.interfaces import InterfaceSource
+from otel_netmon.sources.xdp import XdpSource
+
+
+class Sources:
+    """What runs in this configuration.
+
+    Args:
+        config: the configuration.
+        maps: of each image that is loaded: name to file descriptor and number of entries.
+        programs: of each image that is loaded: name to file descriptor.
+        netdev: see ``InterfaceSource``.
+        start_ns: Unix time at which the programs began to count.
+        boot_ns: Unix time at which the machine booted.
+
+    Attributes:
+        flows, dns, xdp: None where the probe is off.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        maps: Mapping[str, Mapping[str, tuple[int, int]]],
+        programs: Mapping[str, Mapping[str, int]],
+        netdev: Mapping[int, int],
+        start_ns: int,
+        boot_ns: int,
+    ) -> None:
+        self._config = config
+        tc = maps.get("tc_monitor")
+        self.flows = FlowSource(tc, programs["tc_monitor"], config, start_ns) if tc is not None else None
+        runs_dns = tc is not None and config.probes.dns.enabled and "netmon_dns" in programs["tc_monitor"]
+        self.dns = DnsSource(tc, config, start_ns) if tc is not None and runs_dns else None
+        idle_ns = round(config.limits.series_idle_seconds * 1e9)
+        self._domains = (
+            DomainSource(self.dns.domains, self.dns.folding, start_ns, idle_ns) if self.dns is not None else None
+        )
+        self.xdp = XdpSource(maps["xdp_monitor"], start_ns) if "xdp_monitor" in maps else None
+        self.interfaces = InterfaceSource(netdev, boot_ns, start_ns)
+
+    def set_interfaces(self, edges: Mapping[Key, Edge], physical: Collection[Key]) -> None:
+        """Takes the edge rule and which interfaces are physical."""
+        if self.flows is not None:
+            self.flows.set_interfaces(edges, physical)
+        if self.dns is not None:
+            self.dns.set_edges(edges)
+
+    def read(
+        self, known: Collection[Interface], names: InterfaceNames, budget: SeriesBudget, now_ns: int
+    ) -> dict[str, Points]:
+        """Reads everything once; gives the points."""
+        points: dict[str, Points] = {}
+        places = budget.places(self._wanted())
+        if self.dns is not None:
+            self.dns.begin_cycle(places[DNS])
+            self.dns.drain()
+            points |= self.dns.points()
+        if self.flows is not None:
+            self.flows.read(known, places[FLOWS], now_ns)
+            points |= self.flows.points(names)
+            if self._domains is not None:
+                gained = self.flows.traffic.gained
+                self._domains.read(gained, self.flows.monotonic_ns, places[DOMAINS], now_ns)
+                points |= self._domains.points()
+        if self._config.probes.interfaces.enabled:
+            self.interfaces.read(known, lambda: self._hook_totals(known))
+            points |= self.interfaces.points(names)
+        if self.xdp is not None:
+            self.xdp.read(now_ns)
+            points |= self.xdp.points(names)
+        return points
+
+    def settle(self) -> None:
+        """Ends a reading whose state is saved."""
+        if self.flows is not None:
+            self.flows.settle()
+
+    def forget(self, gone: Collection[Key]) -> None:
+        """Drops interfaces that are gone, once their last packets are told."""
+        for source in (self.flows, self.xdp):
+            if source is not None:
+                source.forget(gone)
+
+    def take_spans(self) -> list[SpanBatch]:
+        """The spans that were kept since the last call."""
+        return self.dns.take_spans() if self.dns is not None else []
+
+    def stages(self) -> dict[tuple[str, str], StageStatus]:
+        """What became of items before they are exported, by stage and signal."""
+        stages: dict[tuple[str, str], StageStatus] = {}
+        if self.flows is not None:
+            stages["kernel", "packets"] = self.flows.stage()
+        if self.dns is not None:
+            stages |= self.dns.stages()
+        return stages
+
+    def diversity(self) -> dict[str, Diversity]:
+        """How many there are of each chosen family, with and without a series."""
+        chosen: dict[str, Diversity] = {}
+        if self.flows is not None:
+            chosen[FLOWS] = self.flows.diversity()
+        if self.dns is not None:
+            chosen[DNS] = self.dns.diversity()
+        if self._domains is not None:
+            chosen[DOMAINS] = self._domains.diversity()
+        return chosen
+
+    def map_sizes(self) -> dict[str, tuple[int, int]]:
+        """Entries in use and capacity by name of the map."""
+        sizes = self.flows.map_sizes() if self.flows is not None else {}
+        return sizes | (self.dns.map_sizes() if self.dns is not None else {})
+
+    def by_side(self) -> dict[Side, list[int]]:
+        """Packets and bytes by side as the interface counts them."""
+        return self.flows.by_side() if self.flows is not None else {}
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What another process needs to go on."""
+        sections: dict[str, dict[str, Any]] = {}
+        for source in self._lasting():
+            sections |= source.state()
+        return sections
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> set[Key]:
+        """Goes on where another process was, before the first reading; gives the interfaces of which something is kept."""
+        for source in self._lasting():
+            source.restore(state)
+        return self.flows.traffic.interfaces() if self.flows is not None else set()
+
+    def _lasting(self) -> Iterator[FlowSource | DnsSource | DomainSource | XdpSource]:
+        for source in (self.flows, self.dns, self._domains, self.xdp):
+            if source is not None:
+                yield source
+
+    def _wanted(self) -> dict[str, int]:
+        wanted: dict[str, int] = {}
+        if self.flows is not None:
+            wanted[FLOWS] = self._config.flows.top_k
+        if self.dns is not None:
+            wanted[DNS] = self.dns.wanted
+        if self._domains is not None:
+            wanted[DOMAINS] = self._domains.wanted
+        return wanted
+
+    def _hook_totals(self, known: Iterable[Interface]) -> Mapping[int, Any]:
+        if self.flows is None:
+            return {}
+        return self.flows.totals([(i.index, i.namespace, d) for i in known for d in Direction])
