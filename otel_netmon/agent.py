@@ -26,8 +26,8 @@ from otel_netmon.config.model import Config
 from otel_netmon.control import Channel
 from otel_netmon.errors import ImageError, NetmonError
 from otel_netmon.kernel import loader
-from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
 from otel_netmon.kernel.image import TAIL_CALLS
+from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
 from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
 from otel_netmon.kernel.namespaces import open_netdev
 from otel_netmon.selfmon.journal import Journal

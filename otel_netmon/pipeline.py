@@ -46,6 +46,8 @@ from otel_netmon.selfmon.status import ExportStatus, FlowsStatus, ProbeStatus, S
 from otel_netmon.sources.probes import Sources
 
 FLUSH_SECONDS = 5.0
+DRAIN_SECONDS = 1.0
+"""Messages are taken out of the ring so often, and at once when a quarter of it is full."""
 
 
 class Pipeline:
@@ -138,18 +140,26 @@ class Pipeline:
         selector = selectors.DefaultSelector()
         selector.register(wake_read, selectors.EVENT_READ)
         selector.register(self._channel.fileno(), selectors.EVENT_READ)
+        alarm = self._sources.alarm
+        if alarm is not None:
+            selector.register(alarm.fileno(), selectors.EVENT_READ)
         interval = self._config.export.interval_seconds
         next_cycle: float | None = None  # the first one follows the first list of interfaces
+        next_drain = time.monotonic() + DRAIN_SECONDS if alarm is not None else float("inf")
         stopping = False
         while not stopping:
             now = time.monotonic()
-            events = selector.select(None if next_cycle is None else max(0.0, next_cycle - now))
+            due = min(next_drain, float("inf") if next_cycle is None else next_cycle)
+            events = selector.select(None if due == float("inf") else max(0.0, due - now))
             flush = False
             for key, _ in events:
                 if key.fd == wake_read:
                     received = os.read(wake_read, 4096)
                     stopping = stopping or signal.SIGTERM in received
                     flush = signal.SIGUSR1 in received
+                elif alarm is not None and key.fd == alarm.fileno():
+                    alarm.clear()
+                    next_drain = now
                 else:
                     self._listen()
                     stopping = stopping or self._channel.closed
@@ -159,6 +169,11 @@ class Pipeline:
                 self._cycle()
                 if next_cycle is not None:
                     next_cycle = max(next_cycle + interval, time.monotonic())
+                next_drain = max(next_drain, time.monotonic() + DRAIN_SECONDS)
+            elif time.monotonic() >= next_drain:
+                self._sources.drain()
+                self._hand_on_spans()
+                next_drain = time.monotonic() + DRAIN_SECONDS
             if flush:
                 self._receivers.flush(FLUSH_SECONDS)
         self._stop()

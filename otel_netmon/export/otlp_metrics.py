@@ -42,8 +42,8 @@ from otel_netmon.otel.temporality import (
 
 HistogramForm = Literal["exponential", "explicit"]
 
-_CELLS = 1 << 15
-"""Buckets that are encoded at a time: a quarter of a megabyte a table, and a few tables."""
+_CELLS = 1 << 16
+"""Buckets that are encoded at a time: half a megabyte a table, and a few tables."""
 
 # Tags and fields of the data points; start and time are the same in all of them.
 _POINTS = 0x0A
@@ -199,7 +199,7 @@ def _explicit(series: HistogramSeries, time: int) -> Records:
 
 def _exponential(series: HistogramSeries, time: int) -> Records:
     tag = Tag.EXPONENTIAL_HISTOGRAM_DATA_POINT
-    columns = [[one.with_tag(tag) for one in series.attributes], _buckets(series), *_exemplars(series, 0x5A)]
+    columns = [[one.with_tag(tag) for one in series.attributes], *_buckets(series), *_exemplars(series, 0x5A)]
     records = _distribution(series, time, columns, 0x61, b"\x39" + bytes(8))
     records.fill(_DISTRIBUTION_BYTES + 8, series.zero_count.astype("<u8", copy=False))
     return records
@@ -226,30 +226,45 @@ def _distribution(
     return records
 
 
-def _buckets(series: HistogramSeries) -> list[bytes]:
-    """Scale and positive buckets of each series, from the first to the last in use.
-
-    Tags and lengths below 128 are varints of one byte, so all of it is one row of varints a series.
-    """
+def _buckets(series: HistogramSeries) -> list[list[bytes]]:
+    """Scale and positive buckets of each series, from the first to the last in use: what stands before the counts, and the counts."""
     buckets = series.buckets if series.buckets.size else np.zeros((len(series), 1), np.uint64)
     rows, width = buckets.shape
-    columns = np.arange(width)
     in_use = buckets > 0
     has_buckets = np.asarray(in_use.any(axis=1))
     first = in_use.argmax(axis=1)
     last = width - 1 - in_use[:, ::-1].argmax(axis=1)
-    counted = (columns >= first[:, None]) & (columns <= last[:, None]) & has_buckets[:, None]
+    counts = _packed(buckets, first, np.where(has_buckets, last + 1, first))
+    length = np.fromiter(map(len, counts), np.int64, rows)
     offset = _zigzag(series.offset + first)
-    packed = np.where(counted, varint_sizes(buckets), 0).sum(axis=1)
-    positive = 2 + varint_sizes(offset) + varint_sizes(packed) + packed
-    table = np.empty((rows, 8 + width), np.uint64)
-    fields = (0x30, _zigzag(series.scale), 0x42, positive, 0x08, offset, 0x12, packed)
-    for column, field in enumerate(fields):
-        table[:, column] = field
-    table[:, 8:] = buckets
+    positive = 2 + varint_sizes(offset) + varint_sizes(length) + length
+    # Tags and lengths are varints as well: one table of them for all series.
+    table = np.empty((rows, 8), np.uint64)
+    table[:, 0::2] = 0x30, 0x42, 0x08, 0x12
+    for column, values in zip((1, 3, 5, 7), (_zigzag(series.scale), positive, offset, length), strict=True):
+        table[:, column] = values
     present = np.ones(table.shape, np.bool_)
-    present[:, 2:8] = has_buckets[:, None]
-    present[:, 8:] = counted
+    present[:, 2:] = has_buckets[:, None]
+    return [_varint_rows(table, present), counts]
+
+
+def _packed(counts: npt.NDArray[np.uint64], begin: npt.NDArray[np.int64], end: npt.NDArray[np.int64]) -> list[bytes]:
+    """Counts of each row, from column ``begin`` to ``end``, as varints."""
+    rows, width = counts.shape
+    narrow = counts.astype(np.uint8).tobytes()  # right for rows whose counts are all below 128
+    before = width * np.arange(rows)
+    packed = [narrow[one:other] for one, other in zip((before + begin).tolist(), (before + end).tolist(), strict=True)]
+    wide = np.flatnonzero(counts.max(axis=1) >= 128)
+    if len(wide):
+        columns = np.arange(width)
+        present = (columns >= begin[wide, None]) & (columns < end[wide, None])
+        for row, data in zip(wide.tolist(), _varint_rows(counts[wide], present), strict=True):
+            packed[row] = data
+    return packed
+
+
+def _varint_rows(table: npt.NDArray[np.uint64], present: npt.NDArray[np.bool_]) -> list[bytes]:
+    """The numbers of each row that are present, of which there is one at least, as varints."""
     data, ends = varints(table[present])
     bounds = [0, *ends[np.cumsum(present.sum(axis=1)) - 1].tolist()]
     return [data[begin:end] for begin, end in itertools.pairwise(bounds)]

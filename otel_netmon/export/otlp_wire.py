@@ -61,9 +61,9 @@ def _text(tag: int, value: str) -> bytes:
 _short_text = functools.lru_cache(1024)(_text)
 
 
-def varint_sizes(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def varint_sizes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Bytes that each number takes as a varint; numbers are not negative."""
-    sizes = np.ones(values.shape, np.int64)
+    sizes = np.ones(values.shape, np.uint8)
     highest = int(values.max(initial=0))
     for shift in range(7, max(highest.bit_length(), 1), 7):
         sizes += values >= 1 << shift
@@ -73,7 +73,7 @@ def varint_sizes(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 def varints(values: npt.NDArray[np.uint64]) -> tuple[bytes, npt.NDArray[np.int64]]:
     """Numbers as varints, one behind the other, and the offset behind each."""
     sizes = varint_sizes(values)
-    ends = np.cumsum(sizes)
+    ends = np.cumsum(sizes.astype(np.int64))
     starts = ends - sizes
     data = np.empty(int(ends[-1]) if len(ends) else 0, np.uint8)
     data[starts] = values.astype(np.uint8) & 0x7F | (sizes > 1).view(np.uint8) << 7

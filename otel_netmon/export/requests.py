@@ -13,7 +13,12 @@ from typing import Literal, Protocol
 class Signal(enum.Enum):
     """A signal of OTLP: its path under the base URL, its gRPC method, and what its items are called."""
 
-    METRICS = ("metrics", "/v1/metrics", "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export", "metric_points")
+    METRICS = (
+        "metrics",
+        "/v1/metrics",
+        "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+        "metric_points",
+    )
     TRACES = ("traces", "/v1/traces", "/opentelemetry.proto.collector.trace.v1.TraceService/Export", "spans")
     LOGS = ("logs", "/v1/logs", "/opentelemetry.proto.collector.logs.v1.LogsService/Export", "log_records")
 

@@ -9,6 +9,7 @@ padded to 8.
 from __future__ import annotations
 
 import mmap
+import select
 import threading
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -115,3 +116,30 @@ class RingReader:
         """What was read before stays before what is read after: taking a lock orders memory on every machine."""
         with self._fence:
             pass
+
+
+class RingAlarm:
+    """Tells when the kernel asks for the consumer of a ring (BPF_RB_FORCE_WAKEUP), and not for what merely lies in it.
+
+    An epoll set with the ring alone, edge-triggered, itself to be waited on: level-triggered, a ring under load would always
+    be ready, for a few records at a time.
+
+    Args:
+        fd: the ring; it stays the caller's.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._epoll = select.epoll()
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+
+    def fileno(self) -> int:
+        """To wait on for reading."""
+        return self._epoll.fileno()
+
+    def clear(self) -> None:
+        """Takes the alarm, so that only the next one is told."""
+        self._epoll.poll(0)
+
+    def close(self) -> None:
+        """Gives the set back."""
+        self._epoll.close()

@@ -25,7 +25,7 @@ from otel_netmon.otel.points import Point, Points
 from otel_netmon.otel.series import Diversity
 from otel_netmon.otel.spans import SpanBatch
 from otel_netmon.readers.messages import MessageCounts, OpenQueryReader, parse_messages
-from otel_netmon.readers.ring import RingReader
+from otel_netmon.readers.ring import RingAlarm, RingReader
 from otel_netmon.selfmon.status import StageStatus
 
 _RECORDS = (
@@ -56,7 +56,7 @@ class DnsSource:
     def __init__(self, maps: Mapping[str, tuple[int, int]], config: Config, start_ns: int) -> None:
         probe = config.probes.dns
         self._ring = RingReader(*maps["messages"])
-        self.fd = maps["messages"][0]
+        self.alarm = RingAlarm(maps["messages"][0])
         self._open = OpenQueryReader(*maps["dns_cache"])
         self._kernel = MessageCounts(maps["message_counts"][0], syscalls.possible_cpus())
         self._timeout_ns = round(probe.timeout_seconds * 1e9)
@@ -208,6 +208,7 @@ class DnsSource:
 
     def close(self) -> None:
         """Gives the mappings back."""
+        self.alarm.close()
         self._ring.close()
 
     def _produced(self) -> int:

@@ -14,6 +14,7 @@ from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.otel.points import Points
 from otel_netmon.otel.series import DNS, DOMAINS, FLOWS, Diversity, SeriesBudget
 from otel_netmon.otel.spans import SpanBatch
+from otel_netmon.readers.ring import RingAlarm
 from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources.dns import DnsSource
 from otel_netmon.sources.domains import DomainSource
@@ -89,6 +90,16 @@ class Sources:
             self.xdp.read(now_ns)
             points |= self.xdp.points(names)
         return points
+
+    @property
+    def alarm(self) -> RingAlarm | None:
+        """Tells that a ring is filling up; None where there is none."""
+        return self.dns.alarm if self.dns is not None else None
+
+    def drain(self) -> None:
+        """Empties the ring between two readings."""
+        if self.dns is not None:
+            self.dns.drain()
 
     def settle(self) -> None:
         """Ends a reading whose state is saved."""
