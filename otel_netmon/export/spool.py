@@ -79,7 +79,9 @@ class Spool:
         self._last_sync = float("-inf")
         self._troubles: set[str] = set()
         segment_bytes = segment_bytes or max(min(SEGMENT_BYTES, max_bytes // 16), max_bytes // 1024)
-        self._lanes = {signal: Lane(directory / signal.word, signal, segment_bytes) for signal in SIGNALS}
+        self._lanes = {
+            signal: Lane(directory / signal.word, signal, segment_bytes, forced=sync != "never") for signal in SIGNALS
+        }
         with contextlib.ExitStack() as opened:
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)

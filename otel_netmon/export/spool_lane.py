@@ -63,6 +63,7 @@ class Lane:
         directory: of the segments.
         signal: what they hold.
         segment_bytes: size at which a new segment is begun.
+        forced: whether ``sync`` will be called.
 
     Attributes:
         positions: what is read next, and what is written next.
@@ -72,10 +73,11 @@ class Lane:
         oldest_unix_nano: when the next request was written; None where there is none.
     """
 
-    def __init__(self, directory: Path, signal: Signal, segment_bytes: int) -> None:
+    def __init__(self, directory: Path, signal: Signal, segment_bytes: int, *, forced: bool) -> None:
         self._directory = directory
         self.signal = signal
         self._segment_bytes = segment_bytes
+        self._forced = forced
         self._segments: list[Segment] = []
         self._read = Position()
         self._written = Position()
@@ -215,13 +217,16 @@ class Lane:
             OSError: it cannot be written; the lane is as before.
         """
         if not self._fits(RECORD_HEADER_BYTES + len(stored)):
-            self._segments.append(Segment.create(self._directory, self.signal, self._written, time_unix_nano))
-            self._writable, self._new_names = True, True
+            segment = Segment.create(self._directory, self.signal, self._written, time_unix_nano)
+            if self._segments and self._segments[-1] not in self._unsynced:
+                self._segments[-1].close()
+            self._segments.append(segment)
+            self._writable, self._new_names = True, self._forced
         segment = self._segments[-1]
         found = segment.append(
             stored, body_bytes=body_bytes, items=items, begin=self._written, time_unix_nano=time_unix_nano
         )
-        if segment not in self._unsynced:
+        if self._forced and segment not in self._unsynced:
             self._unsynced.append(segment)
         if durable:
             try:
