@@ -45,6 +45,9 @@ HistogramForm = Literal["exponential", "explicit"]
 _CELLS = 1 << 16
 """Buckets that are encoded at a time: half a megabyte a table, and a few tables."""
 
+_VARINTS = 12_000
+"""Counts that become varints at a time: their arrays stay below 128 KiB, beyond which each is fresh pages."""
+
 # Tags and fields of the data points; start and time are the same in all of them.
 _POINTS = 0x0A
 _START = b"\x11" + bytes(8)
@@ -255,10 +258,12 @@ def _packed(counts: npt.NDArray[np.uint64], begin: npt.NDArray[np.int64], end: n
     before = width * np.arange(rows)
     packed = [narrow[one:other] for one, other in zip((before + begin).tolist(), (before + end).tolist(), strict=True)]
     wide = np.flatnonzero(counts.max(axis=1) >= 128)
-    if len(wide):
-        columns = np.arange(width)
-        present = (columns >= begin[wide, None]) & (columns < end[wide, None])
-        for row, data in zip(wide.tolist(), _varint_rows(counts[wide], present), strict=True):
+    columns = np.arange(width)
+    step = max(1, _VARINTS // width)
+    for at in range(0, len(wide), step):
+        some = wide[at : at + step]
+        present = (columns >= begin[some, None]) & (columns < end[some, None])
+        for row, data in zip(some.tolist(), _varint_rows(counts[some], present), strict=True):
             packed[row] = data
     return packed
 

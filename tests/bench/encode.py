@@ -3,13 +3,14 @@
     python -m bench.encode
 
 Each round takes both encoders one after the other, so that whatever disturbs the machine disturbs both; figures are medians of the
-rounds, in brackets the extremes. The stock encoder is given data that is built already: encode_metrics, encode_spans and encode_logs with
+rounds, in brackets the extremes. The stock encoder is given data that is built already: encode_metrics and encode_spans with
 SerializeToString, nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import gzip
 import os
@@ -17,7 +18,6 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
 
 import numpy as np
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
@@ -27,7 +27,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind as SdkSpanKind, Status
 
-from otel_netmon.export.otlp_metrics import metric_requests
+from otel_netmon.export.otlp_metrics import HistogramForm, metric_requests
 from otel_netmon.export.otlp_spans import span_requests
 from otel_netmon.export.otlp_wire import Envelope
 from otel_netmon.export.requests import Request
@@ -79,12 +79,19 @@ def flows(sets: Sequence[AttributeSet], seed: int, time_unix_nano: int = NOW) ->
     )
 
 
-def distributions(sets: Sequence[AttributeSet], seed: int) -> HistogramSeries:
-    """Fourteen explicit bounds, some twenty exponential buckets."""
+def distributions(sets: Sequence[AttributeSet], seed: int, weight: int) -> HistogramSeries:
+    """Fourteen explicit bounds, and as many exponential buckets as a store of 160 has after a few measurements: 145.
+
+    Each measurement counts ``weight`` times.
+    """
     rng = chance(seed)
     values = [[2.0 ** rng.randrange(-10, 0) for _ in range(30)] for _ in sets]
     bounds = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
-    return histogram_series(sets, [NOW - SECOND] * len(sets), values, [1] * len(sets), bounds)
+    series = histogram_series(sets, [NOW - SECOND] * len(sets), values, [4] * len(sets), bounds)
+    many = np.uint64(weight)
+    return dataclasses.replace(
+        series, count=series.count * many, buckets=series.buckets * many, bucket_counts=series.bucket_counts * many
+    )
 
 
 def spans(count: int) -> tuple[SpanBatch, list[ReadableSpan]]:
@@ -156,8 +163,8 @@ def noted(values: Sequence[float], digits: int) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def against(name: str, rounds: int, ours: Callable[[], int], stock: Callable[[], object], stock_items: int) -> bool:
-    """One line: us an item, ours and stock, items a second, and the ratio; whether it is large enough."""
+def against(name: str, rounds: int, ours: Callable[[], int], stock: Callable[[], object], stock_items: int) -> float:
+    """One line: us an item, ours and stock, items a second, and how many times as fast ours is, which is given back."""
     items = ours()
     mine: list[float] = []
     theirs: list[float] = []
@@ -168,51 +175,59 @@ def against(name: str, rounds: int, ours: Callable[[], int], stock: Callable[[],
     ratios = [their / my for my, their in zip(mine, theirs, strict=True)]
     rate = 1e6 / statistics.median(mine)
     print(f"{name:48} {noted(mine, 3):24} {rate:>11,.0f} {noted(theirs, 1):22} {noted(ratios, 0)}", flush=True)
-    return statistics.median(ratios) >= LEAST_RATIO
+    return statistics.median(ratios)
 
 
-def points(rounds: int, count: int) -> bool:
-    """Data points in every form in which they go out."""
+def encoder(
+    snapshot: Snapshot,
+    previous: Snapshot | None = None,
+    temporality: Temporality = "cumulative",
+    histograms: HistogramForm = "explicit",
+) -> Callable[[], int]:
+    """The work of one export."""
+    return lambda: drain(
+        metric_requests(snapshot, ENVELOPE, previous=previous, temporality=temporality, histograms=histograms)
+    )
+
+
+def points(rounds: int, count: int) -> float:
+    """Numbers as they go out in a steady and in a changing network; gives the smallest ratio."""
     rng = chance(0)
     sets = [AttributeSet(encode(conversation(n, rng), Tag.NUMBER_DATA_POINT)) for n in range(count + count // 10)]
     known = sets[:count]
-    churned = [*sets[count:], *known[: count - count // 10]]
     before, now = flows(known, 1, NOW - 10 * SECOND), flows(known, 1)
-    other = flows(churned, 1)
+    changed = flows([*sets[count:], *known[: count - count // 10]], 1)
     few = {name: series[:STOCK] for name, series in now.points.items() if isinstance(series, NumberSeries)}
-    numbers = stock_data(Snapshot(NOW, few), "explicit")
-
-    def encoder(
-        snapshot: Snapshot,
-        previous: Snapshot | None,
-        temporality: Temporality,
-        histograms: Literal["exponential", "explicit"] = "explicit",
-    ) -> Callable[[], int]:
-        return lambda: drain(
-            metric_requests(snapshot, ENVELOPE, previous=previous, temporality=temporality, histograms=histograms)
-        )
-
+    stock = stock_points(stock_data(Snapshot(NOW, few), "explicit"))
     cases: list[tuple[str, Snapshot, Temporality]] = [
         ("points of known series", now, "cumulative"),
-        ("points, a tenth of the series new", other, "cumulative"),
+        ("points, a tenth of the series new", changed, "cumulative"),
         ("points, differences", now, "delta"),
-        ("points, differences, a tenth of the series new", other, "delta"),
+        ("points, differences, a tenth of the series new", changed, "delta"),
     ]
-    good = [
-        against(name, rounds, encoder(snapshot, before, temporality), stock_points(numbers), 2 * STOCK)
+    return min(
+        against(name, rounds, encoder(snapshot, before, temporality), stock, 2 * STOCK)
         for name, snapshot, temporality in cases
+    )
+
+
+def all_distributions(rounds: int, count: int) -> None:
+    """Histograms in both forms; large counts take two bytes and more each."""
+    rng = chance(0)
+    sets = [AttributeSet(encode(conversation(n, rng), Tag.NUMBER_DATA_POINT)) for n in range(count)]
+    metric = "netmon.pipeline.cycle.duration"
+    forms: list[tuple[str, HistogramForm, int]] = [
+        ("distributions, explicit", "explicit", 1),
+        ("distributions, exponential", "exponential", 1),
+        ("distributions, exponential, large counts", "exponential", 1000),
     ]
-    buckets = distributions(known[: count // 4], 1)
-    fewer = Snapshot(NOW, {"netmon.pipeline.cycle.duration": distributions(known[:STOCK], 1)})
-    later = Snapshot(NOW, {"netmon.pipeline.cycle.duration": buckets})
-    forms: tuple[Literal["explicit", "exponential"], ...] = ("explicit", "exponential")
-    for form in forms:
-        work = stock_points(stock_data(fewer, form))
-        good.append(against(f"distributions, {form}", rounds, encoder(later, None, "cumulative", form), work, STOCK))
-    return all(good)
+    for name, form, weight in forms:
+        series = distributions(sets, 1, weight)
+        stock = stock_points(stock_data(Snapshot(NOW, {metric: series[:STOCK]}), form))
+        against(name, rounds, encoder(Snapshot(NOW, {metric: series}), histograms=form), stock, STOCK)
 
 
-def stock_data(snapshot: Snapshot, histograms: Literal["exponential", "explicit"]) -> MetricsData:
+def stock_data(snapshot: Snapshot, histograms: HistogramForm) -> MetricsData:
     ((_, data),) = batches(snapshot, RESOURCE, 1 << 30, histograms)
     return data
 
@@ -265,25 +280,26 @@ def pack(bodies: Sequence[bytes], level: int) -> int:
 
 
 def main() -> int:
-    """Prints the tables; exit code 1 if ours is not at least ten times as fast in every line."""
+    """Prints the tables; exit code 1 if points and spans are not encoded at least ten times as fast."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--series", type=int, default=10_000)
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     print(f"{'':48} {'ours, us each':24} {'a second':>11} {'stock, us each':22} times as fast")
-    good = points(arguments.rounds, arguments.series)
+    of_points = points(arguments.rounds, arguments.series)
     batch, sdk = spans(arguments.series)
-    good &= against(
+    of_spans = against(
         "spans",
         arguments.rounds,
         lambda: drain(span_requests(batch, ENVELOPE)),
         lambda: encode_spans(sdk).SerializeToString(),
         len(sdk),
     )
+    all_distributions(arguments.rounds, arguments.series // 4)
     new_series(arguments.rounds, arguments.series)
     compression(arguments.rounds, arguments.series)
-    return 0 if good else 1
+    return 0 if min(of_points, of_spans) >= LEAST_RATIO else 1
 
 
 if __name__ == "__main__":

@@ -136,6 +136,7 @@ def test_points_equal_those_of_the_stock_encoder(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(otlp_wire, "CHUNK", chunk)
         patch.setattr(otlp_metrics, "_CELLS", 20 * chunk)
+        patch.setattr(otlp_metrics, "_VARINTS", 5 * chunk)
         requests = list(
             metric_requests(
                 snapshot,
