@@ -61,7 +61,7 @@ def _records(batch: SpanBatch, rows: slice) -> Records:
         [_PARENT if has else b"" for has in has_parent.tolist()],
     ]
     if batch.trace_states:
-        columns.insert(0, [text(0x1A, state) if state else b"" for state in batch.trace_states[rows]])
+        columns.insert(0, [text(0x1A, state) for state in batch.trace_states[rows]])
     records = Records(_SPANS, columns, _TAIL)
     records.fill(len(_TAIL) + 8, _identifiers(parents[has_parent]), has_parent)
     records.fill(len(_TAIL) - 2, _identifiers(batch.trace_ids[rows]))

@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext, SpanKind as SdkSpanKind, Status, StatusCode as SdkStatusCode
+from opentelemetry.trace import SpanContext, SpanKind as SdkSpanKind, Status, StatusCode as SdkStatusCode, TraceState
 
 from otel_netmon.export import otlp_metrics, otlp_wire
 from otel_netmon.export.otlp_logs import event_requests
@@ -322,23 +322,31 @@ SPANS = st.lists(
         ATTRIBUTES,
         st.sampled_from(StatusCode),
         TEXT,
+        st.sampled_from(["", "ot=th:8", "ot=th:c;rv:00000000000001,vendor=x"]),
     ),
     max_size=6,
 )
 
 
-@given(SPANS, st.integers(1, 8), st.sampled_from([1, 300, 3 << 20]))
+@given(SPANS, st.booleans(), st.integers(1, 8), st.sampled_from([1, 300, 3 << 20]))
 @settings(max_examples=200, deadline=None)
-def test_spans_equal_those_of_the_stock_encoder(spans: list[Any], max_items: int, max_bytes: int) -> None:
+def test_spans_equal_those_of_the_stock_encoder(
+    spans: list[Any], has_states: bool, max_items: int, max_bytes: int
+) -> None:
     def bytes_of(ids: list[int], size: int) -> Any:
         return np.array([list(number.to_bytes(size, "big")) for number in ids], np.uint8).reshape(len(ids), size)
 
     sdk = []
-    for name, kind, trace_id, span_id, parent, (start, end), attributes, status, message in spans:
+    for name, kind, trace_id, span_id, parent, (start, end), attributes, status, message, state in spans:
         sdk.append(
             ReadableSpan(
                 name=portable_text(name),
-                context=SpanContext(trace_id, span_id, is_remote=False),
+                context=SpanContext(
+                    trace_id,
+                    span_id,
+                    is_remote=False,
+                    trace_state=TraceState.from_header([state]) if has_states else None,
+                ),
                 parent=SpanContext(trace_id, parent[0], is_remote=parent[1]) if parent else None,
                 resource=SDK_RESOURCE,
                 attributes=portable(attributes),
@@ -364,6 +372,7 @@ def test_spans_equal_those_of_the_stock_encoder(spans: list[Any], max_items: int
         attributes=[encode(span[6], Tag.SPAN) for span in spans],
         statuses=np.array([span[7] for span in spans], np.uint8),
         messages=[span[8] if span[7] is StatusCode.ERROR else "" for span in spans],
+        trace_states=[span[9] for span in spans] if has_states else (),
     )
     requests = list(span_requests(batch, ENVELOPE, max_items, max_bytes))
     messages = [ExportTraceServiceRequest.FromString(request.body) for request in requests]
