@@ -317,6 +317,7 @@ class Spool:
             errno.ENOSPC: "make room on its file system, or lower export.spool.max_bytes",
             errno.EDQUOT: "raise the quota of the agent's user, or lower export.spool.max_bytes",
             errno.EROFS: "mount its file system for writing, or set export.spool.directory to another folder",
+            errno.EIO: "move the folder away, or set export.spool.directory to another disk: this one fails",
             errno.EMFILE: "raise the limit of open files (LimitNOFILE)",
         }
         remedy = "let the agent's user own the folder, or set export.spool.directory to another"

@@ -104,7 +104,9 @@ class Lane:
             SpoolError: a newer version wrote a segment.
         """
         self._directory.mkdir(mode=0o700, exist_ok=True)
-        for entry in sorted(os.scandir(self._directory), key=lambda entry: entry.name):
+        with os.scandir(self._directory) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        for entry in entries:
             if parse_segment_name(entry.name) is None or not entry.is_file(follow_symlinks=False):
                 self.foreign.append(entry.name)
             else:
