@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 
 from publicsuffixlist import PublicSuffixList
 
@@ -37,8 +37,7 @@ class NameFolding:
 
     def __init__(self, depth: int = 2) -> None:
         self._depth = depth
-        self._suffixes = PublicSuffixList(only_icann=True)
-        self._known = lru_cache(_KNOWN_NAMES)(self._fold)
+        self._known = functools.lru_cache(_KNOWN_NAMES)(self._fold)
 
     def fold(self, name: str) -> str:
         """Gives a name, as ``decode.dns_names`` writes it, folded."""
@@ -58,6 +57,12 @@ class NameFolding:
         if keep is None:
             if len(labels) <= self._depth:
                 return lower
-            suffix = self._suffixes.publicsuffix(".".join(labels[-_SUFFIX_LABELS_MAX:]))
+            suffix = _suffixes().publicsuffix(".".join(labels[-_SUFFIX_LABELS_MAX:]))
             keep = max(self._depth, 2 if suffix is None else suffix.count(".") + 2)
         return ".".join(labels[-keep:])
+
+
+@functools.cache
+def _suffixes() -> PublicSuffixList:
+    """Read with the first name that needs it: it takes 30 ms and some megabytes."""
+    return PublicSuffixList(only_icann=True)

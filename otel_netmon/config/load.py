@@ -19,7 +19,6 @@ from otel_netmon.config.environment_own import CONFIG_FILE_VARIABLE
 from otel_netmon.config.keys import GROUPS, KEYS, find, resolve, suggest
 from otel_netmon.config.model import SIGNALS, Config, Receiver, SignalName
 from otel_netmon.config.origins import DEFAULT, STRENGTH, Origin, Values
-from otel_netmon.config.source import read_file
 from otel_netmon.config.values import ENVIRONMENT_PREFIX, Invalid, Value, show
 from otel_netmon.errors import ConfigError
 
@@ -76,7 +75,7 @@ def load(
         ConfigError: a value is wrong; the message has one line for each problem, file problems with ``FILE:LINE:COLUMN:``.
     """
     path = find_file(file, environ, default_file)
-    file_values, problems = read_file(path, environ) if path is not None else ({}, [])
+    file_values, problems = _read_file(path, environ) if path is not None else ({}, [])
     set_values, set_problems = _read_sets(sets)
     flag_values, flag_problems = _read_flags(flags)
     found = environment.read(environ)
@@ -101,6 +100,12 @@ def load(
         raise _error(problems)
     warnings += _nothing_sent(config)
     return Loaded(config, {name: origin for name, (_, origin) in merged.items()}, tuple(warnings), path)
+
+
+def _read_file(path: str, environ: Mapping[str, str]) -> tuple[Values, list[str]]:
+    from otel_netmon.config.source import read_file  # with PyYAML, 1 MB, for a file only
+
+    return read_file(path, environ)
 
 
 def _read_sets(sets: Sequence[str]) -> tuple[Values, list[str]]:

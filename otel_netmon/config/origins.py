@@ -6,8 +6,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
 from otel_netmon.config import checks
 from otel_netmon.config.keys import ORDER, Group
 from otel_netmon.config.model import Config
@@ -140,12 +138,16 @@ def scalar(value: object) -> str:
         return "[" + ", ".join(_quote(item.replace("$", "$$")) for item in value) + "]"
     if isinstance(value, dict):
         return "{}"
+    import yaml  # 1 MB, for print-config only
+
     return str(yaml.safe_dump(value)).splitlines()[0]
 
 
 def _quote(text: str) -> str:
     if _PLAIN.fullmatch(text) and text.lower() not in _YAML_WORDS:
         return text
+    import yaml
+
     return str(yaml.safe_dump(text, default_style='"', width=float("inf"))).rstrip("\n")
 
 

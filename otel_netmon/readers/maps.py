@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from otel_netmon.kernel import syscalls
 
+_ROOM_MIN = 1024
 BATCH_ENTRIES = 4096  # the first try: a batch is whole hash buckets, and grows where one does not fit
 
 
@@ -30,42 +31,60 @@ class HashReader:
         stride = -(-value.itemsize // 8) * 8  # per-CPU values are padded to 8 bytes
         if cpus and stride != value.itemsize:
             raise ValueError("per-CPU values must be a multiple of 8 bytes")
-        self._keys = np.empty(max_entries, key)
-        self._values = np.empty((max_entries, cpus) if cpus else max_entries, value)
+        self._key = key
+        self._value = value
+        self._max_entries = max_entries
         self._tokens = np.zeros(2, np.uint64)
-        self._value_size = value.itemsize * (cpus or 1)
+        self._last = 0
 
     def read(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Gives keys (shape n) and values (shape n, or n by CPUs) as views that the next read overwrites.
+        """Gives keys (shape n) and values (shape n, or n by CPUs).
 
         Each bucket is read under its lock: an entry that exists during the whole read is given exactly once.
         """
-        room = len(self._keys)
-        base, tokens = self._keys.ctypes.data, self._tokens.ctypes.data
-        values = self._values.ctypes.data
+        room = min(self._max_entries, max(_ROOM_MIN, self._last + self._last // 2))
+        keys, values = self._arrays(room)
+        tokens = self._tokens.ctypes.data
         n, step, resume = 0, min(BATCH_ENTRIES, room), 0
-        while n < room:
+        while n < self._max_entries:
+            if n == room:
+                room = min(self._max_entries, room * 2)
+                keys, values = self._grown(keys, values, n, room)
             count = min(step, room - n)
             try:
                 got, end = syscalls.map_lookup_batch(
                     self._fd,
                     resume,
                     tokens + 8,
-                    base + n * self._keys.itemsize,
-                    values + n * self._value_size,
+                    keys.ctypes.data + n * keys.itemsize,
+                    values.ctypes.data + n * values.strides[0],
                     count,
                 )
             except OSError as error:
-                if error.errno != errno.ENOSPC or count == room - n:
+                if error.errno != errno.ENOSPC or count == self._max_entries - n:
                     raise
                 step = count * 2
+                if n + step > room:
+                    room = min(self._max_entries, max(room * 2, n + step))
+                    keys, values = self._grown(keys, values, n, room)
                 continue
             n += got
             if end:
                 break
             self._tokens[0] = self._tokens[1]
             resume = tokens
-        return self._keys[:n], self._values[:n]
+        self._last = n
+        return keys[:n], values[:n]
+
+    def _arrays(self, room: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        return np.empty(room, self._key), np.empty((room, self._cpus) if self._cpus else room, self._value)
+
+    def _grown(
+        self, keys: npt.NDArray[Any], values: npt.NDArray[Any], n: int, room: int
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        more_keys, more_values = self._arrays(room)
+        more_keys[:n], more_values[:n] = keys[:n], values[:n]
+        return more_keys, more_values
 
     def delete(self, keys: npt.NDArray[Any]) -> int:
         """Deletes entries; gives how many there were."""
