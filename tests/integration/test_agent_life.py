@@ -254,7 +254,14 @@ def test_a_killed_pipeline_comes_back_and_counts_on(tmp_path: Path) -> None:
 @pytest.mark.collector
 def test_killed_again_and_again_under_load_it_loses_no_count(tmp_path: Path) -> None:
     """Flows come and go all the time, so that rows are deleted while processes die; at the end everything is equal."""
-    options = ["--set", "probes.flows.idle_seconds=1", "--set", "flows.top_k=3", "--set", "limits.series_idle_seconds=2"]
+    options = [
+        "--set",
+        "probes.flows.idle_seconds=1",
+        "--set",
+        "flows.top_k=3",
+        "--set",
+        "limits.series_idle_seconds=2",
+    ]
     with collectors.otelcol(tmp_path) as collector, veth_pair() as place:
         left, _, pair = place
         base = left.counters(pair.left)

@@ -106,7 +106,7 @@ def test_every_packet_is_in_one_series_or_in_the_rest(
                 assert (
                     rest[PACKETS] + sum(packets for packets, _ in shown),
                     rest[BYTES] + sum(octets for _, octets in shown),
-                  ) == wanted, "what every series ever told and the rest are all there was"
+                ) == wanted, "what every series ever told and the rest are all there was"
             if hand_over:
                 other = made(limit)
                 other.restore(series.state())

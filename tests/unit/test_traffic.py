@@ -96,9 +96,9 @@ def test_the_conversations_of_a_reading_are_those_that_gained() -> None:
     seen = traffic(top_k=0)
     rows = [(flow_key(source_port=port), flow(1, 10)) for port in (40001, 40002)]
     assert seen.update(reading(rows), {}, NEXT).folded == 1
-    assert [each["server_port"] for each in seen.conversations] == [443, 443]
+    assert [each["server_port"] for each in seen.gained.conversations] == [443, 443]
     seen.update(reading([rows[0], (flow_key(destination_port=53), flow(1, 10))]), {}, NEXT)
-    assert [each["server_port"] for each in seen.conversations] == [53]
+    assert [each["server_port"] for each in seen.gained.conversations] == [53]
 
 
 def test_what_the_hook_saw_and_the_rows_do_not_hold_is_missing() -> None:
