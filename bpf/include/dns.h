@@ -268,6 +268,7 @@ static __always_inline void dns_segment(struct __sk_buff *skb, struct message_sc
 		flags &= ~TCP_FIN;
 		whole = left;
 	}
+#pragma unroll /* as a loop it would be entered in the middle, which Linux 5.10 refuses */
 	for (i = 0; i < DNS_SEGMENT_RECORDS_MAX; i++) {
 		u32 captured = left < NETMON_MESSAGE_BYTES_MAX ? left : NETMON_MESSAGE_BYTES_MAX;
 		int last = captured == left || i == DNS_SEGMENT_RECORDS_MAX - 1;

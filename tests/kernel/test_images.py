@@ -93,6 +93,54 @@ def test_the_verifier_looks_at_few_instructions(capsys: pytest.CaptureFixture[st
     assert all(0 < count <= INSTRUCTIONS_MAX for count in counts.values()), counts
 
 
+def loops_refused_by_5_10(code: bytes) -> list[int]:
+    """Instructions that fall through back into a loop, which check_cfg() of Linux 5.10 refuses: loops go by jumps.
+
+    Depth first as there: of a conditional jump the next instruction comes before the target.
+    """
+    number = len(code) // 8
+    opcode, offset = (
+        code[0::8],
+        [int.from_bytes(code[at + 2 : at + 4], "little", signed=True) for at in range(0, len(code), 8)],
+    )
+    following: list[list[int]] = []
+    for at in range(number):
+        kind, jump = opcode[at] & 7, opcode[at] >> 4
+        if kind not in (5, 6) or jump == 8:  # no jump, or a call
+            following.append([at + 2 if opcode[at] == image.LD_IMM64 else at + 1])
+        elif jump == 9:
+            following.append([])
+        else:
+            target = at + 1 + offset[at]
+            following.append([target] if jump == 0 and kind == 5 else [at + 1, target])
+    state = ["new"] * number
+    refused = []
+    stack = [(0, iter(following[0]))]
+    state[0] = "open"
+    while stack:
+        at, rest = stack[-1]
+        to = next(rest, None)
+        if to is None:
+            state[at] = "done"
+            stack.pop()
+        elif state[to] == "new":
+            state[to] = "open"
+            stack.append((to, iter(following[to])))
+        elif state[to] == "open" and (opcode[at] & 7 not in (5, 6) or opcode[at] >> 4 == 8):
+            refused.append(at)
+    return refused
+
+
+def test_loops_are_such_as_linux_5_10_takes() -> None:
+    falls_into_loop = bytes.fromhex(
+        "0500010000000000 b700000000000000 1500feff00000000 9500000000000000".replace(" ", "")
+    )
+    assert loops_refused_by_5_10(falls_into_loop) == [1]
+    for name in NAMES:
+        for program, made in shipped(name).programs.items():
+            assert loops_refused_by_5_10(made.instructions) == [], program
+
+
 # ---------------------------------------------------------------------------------------------------- where they come from
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
