@@ -86,6 +86,7 @@ class Lane:
     Attributes:
         source: what is sent.
         not_before: no attempt until then; ``asked_until`` is that part of the wait that the receiver asked for.
+        unanswered: the last attempt got no answer at all.
         told: the state that was logged last.
     """
 
@@ -94,6 +95,7 @@ class Lane:
     backoff: Backoff
     not_before: float = float("-inf")
     asked_until: float = float("-inf")
+    unanswered: bool = False
     state: State = "starting"
     told: str = ""
 
@@ -322,6 +324,9 @@ class Delivery:
         if work is None:
             return False
         outcome = self._send(work.request)
+        lane.unanswered = not outcome.status
+        if outcome.status:
+            self._is_there()
         if outcome.kind == "retry":
             lane.source.later(work)
             self._postpone(lane, outcome)
@@ -329,6 +334,12 @@ class Delivery:
             lane.source.done(work)
             self._finish(lane, work, outcome)
         return True
+
+    def _is_there(self) -> None:
+        """A receiver that answers for one signal is worth an attempt for those that got no answer."""
+        for lane in self._lanes:
+            if lane.unanswered:
+                lane.unanswered, lane.not_before = False, lane.asked_until
 
     def _send(self, request: Request) -> Outcome:
         with self.lock:

@@ -314,6 +314,21 @@ def test_a_signal_that_is_throttled_holds_up_no_other() -> None:
     assert len([request for _, request in rig.transport.seen if request.signal is TRACES]) == 1
 
 
+def test_a_receiver_that_answers_for_one_signal_is_tried_for_the_others() -> None:
+    rig = Rig()
+    rig.transport.always = lambda _: AWAY
+    rig.delivery.offer(snapshot(1))
+    rig.delivery.offer_events(events(2))
+    rig.run(60.0)
+    attempts = len(rig.transport.seen)
+    rig.transport.always = lambda _: DELIVERED
+    while len(rig.transport.seen) == attempts:
+        rig.run(0.5)
+    assert [request.signal for _, request in rig.transport.seen[attempts:]] in ([METRICS, LOGS], [LOGS, METRICS])
+    (first, _), (second, _) = rig.transport.seen[attempts:]
+    assert first == second
+
+
 def test_signals_that_are_not_wanted_are_not_even_counted() -> None:
     rig = Rig(signals=[LOGS])
     rig.delivery.offer(snapshot(1))
