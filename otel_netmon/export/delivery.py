@@ -324,9 +324,9 @@ class Delivery:
         if work is None:
             return False
         outcome = self._send(work.request)
-        lane.unanswered = not outcome.status
-        if outcome.status:
-            self._is_there()
+        was_away, lane.unanswered = lane.unanswered, not outcome.status
+        if was_away and outcome.status:
+            self._is_back()
         if outcome.kind == "retry":
             lane.source.later(work)
             self._postpone(lane, outcome)
@@ -335,8 +335,8 @@ class Delivery:
             self._finish(lane, work, outcome)
         return True
 
-    def _is_there(self) -> None:
-        """A receiver that answers for one signal is worth an attempt for those that got no answer."""
+    def _is_back(self) -> None:
+        """A receiver that answers for one signal again is worth an attempt for the others that got no answer."""
         for lane in self._lanes:
             if lane.unanswered:
                 lane.unanswered, lane.not_before = False, lane.asked_until

@@ -314,7 +314,19 @@ def test_a_signal_that_is_throttled_holds_up_no_other() -> None:
     assert len([request for _, request in rig.transport.seen if request.signal is TRACES]) == 1
 
 
-def test_a_receiver_that_answers_for_one_signal_is_tried_for_the_others() -> None:
+def test_a_signal_that_never_gets_an_answer_costs_the_others_an_attempt_in_half_a_minute() -> None:
+    rig = Rig()
+    rig.transport.always = lambda request: AWAY if request.signal is TRACES else DELIVERED
+    rig.delivery.offer_spans(spans(1))
+    for number in range(1, 301):
+        rig.delivery.offer(snapshot(number, at=END + number))
+        rig.run(1.0)
+    assert rig.transport.numbers(METRICS) == list(range(1, 301))
+    tried = [time for time, request in rig.transport.seen if request.signal is TRACES]
+    assert [round(after - before) for before, after in itertools.pairwise(tried)] == [1, 2, 4, 8, 16, *[30] * 8]
+
+
+def test_a_receiver_that_answers_for_one_signal_again_is_tried_for_the_others() -> None:
     rig = Rig()
     rig.transport.always = lambda _: AWAY
     rig.delivery.offer(snapshot(1))
