@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import mmap
 import os
 import selectors
 import signal
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from otel_netmon.abi.enums import PortProtocol
+from otel_netmon.abi.enums import Late, PortProtocol
 from otel_netmon.attachments import TC_HOOKS, Attachments
 from otel_netmon.config import reload
 from otel_netmon.config.checks import FIRST_DESTINATION
@@ -25,7 +26,7 @@ from otel_netmon.config.load import Loaded
 from otel_netmon.config.model import Config
 from otel_netmon.control import Channel
 from otel_netmon.errors import ImageError, NetmonError
-from otel_netmon.kernel import loader
+from otel_netmon.kernel import loader, syscalls
 from otel_netmon.kernel.image import TAIL_CALLS
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
 from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
@@ -35,6 +36,7 @@ from otel_netmon.selfmon.journal import Journal
 RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 STABLE_SECONDS = 60.0
 REFRESH_SECONDS = 1.0
+WAKEUP_BYTES_MIN = 4096
 KILL_GRACE_SECONDS = 2.0
 
 Reload = Callable[[], Loaded]
@@ -137,7 +139,7 @@ class Supervisor:
                     "flows",
                     "tc_monitor",
                     config.probes.flows.enabled,
-                    {"flow_table": config.probes.flows.table_entries, "messages": config.probes.dns.ring_bytes},
+                    _tc_sizes(config),
                 ),
                 ("xdp", "xdp_monitor", config.probes.xdp.enabled, {}),
             ):
@@ -182,7 +184,9 @@ class Supervisor:
             images.failed["dns"] = ("needs_flows", "the programs of probes.flows call it, and that probe is off")
             return
         try:
-            tc.program("netmon_dns")
+            # All CPUs together call the reader at a quarter of the ring, however many there are.
+            share = config.probes.dns.ring_bytes // (4 * syscalls.possible_cpus())
+            tc.program("netmon_dns", {Late.WAKEUP: max(share, WAKEUP_BYTES_MIN)})
             own = {int(port): PortProtocol.DNS for port in config.probes.dns.ports}
             set_message_ports(tc, {**DNS_PORTS, **own})
         except (NetmonError, OSError) as error:
@@ -543,6 +547,12 @@ class Supervisor:
             else:
                 with contextlib.suppress(BlockingIOError):
                     self._postponed += os.read(key.fd, 4096)
+
+
+def _tc_sizes(config: Config) -> dict[str, int]:
+    """Entries of the maps of tc_monitor; what belongs to a probe that is off takes next to nothing."""
+    sizes = {"flow_table": config.probes.flows.table_entries, "messages": config.probes.dns.ring_bytes}
+    return sizes if config.probes.dns.enabled else {**sizes, "messages": mmap.PAGESIZE, "dns_cache": 1}
 
 
 def _describe(interface: Interface, hooks: dict[str, str] | None) -> dict[str, Any]:

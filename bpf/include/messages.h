@@ -17,6 +17,7 @@ struct message_scratch {
 	u32 offset;  /* of the payload in the frame */
 	u32 skipped; /* in a replay: payload that came in earlier pieces of the packet */
 	u8 protocols;
+	u64 unannounced; /* bytes in the ring since its consumer was called by this CPU */
 };
 
 /*
@@ -174,6 +175,16 @@ static __always_inline int message_load(struct __sk_buff *skb, struct message_sc
 	return bpf_skb_load_bytes(skb, s->offset, s->payload, length);
 }
 
+/* The consumer comes by itself each second; it is called when this CPU alone has filled its share of the ring's first part. */
+static __always_inline u64 message_wakeup(struct message_scratch *s, u64 length)
+{
+	s->unannounced += length;
+	if (s->unannounced < late_wakeup())
+		return BPF_RB_NO_WAKEUP;
+	s->unannounced = 0;
+	return BPF_RB_FORCE_WAKEUP;
+}
+
 /* Hands the record to user space; what is its count among NETMON_COUNT_*. */
 static __always_inline void message_emit(struct message_scratch *s, u8 kind, u32 what)
 {
@@ -185,7 +196,8 @@ static __always_inline void message_emit(struct message_scratch *s, u8 kind, u32
 	if (length > NETMON_MESSAGE_BYTES_MAX)
 		return;
 	/* Copied once more than a reservation would, but reservations are of constant size: the ring would be half empty. */
-	if (messages.ringbuf_output(&s->message, sizeof(s->message) + length, BPF_RB_NO_WAKEUP))
+	if (messages.ringbuf_output(&s->message, sizeof(s->message) + length,
+				    message_wakeup(s, sizeof(s->message) + length)))
 		message_count(NETMON_COUNT_LOST_RING, 1);
 }
 

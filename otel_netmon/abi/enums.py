@@ -122,6 +122,7 @@ class Late(IntEnum):
     DECAPSULATE = 3
     REPLAY = 4
     FAST_PATH = 5
+    WAKEUP = 6
 
 
 LATE_MARK = 0x4E45544D4F4E0000
@@ -131,6 +132,7 @@ LATE_DEFAULTS: dict[Late, int] = {
     Late.DECAPSULATE: 0,
     Late.REPLAY: 0,
     Late.FAST_PATH: 1,
+    Late.WAKEUP: 1 << 14,
 }
 
 ETHERTYPE_IPV4 = 0x0800

@@ -78,7 +78,7 @@ class CounterSeries:
     ) -> None:
         self._dtype = key
         self._seed = int.from_bytes(os.urandom(8), "little")
-        self._read_ns = self._rest_start_ns = start_ns
+        self._read_ns = self._begin_ns = self._rest_start_ns = start_ns
         self._idle_ns = idle_ns
         self.limit = limit
         self._rest = np.zeros((partitions, counters), np.uint64)
@@ -101,6 +101,7 @@ class CounterSeries:
         self._gained[:] = 0
         self._score *= _DECAY
         self._active = self._folded = 0
+        self._begin_ns = self._read_ns
 
     def update(
         self,
@@ -133,7 +134,7 @@ class CounterSeries:
         self._drop_idle(now_ns)
         slots[known] = np.where(self._live[slots[known]], slots[known], -1)
         candidates = np.flatnonzero(~known & busy)
-        fresh = self._admit(keys, first, sums[weight], slots, candidates, now_ns, begin_ns or self._read_ns)
+        fresh = self._admit(keys, first, sums[weight], slots, candidates, now_ns, begin_ns or self._begin_ns)
         placed = slots >= 0
         self._values[:, slots[placed]] += sums[:, placed]
         self._gained[:, slots[placed]] += sums[:, placed]

@@ -155,8 +155,13 @@ class FlowSource:
         return {**self.traffic.state(), "flows.leaving": leaving}
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Goes on where another process was, before the first reading."""
+        """Goes on where another process was, before the first reading.
+
+        ``points`` then gives what it had counted, which it has perhaps told nobody: it must be told before the next reading,
+        in which some of the series may end.
+        """
         self.traffic.restore(state)
+        self._series = self.traffic.flows.reading()
         self._reader.delete_told(state["flows.leaving"]["keys"], state["flows.leaving"]["flows"])
 
     def diversity(self) -> Diversity:

@@ -50,7 +50,11 @@ class Sources:
         self._config = config
         tc = maps.get("tc_monitor")
         self.flows = FlowSource(tc, programs["tc_monitor"], config, start_ns) if tc is not None else None
-        runs_dns = tc is not None and config.probes.dns.enabled and "netmon_dns" in programs["tc_monitor"]
+        runs_dns = (
+            tc is not None
+            and config.probes.dns.enabled
+            and any(name.startswith("netmon_dns") for name in programs["tc_monitor"])
+        )
         self.dns = DnsSource(tc, config, start_ns) if tc is not None and runs_dns else None
         idle_ns = round(config.limits.series_idle_seconds * 1e9)
         self._domains = (
