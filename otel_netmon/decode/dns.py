@@ -68,11 +68,11 @@ class Message(NamedTuple):
         flags: the second 16 bits of the header.
         rcode: the response code, extended by EDNS where the OPT record was read.
         question_count, answer_count: what the header says, not what was read.
-        questions: those read.
+        questions: those read; the first one, by which queries and responses are paired, always, if there is one.
         answers: the records of the answer section read.
         edns: None without an OPT record, or where it was not read.
         cut: the capture ends before the message does; what is here was whole.
-        fault: why what follows could not be read; None if nothing is wrong. The questions are always read.
+        fault: why what follows could not be read; None if nothing is wrong.
     """
 
     id: int
@@ -120,8 +120,8 @@ def decode(data: bytes, length: int | None = None) -> Message | Fault:
         length: octets of the whole message where the capture may have cut it; None: `data` is all of it.
 
     Returns:
-        The message, or why there is none: header or questions cannot be read. A message cut inside its header or a
-        question gives ``short_header`` or ``short_question`` as well: there is nothing whole to tell.
+        The message, or why there is none: the header or the first question cannot be read. A message cut inside them
+        gives ``short_header`` or ``short_question`` as well: there is nothing whole to tell.
     """
     size = len(data)
     if size > _KNOWN_MESSAGE_OCTETS or (length is not None and length > size):
@@ -138,31 +138,33 @@ def _decode(data: bytes, length: int | None) -> Message | Fault:
     if flags >> 11 & 15 not in _ASSIGNED_OPCODES:
         return "opcode"
     suffixes: Suffixes = {}
-    questions: tuple[Question, ...] = ()
+    questions: list[Question] = []
     offset = HEADER_OCTETS
+    cut = False
+    fault: Fault | None = None
     if question_count == 1:
         # Almost every message. A name without pointers ends with the first zero, unless one stands in a label.
         offset = data.find(0, HEADER_OCTETS) + 5
         known = _known_question(data[HEADER_OCTETS:offset]) if HEADER_OCTETS < offset <= _KNOWN_QUESTION_ENDS else None
         if known is not None:
-            questions = (known,)
+            questions.append(known)
     if not questions and question_count:
         try:
-            questions, offset = _questions(data, question_count, suffixes)
+            offset = _read_questions(data, question_count, suffixes, questions)
         except EndOfData:
-            return "short_question"
+            cut = length is not None and length > len(data)
+            fault = None if cut else "short_question"
         except UnreadableName as error:
-            return error.fault
+            fault = error.fault
+        if not questions:
+            return fault or "short_question"
     answers: list[Record] = []
     rcode = flags & 15
     edns = None
-    cut = False
-    fault: Fault | None = None
-    if answer_count or authority_count or additional_count:
+    if not cut and fault is None and (answer_count or authority_count or additional_count):
         try:
-            offset = read_answers(
-                data, offset, answer_count, questions[0].name if questions else None, suffixes, answers
-            )
+            asked = questions[0].name if questions else None
+            offset = read_answers(data, offset, answer_count, asked, suffixes, answers)
             if additional_count:
                 offset = skip_records(data, offset, authority_count, suffixes)
                 edns, extension = read_opt(data, offset, additional_count, suffixes)
@@ -174,7 +176,9 @@ def _decode(data: bytes, length: int | None) -> Message | Fault:
             fault = None if cut else "short_record"
         except (UnreadableName, UnreadableRecord) as error:
             fault = error.fault
-    return Message(identifier, flags, rcode, question_count, answer_count, questions, tuple(answers), edns, cut, fault)
+    return Message(
+        identifier, flags, rcode, question_count, answer_count, tuple(questions), tuple(answers), edns, cut, fault
+    )
 
 
 def read_question(octets: bytes) -> Question | None:
@@ -194,8 +198,8 @@ def _known_message(behind_id: bytes) -> Message | Fault:
     return _decode(b"\0\0" + behind_id, None)
 
 
-def _questions(data: bytes, count: int, suffixes: Suffixes) -> tuple[tuple[Question, ...], int]:
-    found = []
+def _read_questions(data: bytes, count: int, suffixes: Suffixes, found: list[Question]) -> int:
+    """Appends the questions to `found`, so that those before a fault or a cut are there; gives the offset behind them."""
     offset = HEADER_OCTETS
     for _ in range(count):
         name, offset = read_name(data, offset, suffixes)
@@ -203,4 +207,4 @@ def _questions(data: bytes, count: int, suffixes: Suffixes) -> tuple[tuple[Quest
             raise EndOfData
         found.append(Question(name, *_PAIR(data, offset)))
         offset += 4
-    return tuple(found), offset
+    return offset

@@ -104,7 +104,8 @@ def agrees(octets: bytes, made: Message | Fault, length: int | None = None) -> N
     assert made.id == other.id
     assert made.flags & 15 == other.rcode() & 15
     questions = [(plain(each.name), int(each.rdtype), int(each.rdclass)) for each in other.question]
-    assert list(made.questions) == questions
+    read = len(questions) if made.fault is None else len(made.questions)
+    assert list(made.questions) == questions[:read]
     if made.fault is not None:
         assert errors or (made.fault == "pointer" and points_into_header(octets)), made.fault
     elif not made.cut and not any(isinstance(error, dns.message.BadTSIG) for error in errors):

@@ -231,7 +231,26 @@ def test_several_questions_and_none() -> None:
     assert made.question_count == 2
     none = read(d.message(1, d.RESPONSE_FLAGS | 1))
     assert (none.questions, none.question_count, none.rcode_name) == ((), 0, "FORMERR")
-    assert decode(d.message(1, d.QUERY_FLAGS, [d.question("a.e"), b""])) == "short_question"
+
+
+@pytest.mark.parametrize(
+    ("later", "fault"),
+    [
+        (b"", "short_question"),
+        (b"\1", "short_question"),
+        (d.pointer(200) + bytes(4), "pointer"),
+        (b"\x40", "label_type"),
+    ],
+)
+def test_a_message_has_its_first_question_whatever_comes_later(later: bytes, fault: Fault) -> None:
+    """By that the kernel has paired: what is wrong behind it ends the message, not the lookup."""
+    whole = d.message(1, d.RESPONSE_FLAGS | 3, [d.question("a.e"), later], [b""])
+    made = read(whole)
+    assert (made.questions, made.question_count, made.answer_count) == ((Question("a.e", d.A, d.IN),), 2, 1)
+    assert (made.rcode_name, made.answers, made.cut, made.fault) == ("NXDOMAIN", (), False, fault)
+    if fault == "short_question":
+        made = read(whole, len(whole) + 1)
+        assert (len(made.questions), made.cut, made.fault) == (1, True, None)
 
 
 def test_the_response_code_is_extended() -> None:
