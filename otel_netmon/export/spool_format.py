@@ -12,9 +12,9 @@ Sequence numbers count the requests of a lane for ever, "items before" the items
 both whole tell exactly how many requests and items between them are gone, whatever became of the bytes.
 
 The CRCs are CRC-32 (zlib's): any damage of up to 32 bits in a row is found for certain, any other but for one in 2**32, and behind
-it gzip checks the body once more with a CRC of its own. It is 20 times faster than the compression beside it. Every CRC starts
-from the segment's nonce, a random number that also stands in the file's name: neither text inside a request that looks like a
-record, nor blocks of a deleted segment that turn up again after a loss of power, ever pass for a record of this one.
+it gzip checks the body once more with a CRC of its own. It takes a hundredth of the time of the compression. Every CRC starts from the
+segment's nonce, a random number that also stands in the file's name: neither text inside a request that looks like a record, nor
+blocks of a deleted segment that turn up again after a loss of power, ever pass for a record of this one.
 
 Every later version keeps magic, version and the place of the CRC, so that an older agent can tell a newer file from a damaged one.
 """

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from otel_netmon import __version__
-from otel_netmon.otel.text import portable_text
 
 _INSTANCE_NAMESPACE = uuid.UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 """Namespace that the conventions prescribe for a version 5 service.instance.id."""
@@ -30,14 +29,14 @@ _ARCHITECTURES = {
 
 
 def build_resource(attributes: Mapping[str, str], root: Path = Path("/")) -> dict[str, str]:
-    """The agent's resource: what is detected, with ``attributes`` over it.
+    """The agent's resource: what is detected, with ``attributes`` over it. Exporters make its text portable.
 
     Args:
         attributes: the configuration's ``resource.attributes``, which hold OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME too.
         root: where /etc and /proc are; for tests.
     """
     merged = {**_detect(root), **attributes}
-    return {key: portable_text(value) for key, value in merged.items()}
+    return merged
 
 
 def _detect(root: Path) -> dict[str, str]:

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from opentelemetry.semconv import _incubating, attributes
 from opentelemetry.semconv._incubating.attributes import network_attributes
-from opentelemetry.semconv._incubating.metrics import system_metrics
 from opentelemetry.semconv.schemas import Schemas
 
 from otel_netmon.otel import catalogue, prometheus_names
@@ -55,8 +54,9 @@ def test_the_schema_is_the_one_of_the_installed_conventions() -> None:
 @pytest.mark.parametrize("metric", SEMCONV_METRICS, ids=lambda metric: metric.name)
 def test_conventional_metrics_have_the_conventional_name_unit_and_kind(metric: catalogue.Metric) -> None:
     constant = metric.name.replace(".", "_").upper()
-    assert getattr(system_metrics, constant) == metric.name
-    source = Path(system_metrics.__file__).read_text()
+    module = importlib.import_module(f"{_incubating.__name__}.metrics.{metric.name.partition('.')[0]}_metrics")
+    assert getattr(module, constant) == metric.name
+    source = Path(str(module.__file__)).read_text()
     documentation = re.search(rf'^{constant}: Final = .*?"""(.*?)"""', source, re.DOTALL | re.MULTILINE)
     assert documentation is not None
     assert f"\nInstrument: {metric.kind}\n" in documentation[1]
@@ -84,7 +84,9 @@ def test_every_metric_is_complete(metric: catalogue.Metric) -> None:
     assert set(metric.attributes) <= ATTRIBUTES.keys()
     assert len(set(metric.attributes)) == len(metric.attributes)
     assert re.fullmatch(r"[a-z][a-z0-9_.]*", metric.name)
-    assert metric.name.startswith({"semconv": "system.", "netmon": "netmon.", "otelcol": "otelcol_"}[metric.source])
+    prefixes = {"semconv": ("system.", "dns.", "otel.sdk."), "netmon": ("netmon.",), "otelcol": ("otelcol_",)}
+    assert metric.name.startswith(prefixes[metric.source])
+    assert bool(metric.bounds) == (metric.kind == "histogram")
     assert metric.prometheus_only == (metric.source == "otelcol")
     assert re.fullmatch(r"[a-z][a-z0-9_]*", metric.prometheus_name)
 

@@ -360,7 +360,7 @@ def test_rows_of_interfaces_have_both_sides_in_order() -> None:
 # --------------------------------------------------------------------------------------------------------- the agent itself
 def test_stages_tell_what_was_delivered_and_dropped() -> None:
     points = selfmon.stage_points(
-        {"delivered": 7, "dropped": {"unattributed": 2}},
+        {("kernel", "packets"): {"delivered": 7, "dropped": {"unattributed": 2}}},
         {
             ("otlp", "export", "metric_points"): {"delivered": 5, "dropped": {"superseded": 1, "refused": 3}},
             ("second", "spool", "spans"): {"delivered": 4, "dropped": {}},
@@ -377,7 +377,7 @@ def test_stages_tell_what_was_delivered_and_dropped() -> None:
         ("export", "metric_points", "otlp", "dropped", "refused", 3),
         ("spool", "spans", "second", "delivered", 4),
     ]
-    without = selfmon.stage_points(None, {}, START)
+    without = selfmon.stage_points({}, {}, START)
     assert without == {"netmon.pipeline.items": []}
 
 

@@ -113,7 +113,11 @@ def test_names_labels_and_values_are_those_of_the_stock_exporter() -> None:
     )
     ratios = {name for name, metric in CATALOGUE.items() if (metric.unit, metric.kind) == ("1", "gauge")}
     renamed = {CATALOGUE[name].prometheus_name: name.replace(".", "_") for name in ratios}
-    assert renamed == {"netmon_coverage_ratio": "netmon_coverage", "netmon_probe_state_ratio": "netmon_probe_state"}
+    assert renamed == {
+        "netmon_coverage_ratio": "netmon_coverage",
+        "netmon_probe_state_ratio": "netmon_probe_state",
+        "netmon_dns_nxdomain_ratio": "netmon_dns_nxdomain_ratio",
+    }
     ours = as_set(each._replace(name=renamed.get(each.name, each.name)) for each in parsed(page(sent)))
     assert ours == theirs
 

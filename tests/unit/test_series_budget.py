@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.drift import problems
 from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point, Points, Snapshot
-from otel_netmon.otel.series import AGENT, FLOWS, SeriesBudget
+from otel_netmon.otel.series import AGENT, FLOWS, Diversity, SeriesBudget
 
 START = 1_700_000_000_000_000_000
 INTERVAL = 10_000_000_000
@@ -64,14 +64,18 @@ def size(points: Mapping[str, Points]) -> int:
     return sum(map(len, points.values()))
 
 
-def active(budget: SeriesBudget, **arguments: Any) -> dict[str, int]:
-    points = budget.points(0, {}, START, **arguments)["netmon.series.active"]
+def active(budget: SeriesBudget) -> dict[str, int]:
+    points = budget.points({}, START)["netmon.series.active"]
     return {str(point.attributes["netmon.series.family"]): int(point.value) for point in points}
+
+
+def places_of(budget: SeriesBudget, top_k: int) -> int:
+    return budget.places({FLOWS: top_k})[FLOWS]
 
 
 def test_where_there_is_room_for_all_nothing_is_changed() -> None:
     budget = SeriesBudget(1000, 300)
-    assert budget.conversations(100) == 100
+    assert places_of(budget, 100) == 100
     points = flows(100) | family(PROTOCOLS, 3) | agent(5)
     result = budget.apply(points, START)
     assert result == points
@@ -81,20 +85,20 @@ def test_where_there_is_room_for_all_nothing_is_changed() -> None:
 
 def test_conversations_get_what_is_left() -> None:
     budget = SeriesBudget(1000, 300)
-    budget.conversations(100_000)
+    places_of(budget, 100_000)
     budget.apply(flows(10) | family(PROTOCOLS, 25) | agent(100), START)
-    assert budget.conversations(100_000) == (1000 - 100 - 100) // 2 - 2
-    assert budget.conversations(50) == 50
-    assert budget.conversations(0) == 0
+    assert places_of(budget, 100_000) == (1000 - 100 - 100) // 2 - 2
+    assert places_of(budget, 50) == 50
+    assert places_of(budget, 0) == 0
 
 
 def test_at_the_start_conversations_leave_the_others_their_share() -> None:
     """Nobody knows yet how many series the others want: conversations get 8 of 22 parts."""
     budget = SeriesBudget(10_000, 300)
-    first = budget.conversations(5000)
+    first = places_of(budget, 5000)
     assert abs(2 * (first + 2) - (10_000 - 64) * 8 / 22) < 2
     result = budget.apply(flows(first) | family(PROTOCOLS, 300), START)
-    assert budget.folded(0)["protocols"] == 0
+    assert budget.folded({})["protocols"] == 0
     assert size(result) == size(flows(first)) + 1200
 
 
@@ -103,19 +107,19 @@ def test_a_family_that_outgrows_its_share_is_folded_and_has_its_places_again() -
     top_k = 1000
     seen = []
     for cycle in range(8):
-        conversations = budget.conversations(top_k)
+        conversations = places_of(budget, top_k)
         points = flows(conversations) | family(PROTOCOLS, 30, cycle)
         result = budget.apply(points, START + cycle * INTERVAL)
         assert size(result) <= 200
-        seen.append((conversations, budget.folded(0)["protocols"], size(result)))
+        seen.append((conversations, budget.folded({})["protocols"], size(result)))
     # 8 and 4 parts of the weight: 134 series of flows, 66 of protocols.
     assert seen[-1] == (134 // 2 - 2, 60 - (66 // 2 - 2), 200)
     assert seen[-1] == seen[-2] == seen[-3], "it comes to rest"
     top_k = 0
     for cycle in range(8, 11):
-        budget.conversations(top_k)
+        places_of(budget, top_k)
         result = budget.apply(flows(0) | family(PROTOCOLS, 30, cycle), START + cycle * INTERVAL)
-    assert budget.folded(0)["protocols"] == 0
+    assert budget.folded({})["protocols"] == 0
     assert size(result) == 4 + 120 + 4, "the overflow points stay"
 
 
@@ -152,7 +156,7 @@ def test_the_limit_holds_and_sums_are_exact(
             state = budget.state()
             budget = SeriesBudget(limit, 300)
             budget.restore(state)
-        conversations = budget.conversations(top_k)
+        conversations = places_of(budget, top_k)
         assert 0 <= conversations <= top_k
         points = flows(conversations) | agent(own)
         for name, metrics in FAMILIES.items():
@@ -167,7 +171,7 @@ def test_the_limit_holds_and_sums_are_exact(
         }
         assert sum(active(budget).values()) == size(result)
         if sum(map(size, (points,))) + overflow <= limit:
-            assert not any(budget.folded(0).values())
+            assert not any(budget.folded({}).values())
         assert {name: result[name] for name in flows(0)} == {name: points[name] for name in flows(0)}
 
 
@@ -194,16 +198,16 @@ def test_distributions_are_counted_and_never_folded() -> None:
     budget = SeriesBudget(100, 300)
     points: dict[str, Points] = {"netmon.pipeline.cycle.duration": histogram(3)}
     assert budget.apply(points, START) == points
-    assert active(budget) == {FLOWS: 0, AGENT: 3}
+    assert active(budget) == {AGENT: 3}
 
 
 def test_what_is_told_about_the_series() -> None:
     budget = SeriesBudget(100, 300)
-    budget.conversations(10)
+    places_of(budget, 10)
     budget.apply(flows(10) | family(PROTOCOLS, 100) | family(("netmon.coverage",), 3) | agent(7), START)
-    points = budget.points(4, {"client.address": 123.4, "server.port": 2.6}, START)
+    points = budget.points({FLOWS: Diversity(4, 200.0, {"client.address": 123.4, "server.port": 2.6})}, START)
     assert problems(Snapshot(START + 1, points)) == []
-    status = budget.status(4, 200.0, {"client.address": 150.0, "server.port": 400.0})
+    status = budget.status({FLOWS: Diversity(4, 200.0, {"client.address": 150.0, "server.port": 400.0})})
     told = {
         metric: {str(point.attributes.get("netmon.series.family")): point.value for point in each}
         for metric, each in points.items()
@@ -230,12 +234,13 @@ def test_what_is_told_about_the_series() -> None:
         ("client.address", 150, 0.75),
         ("server.port", 400, 1.0),
     ]
-    assert budget.status(0, 0.0, {"server.port": 0.0})["families"][0]["attributes"][0]["share"] == 0
+    nothing = {FLOWS: Diversity(0, 0.0, {"server.port": 0.0})}
+    assert budget.status(nothing)["families"][0]["attributes"][0]["share"] == 0
 
 
 @pytest.mark.parametrize("limit", [0, 3])
 def test_a_limit_below_what_must_be_told_is_no_error(limit: int) -> None:
     budget = SeriesBudget(limit, 300)
-    assert budget.conversations(10) == 0
+    assert places_of(budget, 10) == 0
     result = budget.apply(flows(0) | family(PROTOCOLS, 2) | agent(5), START)
     assert size(result) == 4 + 4 + 5
