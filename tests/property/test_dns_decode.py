@@ -107,7 +107,8 @@ def agrees(octets: bytes, made: Message | Fault, length: int | None = None) -> N
     read = len(questions) if made.fault is None else len(made.questions)
     assert list(made.questions) == questions[:read]
     if made.fault is not None:
-        assert errors or (made.fault == "pointer" and points_into_header(octets)), made.fault
+        other_class = b"\x80\x01" in octets  # IN with cache flush (RFC 6762): dnspython does not read such data
+        assert errors or other_class or (made.fault == "pointer" and points_into_header(octets)), made.fault
     elif not made.cut and not any(isinstance(error, dns.message.BadTSIG) for error in errors):
         # An error leaves out a record whose data is not read here, or not so strictly.
         compared = ALL_READ if not errors else ALL_READ - {d.SVCB, d.HTTPS}
