@@ -16,6 +16,7 @@ TESTS = Path(__file__).resolve().parents[1]
 PARTS: dict[str, tuple[str, ...]] = {
     "kernel_cost": (),
     "encode": (),
+    "spool": (),
     "start": (),
     "resident": ("--seconds", "40"),
     "exact": ("--packets", "1000003", "--gigabytes", "1"),
