@@ -14,7 +14,7 @@ import numpy as np
 
 from otel_netmon.export.ledger import Ledger
 from otel_netmon.export.requests import Request, Signal
-from otel_netmon.otel.points import NumberSeries, Points, Snapshot
+from otel_netmon.otel.points import HistogramSeries, NumberSeries, Points, Snapshot
 from otel_netmon.otel.spans import Event, SpanBatch
 
 EVICTION: Final = (Signal.LOGS, Signal.TRACES, Signal.METRICS)
@@ -191,9 +191,9 @@ def snapshot_bytes(snapshot: Snapshot) -> int:
 
 
 def _points_bytes(points: Points) -> int:
-    if not isinstance(points, NumberSeries) and isinstance(points, Sequence):
+    if not isinstance(points, NumberSeries | HistogramSeries):
         return _POINT_BYTES * len(points)
-    arrays = (getattr(points, name) for name in type(points).__slots__)
+    arrays = (getattr(points, name) for name in points.__dataclass_fields__)
     return 8 * len(points) + sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
 

@@ -67,12 +67,12 @@ def attribute_set(conversation: bytes) -> AttributeSet:
     )
 
 
-@functools.lru_cache(2048)
+@functools.lru_cache(256)
 def _address(key: str, address: bytes) -> bytes:
     return encode_one(key, address_text(address), _TAG)
 
 
-@functools.lru_cache(2048)
+@functools.lru_cache(256)
 def _rest_of(part: bytes) -> bytes:
     """Transport, direction and port from server_port (big-endian), protocol and direction."""
     encoded = encode_one("network.transport", protocol_name(part[2]), _TAG)
