@@ -35,8 +35,7 @@ def build_resource(attributes: Mapping[str, str], root: Path = Path("/")) -> dic
         attributes: the configuration's ``resource.attributes``, which hold OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME too.
         root: where /etc and /proc are; for tests.
     """
-    merged = {**_detect(root), **attributes}
-    return merged
+    return {**_detect(root), **attributes}
 
 
 def _detect(root: Path) -> dict[str, str]:

@@ -7,16 +7,16 @@ import sys
 from types import ModuleType
 
 
-class _Late(ModuleType):
-    """Stands for a module until something of it is asked for; importlib's LazyLoader loads it at the second import already."""
+class Late(ModuleType):
+    """Stands in ``sys.modules`` for a module, which it loads with the first use of something in it.
+
+    importlib's LazyLoader loads a module at the second ``import`` of it already.
+
+    Args:
+        name: of the module.
+    """
 
     def __getattr__(self, name: str) -> object:
         if sys.modules.get(self.__name__) is self:
             del sys.modules[self.__name__]
         return getattr(importlib.import_module(self.__name__), name)
-
-
-def load_late(name: str) -> None:
-    """Lets ``import name`` give a stand-in, which loads the module with the first use of it."""
-    if name not in sys.modules:
-        sys.modules[name] = _Late(name)

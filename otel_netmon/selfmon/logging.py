@@ -10,11 +10,12 @@ import sys
 from collections.abc import Callable
 from typing import IO, Any
 
-from otel_netmon.selfmon.lazy import load_late
+from otel_netmon.selfmon.lazy import Late
 
 if "rich" not in sys.modules:
     sys.modules["rich"] = None  # type: ignore[assignment]  # structlog would load it for tracebacks we never draw: 4 MB
-load_late("asyncio")  # structlog has it for methods that we never call: 3 MB
+if "asyncio" not in sys.modules:
+    sys.modules["asyncio"] = Late("asyncio")  # structlog has it for methods that we never call: 3 MB
 
 import structlog
 from structlog.typing import EventDict
