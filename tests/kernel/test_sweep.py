@@ -70,6 +70,7 @@ class Ledger:
         self._totals.add_rows(reading.protocol_keys, row_gains)
         self._conservation.check(before, self._totals.packets_by_slot())
         assert self._conservation.missing == 0
+        self._reader.delete_closed(reading)
         self.closed += len(reading.closed_keys)
         kinds = reading.protocol_keys["kind"]
         self.overflow += int(row_gains[0][(kinds == Kind.OVERFLOW) | (kinds == Kind.OVERFLOW_FORWARDED)].sum())
@@ -220,6 +221,40 @@ def test_a_flow_marked_by_an_earlier_reader_is_taken_by_the_next(tc: Programs) -
     ledger = Ledger(tc, 600.0, LOOPBACK_RECEIVES)
     assert len(ledger.read().keys) == 3
     assert (ledger.closed, ledger.counted[0]) == (2, 5)
+
+
+def test_what_closed_stays_in_the_table_until_it_is_deleted(tc: Programs) -> None:
+    flow_reader = reader(tc, 600.0)
+    for number in range(5):
+        tc.runner().run(datagram(number))
+    swept(tc, tc.flow_reader.read()[0][:2].copy(), 0)
+    reading = flow_reader.read()
+    assert (len(reading.keys), len(reading.closed_keys), len(tc.flows())) == (3, 2, 5)
+    flow_reader.delete_closed(reading)
+    assert len(tc.flows()) == 3
+    flow_reader.delete_closed(reading)
+    flow_reader.delete_closed(flow_reader.read())
+    assert len(tc.flows()) == 3
+
+
+def test_another_reader_deletes_what_was_told_and_nothing_that_came_after(tc: Programs) -> None:
+    for number in range(5):
+        tc.runner().run(datagram(number))
+    swept(tc, tc.flow_reader.read()[0][:4].copy(), 0)
+    reading = reader(tc, 600.0).read()
+    closed = reading.closed_keys.copy(), reading.closed_flows.copy()
+    assert len(closed[0]) == 4
+    tc.flow_reader.delete(closed[0][:2])
+    for number in range(5):
+        tc.runner().run(datagram(number))
+    assert len(tc.flows()) == 5, "two came back, one was there and two are still closing"
+    swept(tc, closed[0][:1], 0)  # one that came back closes again: nobody has told that
+    other = reader(tc, 600.0)
+    assert other.delete_told(closed[0][:0], closed[1][:0]) == 0
+    assert other.delete_told(*closed) == 2
+    left = {key.tobytes() for key in tc.flow_reader.read()[0]}
+    assert left == {key.tobytes() for key in (*reading.keys, *closed[0][:2])}
+    assert len(other.read().closed_keys) == 1
 
 
 def test_a_full_table_has_room_again_when_flows_have_left() -> None:

@@ -197,6 +197,22 @@ def test_a_begin_of_its_own() -> None:
     assert series.reading().start_ns.tolist() == [START - 5]
 
 
+def test_the_updates_of_one_cycle_begin_at_the_cycle_before() -> None:
+    series = made(5)
+    feed(series, [(1, 0, 1, 1)], START + 9)
+    feed(series, [(2, 0, 1, 1)], START + 20)
+    for client in (2, 3):
+        keys = keys_of([(client, 0, 1, 1)])
+        series.update(keys, np.array([[1], [1]], np.uint64), BYTES, np.zeros(1, np.intp), START + 20)
+    reading = series.reading()
+    assert dict(zip(names(reading), reading.start_ns.tolist(), strict=True)) == {
+        (1, 0): START,
+        (2, 0): START + 9,
+        (3, 0): START + 9,
+    }
+    assert (reading.gained[PACKETS].tolist(), reading.active) == ([0, 2, 1], 3)
+
+
 def test_rows_of_one_conversation_are_one() -> None:
     keys = conversations(
         table([flow_key(source_port=port) for port in (40000, 40001, 40002)], layout.FLOW_KEY), np.ones(3, np.bool_)
