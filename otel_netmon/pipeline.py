@@ -46,7 +46,6 @@ from otel_netmon.selfmon.memory import give_back_early
 from otel_netmon.selfmon.status import ExportStatus, FlowsStatus, ProbeStatus, StageStatus, Status, build
 from otel_netmon.sources.probes import Sources
 
-FLUSH_SECONDS = 5.0
 DRAIN_SECONDS = 1.0
 """Messages are taken out of the ring so often, and at once when a quarter of it is full."""
 
@@ -176,7 +175,7 @@ class Pipeline:
                 self._hand_on_spans()
                 next_drain = time.monotonic() + DRAIN_SECONDS
             if flush:
-                self._receivers.flush(FLUSH_SECONDS)
+                self._receivers.send_now()
         self._stop()
         return 0
 
@@ -265,8 +264,8 @@ class Pipeline:
         seconds = max(now - then, 1e-3)
         self._rates = {
             side: (
-                (packets - previous.get(side, [0, 0])[0]) / seconds,
-                (octets - previous.get(side, [0, 0])[1]) / seconds,
+                max(0, packets - previous.get(side, [0, 0])[0]) / seconds,  # less than before: an index used again
+                max(0, octets - previous.get(side, [0, 0])[1]) / seconds,
             )
             for side, (packets, octets) in current.items()
         }

@@ -280,7 +280,8 @@ class Export(Section, frozen=True):
     timeout_seconds: Annotated[
         float,
         Meta(
-            description="Longest time one export may take, retries included; then it counts as failed.",
+            description="Longest time of one attempt to send to any receiver, beside the receiver's own `timeout_seconds`, and that "
+            "`replay --output otlp` waits in all.",
             ge=0.1,
             le=3600.0,
         ),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import structlog
+from msgspec import structs
 
 from otel_netmon.config.checks import FIRST_DESTINATION
 from otel_netmon.config.model import Config
@@ -43,12 +44,15 @@ class Receivers:
         self._settings = config.otlp.receivers()
         self._sinks: dict[str, OtlpSink] = {}
         for name, settings in self._settings.items():
+            timeout = min(settings.timeout_seconds, config.export.timeout_seconds)
             spool = (
                 Spool(Path(directory) / name, config.export.spool.max_bytes, config.export.spool.sync)
                 if directory is not None
                 else None
             )
-            self._sinks[name] = OtlpSink(name, settings, resource, spool=spool)
+            self._sinks[name] = OtlpSink(
+                name, structs.replace(settings, timeout_seconds=timeout), resource, spool=spool
+            )
 
     def start(self) -> None:
         """Begins to send."""
@@ -70,19 +74,22 @@ class Receivers:
         for sink in self._sinks.values():
             sink.offer_events(events)
 
-    def flush(self, seconds: float) -> bool:
-        """Waits until every receiver has taken what was offered so far; whether all did within the time."""
-        done: dict[str, bool] = {}
-
-        def work(name: str, sink: OtlpSink, left: float) -> None:
-            done[name] = sink.flush(left)
-
-        self._together(work, seconds)
-        return all(done.get(name, False) for name in self._sinks)
+    def send_now(self) -> None:
+        """Lets nothing wait for more of its kind or for the next try; never blocks."""
+        for sink in self._sinks.values():
+            sink.send_now()
 
     def shutdown(self, seconds: float) -> None:
         """Sends what waits, then stops; what is not sent by then is counted as dropped or stays in its spool."""
-        self._together(lambda _, sink, left: sink.shutdown(left), seconds)
+        deadline = time.monotonic() + seconds
+        threads = [
+            threading.Thread(target=sink.shutdown, args=(seconds,), name=f"otlp-{name}-end", daemon=True)
+            for name, sink in self._sinks.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()) + 0.5)  # each keeps to the time by itself
         for name, sink in self._sinks.items():
             stats = sink.stats()
             _log.info(
@@ -149,14 +156,3 @@ class Receivers:
         for name, sink in self._sinks.items():
             if self._settings[name].temporality != "cumulative" and f"otlp.{name}" in state:
                 sink.resume(restored_snapshot(state[f"otlp.{name}"]))
-
-    def _together(self, work: Callable[[str, OtlpSink, float], object], seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        threads = [
-            threading.Thread(target=work, args=(name, sink, seconds), name=f"otlp-{name}-end", daemon=True)
-            for name, sink in self._sinks.items()
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()) + 0.5)  # each keeps to the time by itself
