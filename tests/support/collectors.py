@@ -12,11 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.local_collector import ROOT, rotel_command, rotel_environment
-from support.points import Point, points_of_otlp_json, points_of_rotel_log
+from support.points import Point, Span, points_of_otlp_json, points_of_rotel_log, spans_of_otlp_json
 
 OTELCOL = ROOT / ".cache" / "otelcol"
 START_SECONDS = 20.0
 STOP_SECONDS = 15.0
+
+ALL_SIGNALS = """
+service:
+  pipelines:
+    traces: {receivers: [otlp], exporters: [file]}
+    logs: {receivers: [otlp], exporters: [file]}
+"""
+"""Beside what collector-config/otelcol.yaml has: its file then holds all signals in the order of arrival."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Collector:
         grpc: endpoint for OTLP over gRPC, ``http://127.0.0.1:port``.
         http: base endpoint for OTLP over HTTP, ``http://127.0.0.1:port`` (exporters add ``/v1/metrics``).
         log: its log, for the message of a failed assertion.
+        output: where it writes what it receives.
     """
 
     name: str
@@ -35,6 +44,7 @@ class Collector:
     log: Path
     process: subprocess.Popen[bytes]
     _read: Callable[[], list[Point]]
+    output: Path
 
     @property
     def pid(self) -> int:
@@ -43,6 +53,14 @@ class Collector:
     def received(self, name: str | None = None) -> list[Point]:
         """Every point so far in the order of arrival, those of one metric if a name is given."""
         return [point for point in self._read() if name is None or point.name == name]
+
+    def ends(self) -> list[Point]:
+        """Every mark of a series that ended, of an otelcol."""
+        return points_of_otlp_json(self.output.read_text(), ends=True)
+
+    def spans(self) -> list[Span]:
+        """Every span so far in the order of arrival, of an otelcol with all signals."""
+        return spans_of_otlp_json(self.output.read_text())
 
     def wait_for(self, wanted: Callable[[list[Point]], bool], seconds: float = 20.0) -> list[Point]:
         """Reads until ``wanted(points)`` holds; fails with what was received and the end of the log when it does not."""
@@ -67,12 +85,13 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def otelcol(directory: Path, ports: tuple[int, int] | None = None) -> Iterator[Collector]:
+def otelcol(directory: Path, ports: tuple[int, int] | None = None, *, all_signals: bool = False) -> Iterator[Collector]:
     """Runs the OpenTelemetry Collector with ``collector-config/otelcol.yaml``, built by ``make collector``.
 
     Args:
         directory: where its output and its log go.
         ports: for gRPC and HTTP; free ones when not given.
+        all_signals: take traces and logs too.
     """
     if not OTELCOL.exists():
         msg = f"{OTELCOL} is not there; remedy: make collector"
@@ -86,11 +105,15 @@ def otelcol(directory: Path, ports: tuple[int, int] | None = None) -> Iterator[C
         "OTELCOL_FILE": str(output),
     }
     command = [str(OTELCOL), "--config", str(ROOT / "collector-config" / "otelcol.yaml")]
+    if all_signals:
+        more = directory / "all-signals.yaml"
+        more.write_text(ALL_SIGNALS)
+        command += ["--config", str(more)]
 
     def read() -> list[Point]:
         return points_of_otlp_json(output.read_text())
 
-    with _running("otelcol", command, environment, (grpc, http), directory, read) as collector:
+    with _running("otelcol", command, environment, (grpc, http), directory, read, output) as collector:
         yield collector
 
 
@@ -126,6 +149,7 @@ def _running(
     ports: tuple[int, int],
     directory: Path,
     read: Callable[[], list[Point]],
+    written: Path | None = None,
 ) -> Iterator[Collector]:
     log = directory / f"{name}-{ports[0]}.log"
     with log.open("wb") as output:
@@ -135,7 +159,7 @@ def _running(
     try:
         _wait_listening(name, process, ports, log)
         grpc, http = (f"http://127.0.0.1:{port}" for port in ports)
-        yield Collector(name, grpc, http, log, process, read)
+        yield Collector(name, grpc, http, log, process, read, written or log)
     finally:
         process.terminate()
         try:

@@ -78,6 +78,56 @@ def _metrics_data(data: dict[str, Any]) -> Iterator[Point]:
                     )
 
 
+class Span(NamedTuple):
+    """One span. Times are Unix nanoseconds, identities are hexadecimal."""
+
+    name: str
+    trace_id: str
+    span_id: str
+    start_time: int
+    end_time: int
+    attributes: Mapping[str, AttributeValue]
+
+
+def spans_of_otlp_json(text: str) -> list[Span]:
+    """Reads lines of OTLP JSON, one ``TracesData`` each; a last line without its end is not read yet."""
+    return [
+        Span(
+            span["name"],
+            span["traceId"],
+            span["spanId"],
+            int(span["startTimeUnixNano"]),
+            int(span["endTimeUnixNano"]),
+            _attributes(span.get("attributes", [])),
+        )
+        for line in text[: text.rfind("\n") + 1].splitlines()
+        for resource_spans in json.loads(line).get("resourceSpans", ())  # lines of other signals have none
+        for scope_spans in resource_spans["scopeSpans"]
+        for span in scope_spans["spans"]
+    ]
+
+
+def identity(point: Point) -> tuple[str, str]:
+    """What tells series apart at a receiver: metric and attributes."""
+    return point.name, json.dumps(point.attributes, sort_keys=True)
+
+
+def repeated(points: Sequence[Point]) -> list[Point]:
+    """Points that came more than once, each as often as it came again.
+
+    Raises:
+        AssertionError: one of them came again with another value.
+    """
+    first: dict[tuple[str, str, int, int], Point] = {}
+    again = []
+    for point in points:
+        known = first.setdefault((*identity(point), point.start_time, point.time), point)
+        if known is not point:
+            assert known.value == point.value, (known, point)
+            again.append(point)
+    return again
+
+
 def _number(point: dict[str, Any]) -> int | float:
     return int(point["asInt"]) if "asInt" in point else float(point["asDouble"])
 
