@@ -143,11 +143,10 @@ class _Stored:
         if self._spool is not None:
             with self._lock:
                 ready = self._queue.first(self._signal)
-            if ready is None or self._spool.read_sequence(self._signal) < ready.before:
-                entry = self._spool.peek(self._signal)
-                self._storage.settle(self._spool)
-                if entry is not None and (ready is None or entry.found.header.sequence < ready.before):
-                    return Work(entry.request, entry=entry)
+            entry = self._spool.peek(self._signal)
+            self._storage.settle(self._spool)
+            if entry is not None and (ready is None or entry.found.header.sequence < ready.before):
+                return Work(entry.request, entry=entry)
         with self._lock:
             if self._queue.first(self._signal) is None:
                 return None

@@ -305,6 +305,21 @@ def test_what_was_sent_makes_room_before_anything_is_given_up(tmp_path: Path) ->
     spool.close()
 
 
+def test_what_was_sent_of_one_signal_makes_room_before_another_gives_up(tmp_path: Path) -> None:
+    spool = Spool(tmp_path, MIB, "never")
+    assert spool.append(metrics(1, 50_000))
+    assert drain(spool) == [1]
+    number = 0
+    while spool.size < MIB - 10_000:
+        assert spool.append(Request(LOGS, f"{number}:".encode() + NOISE.randbytes(5000), 1))
+        number += 1
+    assert spool.append(metrics(2, 20_000))
+    assert spool.counts(LOGS).evicted.records == 0
+    assert drain(spool, LOGS) == list(range(number))
+    assert drain(spool) == [2]
+    spool.close()
+
+
 def test_a_request_that_can_never_fit_is_given_up_alone(tmp_path: Path) -> None:
     spool = Spool(tmp_path, MIB, "never")
     assert spool.append(metrics(1))
