@@ -153,7 +153,7 @@ def test_the_gateway_passes_points_on(project: Path, tmp_path: Path, otelcol: Co
         )
         stack.callback(process.wait, 15)
         stack.callback(process.terminate)
-        gateway = Collector("gateway", f"http://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}", log, process, list)
+        gateway = Collector("gateway", f"http://127.0.0.1:{grpc}", f"http://127.0.0.1:{http}", log, process, list, log)
         deadline = time.monotonic() + 20
         while b"Everything is ready" not in log.read_bytes():
             assert process.poll() is None, log.read_text()

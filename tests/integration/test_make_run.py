@@ -199,7 +199,7 @@ def test_on_a_terminal_a_live_summary_comes_and_ctrl_c_ends_all(
         row = rf"{pair.left_address}\s+{pair.right_address}:{PORT}\s+udp\s.*\s{scaled(PACKETS * (42 + PAYLOAD), 'B')}"
         run.wait(lambda: re.search(row, run.text()) is not None, "the flow on the screen")
         assert re.search(r"left\s.*\s100 %\s+tcx", run.text())
-        taken = re.compile(r"otlp\s+([1-9][\d,]*) points taken, 0 waiting")
+        taken = re.compile(r"otlp\s+delivering: ([1-9][\d,]*) points taken, 0 waiting")
         run.wait(lambda: taken.search(run.text()) is not None, "points taken")
         assert len(inhabitants(left)) == 5
         run.press(b"\x03")
