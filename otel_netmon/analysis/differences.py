@@ -93,6 +93,16 @@ class Differences:
             self._reseed()
         return gains
 
+    @property
+    def keys(self) -> npt.NDArray[Any]:
+        """Of the last reading, in an order of its own."""
+        return self._keys
+
+    def forget(self, which: npt.NDArray[np.bool_]) -> None:
+        """Forgets rows that were deleted after the last reading; ``which`` is a mask over ``keys``."""
+        stays = ~which
+        self._keys, self._marks, self._counters = self._keys[stays], self._marks[stays], self._counters[:, stays]
+
     def state(self) -> dict[str, Any]:
         """What another process needs to go on: the last reading. Not copies: to be written down before the next update."""
         return {"keys": self._keys, "counters": self._counters}

@@ -17,6 +17,7 @@ from otel_netmon.analysis.roles import source_is_client
 from otel_netmon.analysis.series import CounterSeries, SeriesReading
 from otel_netmon.kernel.interfaces import Key
 from otel_netmon.readers.flows import FlowReading
+from otel_netmon.readers.maps import of_interfaces
 
 _SIGHTING = np.dtype(
     [("ifindex", "<u4"), ("ingress", "<u4"), ("namespace", "u1"), ("direction", "u1"), ("pad", "u1", 2)]
@@ -145,8 +146,12 @@ class Traffic:
         }
 
     def forget(self, gone: AbstractSet[Key]) -> None:
-        """Drops the series of interfaces that are gone, after the reading that held their last packets."""
+        """Drops the series of interfaces that are gone, after the reading that held their last packets.
+
+        Their rows of protocol_stats are deleted as well; one that is made again has gained all it has.
+        """
         self.totals.forget(gone)
+        self._rows.forget(of_interfaces(self._rows.keys, gone))
         for key in gone:
             self._edges.pop(key, None)
 

@@ -6,7 +6,6 @@ analysis, by weight of traffic; the small sets of interfaces and protocols are f
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -107,11 +106,11 @@ class SeriesBudget:
             for name, sets in wanted.items()
         }
 
-    def apply(self, points: Mapping[str, Points], now_ns: int | None = None) -> dict[str, Points]:
+    def apply(self, points: Mapping[str, Points], now_ns: int) -> dict[str, Points]:
         """Folds what has no place; every other metric is given back as it is.
 
         Args:
-            now_ns: Unix time of the reading; the present where it is not given.
+            now_ns: Unix time of the reading.
         """
         result = dict(points)
         sizes = {metric: len(series) for metric, series in points.items()}
@@ -131,7 +130,7 @@ class SeriesBudget:
             own = {metric: cast("Sequence[Point]", points[metric]) for metric in group.metrics if metric in points}
             if not own:
                 continue
-            folded = self._folds[name].apply(own, self._shares[name] // len(own), now_ns or time.time_ns())
+            folded = self._folds[name].apply(own, self._shares[name] // len(own), now_ns)
             result |= folded
             self._active[name] = sum(map(len, folded.values()))
         return result

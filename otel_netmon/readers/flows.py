@@ -12,7 +12,7 @@ import numpy.typing as npt
 from otel_netmon.abi import layout
 from otel_netmon.abi.enums import FILTER_SIZE, FLOW_KEY_SIZE, SWEEP_HEADER_SIZE, SWEEP_KEYS_MAX, hook_slot
 from otel_netmon.kernel import syscalls
-from otel_netmon.readers.maps import ArrayReader, HashReader, sum_over_cpus
+from otel_netmon.readers.maps import ArrayReader, HashReader, of_interfaces, sum_over_cpus
 
 TICK_RATES = (100, 250, 300, 1000)  # every CONFIG_HZ there is
 STALE_SHARE = 8  # flow_filter is made anew when an eighth of the table has left it
@@ -150,8 +150,7 @@ class FlowReader:
     def forget(self, gone: Collection[tuple[int, int]]) -> None:
         """Deletes the rows of protocol_stats of interfaces (namespace, ifindex) that are gone, after their last reading."""
         keys, _ = self._rows.read()
-        mine = [(int(key["namespace"]), int(key["ifindex"])) in gone for key in keys]
-        self._rows.delete(keys[np.array(mine, np.bool_)])
+        self._rows.delete(keys[of_interfaces(keys, gone)])
 
     def totals(self, interfaces: Iterable[tuple[int, int, int]]) -> dict[int, npt.NDArray[Any]]:
         """Gives hook_totals by slot for (ifindex, namespace, direction): COUNTERS summed over CPUs, shape ()."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -122,3 +123,11 @@ def sum_over_cpus(keys: npt.NDArray[Any], per_cpu: npt.NDArray[Any]) -> tuple[np
     for field in per_cpu.dtype.names or ():
         totals[field] = per_cpu[field].sum(axis=1, dtype=np.uint64)
     return keys, totals
+
+
+def of_interfaces(keys: npt.NDArray[Any], interfaces: Collection[tuple[int, int]]) -> npt.NDArray[np.bool_]:
+    """Tells which rows are of one of the interfaces (namespace, ifindex); shape (n,)."""
+    if not len(keys):
+        return np.zeros(0, np.bool_)
+    sides = zip(keys["namespace"].tolist(), keys["ifindex"].tolist(), strict=True)
+    return np.array([side in interfaces for side in sides], np.bool_)

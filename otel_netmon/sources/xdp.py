@@ -13,7 +13,7 @@ from otel_netmon.kernel import syscalls
 from otel_netmon.kernel.interfaces import Key
 from otel_netmon.otel import protocols
 from otel_netmon.otel.points import Points
-from otel_netmon.readers.maps import HashReader, sum_over_cpus
+from otel_netmon.readers.maps import HashReader, of_interfaces, sum_over_cpus
 
 
 class XdpSource:
@@ -41,8 +41,11 @@ class XdpSource:
         return protocols.protocol_points(self._totals.counted, names, "netmon.xdp")
 
     def forget(self, gone: Collection[Key]) -> None:
-        """Drops interfaces that are gone."""
+        """Drops interfaces that are gone, also their rows of the map, after the reading that held their last frames."""
         self._totals.forget(set(gone))
+        rows = of_interfaces(self._differences.keys, gone)
+        self._reader.delete(self._differences.keys[rows])
+        self._differences.forget(rows)
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What another process needs to go on."""

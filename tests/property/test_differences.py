@@ -99,6 +99,16 @@ def test_a_row_made_anew_between_two_readings_has_gained_all_it_has() -> None:
     assert watched.update(keys_of([1]), values_of([4]), keys_of([2]), values_of([7]))[0].tolist() == [1, 7]
 
 
+def test_a_row_that_is_forgotten_gains_all_it_has() -> None:
+    watched = Differences(FIELDS)
+    watched.forget(np.zeros(0, np.bool_))
+    watched.update(keys_of([1, 2, 3]), values_of([5, 6, 7]))
+    assert sorted(watched.keys["number"].tolist()) == [1, 2, 3]
+    watched.forget(watched.keys["number"] == 2)
+    assert sorted(watched.keys["number"].tolist()) == [1, 3]
+    assert watched.update(keys_of([1, 2, 3]), values_of([6, 9, 7]))[0].tolist() == [1, 9, 0]
+
+
 def test_empty_tables() -> None:
     watched = Differences(FIELDS)
     for _ in range(2):

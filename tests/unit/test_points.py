@@ -11,9 +11,10 @@ from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metr
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from otel_netmon import __version__
+from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.catalogue import CATALOGUE, SCHEMA_URL
 from otel_netmon.otel.metrics_data import batches, count_points
-from otel_netmon.otel.points import HistogramSeries, Point, Snapshot, portable_text
+from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point, Snapshot, number_series, portable_text
 from support.snapshots import END, START, every_metric, flows
 
 RESOURCE = {"service.name": "test"}
@@ -45,6 +46,40 @@ def test_points_are_immutable() -> None:
     point = Point({}, 1, START)
     with pytest.raises(AttributeError):
         point.value = 2  # type: ignore[misc]
+
+
+def columns() -> NumberSeries:
+    sets = [AttributeSet.of({"network.interface.name": f"eth{n}", "server.port": n}) for n in range(4)]
+    return NumberSeries(sets, np.arange(START, START + 4, dtype=np.uint64), np.array([1, 2, 3, 2**53 + 1], np.uint64))
+
+
+def test_columns_read_like_points() -> None:
+    series = columns()
+    points = [
+        Point({"network.interface.name": f"eth{n}", "server.port": n}, value, START + n)
+        for n, value in enumerate([1, 2, 3, 2**53 + 1])
+    ]
+    assert list(series) == [series[n] for n in range(len(series))] == points
+    assert (series[-1], list(series[1:3]), list(reversed(series))) == (points[-1], points[1:3], points[::-1])
+    assert isinstance(series[1:3], NumberSeries)
+    assert all(type(point.value) is type(point.start_time_unix_nano) is int for point in series)
+    assert points[2] in series
+    assert (series.index(points[2]), len(series[4:])) == (2, 0)
+
+
+def test_points_become_columns_of_the_type_of_the_metric() -> None:
+    series = columns()
+    assert number_series(series, int) is series
+    as_float = number_series(series, float)
+    assert (as_float.values.dtype.kind, as_float.values.tolist()) == ("f", [1.0, 2.0, 3.0, float(2**53)])
+    assert number_series(as_float, float) is as_float
+    assert number_series(as_float, int).values.tolist() == [1, 2, 3, 2**53]
+    made = number_series(list(series), int)
+    assert (made.values.dtype.str, made.start_time_unix_nano.dtype.str) == ("<i8", "<u8")
+    assert list(made) == list(series)
+    assert list(made.attributes) == list(series.attributes)
+    assert number_series([Point({}, 3, START)], float).values.tolist() == [3.0]
+    assert len(number_series([], int)) == 0
 
 
 @pytest.mark.parametrize(("histograms", "words"), [("histogram", "explicit"), ("exponential_histogram", "exponential")])
