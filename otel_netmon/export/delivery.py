@@ -16,40 +16,27 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
 from otel_netmon.errors import SpoolError
 from otel_netmon.export.backoff import Backoff
+from otel_netmon.export.encoders import Encoders
+from otel_netmon.export.lanes import Lane, State, reason_of
 from otel_netmon.export.ledger import Ledger, new_ledger
 from otel_netmon.export.queue import Queue, joined_spans
 from otel_netmon.export.requests import Outcome, Request, Signal, Transport
-from otel_netmon.export.snapshots import EncodeSnapshot, Encoding, NewestSnapshot
+from otel_netmon.export.snapshots import Encoding, NewestSnapshot
 from otel_netmon.export.spool import Spool
-from otel_netmon.export.storage import Source, Storage, Work
+from otel_netmon.export.storage import Storage, Work
 from otel_netmon.otel.points import Snapshot
 from otel_netmon.otel.spans import Event, SpanBatch
 from otel_netmon.selfmon.status import SpoolStatus
 
 _log = structlog.get_logger(__name__)
 
-State = Literal["starting", "delivering", "failing", "rejected"]
-
-NOT_IMPLEMENTED: Final = frozenset({"404", "UNIMPLEMENTED"})
-"""Status of a receiver that does not know a signal."""
-
 _ATTEMPTS_MAX = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Encoders:
-    """What makes requests; see ``otlp_metrics``, ``otlp_spans`` and ``otlp_logs``."""
-
-    metrics: EncodeSnapshot
-    spans: Callable[[SpanBatch], Iterator[Request]]
-    events: Callable[[Sequence[Event]], Iterator[Request]]
-    count_points: Callable[[Snapshot], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,27 +64,6 @@ class Attempt(NamedTuple):
     signal: Signal
     seconds: float
     outcome: Outcome
-
-
-@dataclass(slots=True)
-class Lane:
-    """How the receiver is for one signal.
-
-    Attributes:
-        source: what is sent.
-        not_before: no attempt until then; ``asked_until`` is that part of the wait that the receiver asked for.
-        unanswered: the last attempt got no answer at all.
-        told: the state that was logged last.
-    """
-
-    signal: Signal
-    source: Source
-    backoff: Backoff
-    not_before: float = float("-inf")
-    asked_until: float = float("-inf")
-    unanswered: bool = False
-    state: State = "starting"
-    told: str = ""
 
 
 @dataclass(slots=True)
@@ -265,7 +231,7 @@ class Delivery:
             hurried, self._hurried = self._hurried, False
         if hurried:
             for lane in self._lanes:
-                lane.not_before = lane.asked_until
+                lane.hurry()
         self._take_in(now, everything=hurried)
         wake = [self._spool.maintain(now)] if self._spool is not None else []
         attempted = False
@@ -339,7 +305,7 @@ class Delivery:
         """A receiver that answers for one signal again is worth an attempt for the others that got no answer."""
         for lane in self._lanes:
             if lane.unanswered:
-                lane.unanswered, lane.not_before = False, lane.asked_until
+                lane.hurry()
 
     def _send(self, request: Request) -> Outcome:
         with self.lock:
@@ -355,60 +321,25 @@ class Delivery:
 
     def _finish(self, lane: Lane, work: Work, outcome: Outcome) -> None:
         """The receiver has answered for good."""
-        lane.backoff.reset()
-        request = work.request
+        items = work.request.items
         account = self.ledger[lane.signal]
-        taken = outcome.kind == "delivered"
-        reason = "not_implemented" if outcome.status in NOT_IMPLEMENTED else outcome.reason
+        lane.answered(outcome, self._log)
         with self.lock:
             if work.entry is not None:
-                account.leave_spool(request.items)
-            if taken:
-                account.deliver(request.items, min(max(outcome.rejected, 0), request.items))
+                account.leave_spool(items)
+            if outcome.kind == "delivered":
+                account.deliver(items, min(max(outcome.rejected, 0), items))
                 self.health.last_success_unix_nano = time.time_ns()
             else:
-                account.drop(reason, request.items)
-                self.health.last_error = f"{reason}: {outcome.detail}"
-        if not taken:
-            self._report(lane, "rejected", reason, outcome)
-        elif outcome.rejected or outcome.warning:
-            self._report(lane, "delivering", "warned", outcome)
-        else:
-            self._report(lane, "delivering", "", outcome)
+                account.drop(reason_of(outcome), items)
+                self.health.last_error = f"{reason_of(outcome)}: {outcome.detail}"
+            self.health.states[lane.signal] = lane.state
 
     def _postpone(self, lane: Lane, outcome: Outcome) -> None:
         """The request is tried again, after a wait."""
         if not self._sending:
             return  # it was ended by us
-        wait, asked = lane.backoff.next(outcome.retry_after_seconds)
-        now = self._clock()
-        lane.not_before, lane.asked_until = now + wait, now + asked
+        lane.postpone(outcome, self._clock(), self._log)
         with self.lock:
             self.health.last_error = f"{outcome.reason}: {outcome.detail}"
-        self._report(lane, "failing", "", outcome)
-
-    def _report(self, lane: Lane, state: State, kind: str, outcome: Outcome) -> None:
-        """Logs once when the state changes, never for each request."""
-        lane.state = state
-        with self.lock:
-            self.health.states[lane.signal] = state
-        told = f"{state} {kind}"
-        if told == lane.told:
-            return
-        lane.told = told
-        log = self._log.bind(signal=lane.signal.word)
-        if state == "failing":
-            log.warning("otlp.failing", reason=outcome.reason, detail=outcome.detail)
-        elif kind == "not_implemented":
-            log.warning(
-                "otlp.rejected",
-                reason=kind,
-                detail=outcome.detail,
-                remedy=f"take {lane.signal.word} out of otlp.signals",
-            )
-        elif state == "rejected":
-            log.warning("otlp.rejected", reason=kind, detail=outcome.detail)
-        elif kind:
-            log.warning("otlp.rejected", items=outcome.rejected, message=outcome.warning)
-        else:
-            log.info("otlp.delivering")
+            self.health.states[lane.signal] = lane.state

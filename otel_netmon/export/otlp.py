@@ -6,21 +6,21 @@ when; this module gives it a thread, a beginning and an end.
 
 from __future__ import annotations
 
-import functools
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from otel_netmon.config.checks import mask_userinfo
 from otel_netmon.config.model import Receiver
-from otel_netmon.export import otlp_logs, otlp_metrics, otlp_spans, otlp_transport
-from otel_netmon.export.delivery import Attempt, Delivery, Encoders, State, Terms
-from otel_netmon.export.otlp_wire import Envelope
-from otel_netmon.export.requests import Request, Signal, Transport
+from otel_netmon.export import otlp_transport
+from otel_netmon.export.delivery import Attempt, Delivery, Terms
+from otel_netmon.export.encoders import Encoders, encoders
+from otel_netmon.export.lanes import State
+from otel_netmon.export.requests import Signal, Transport
 from otel_netmon.export.spool import Spool
 from otel_netmon.otel.points import Snapshot
 from otel_netmon.otel.spans import Event, SpanBatch
@@ -32,27 +32,6 @@ AFTER_DEFECT_SECONDS: Final = 1.0
 """Rest after an error that nobody expected, so that it is not made a thousand times a second."""
 
 _WORST: Final[tuple[State, ...]] = ("failing", "rejected", "delivering", "starting")
-
-
-def encoders(settings: Receiver, resource: Mapping[str, str]) -> Encoders:
-    """What makes the requests for a receiver."""
-    envelope = Envelope(resource)
-
-    def metrics(snapshot: Snapshot, previous: Snapshot | None) -> Iterator[Request]:
-        return otlp_metrics.metric_requests(
-            snapshot,
-            envelope,
-            previous=previous,
-            temporality=settings.temporality,
-            histograms=settings.histograms,
-        )
-
-    return Encoders(
-        metrics,
-        functools.partial(otlp_spans.span_requests, envelope=envelope),
-        functools.partial(otlp_logs.event_requests, envelope=envelope),
-        otlp_metrics.count_points,
-    )
 
 
 class OtlpSink:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -19,11 +18,12 @@ from typing import Final, Literal
 
 import structlog
 
-from otel_netmon.errors import SpoolError
 from otel_netmon.export.requests import Request, Signal
+from otel_netmon.export.spool_counts import Counts, Tally
 from otel_netmon.export.spool_cursor import Cursor
+from otel_netmon.export.spool_folder import take_lock, unusable
 from otel_netmon.export.spool_format import SIGNALS, compress
-from otel_netmon.export.spool_lane import Counts, Entry, Lane, Tally
+from otel_netmon.export.spool_lane import Entry, Lane
 from otel_netmon.selfmon.status import SpoolStatus
 
 _log = structlog.get_logger(__name__)
@@ -43,8 +43,6 @@ SEGMENT_BYTES: Final = 4 << 20
 
 EVICTION: Final = (Signal.LOGS, Signal.TRACES, Signal.METRICS)
 """Whose oldest segment is given up first when the limit is reached. A request never displaces what stands behind its own signal."""
-
-_LOCK_POLL_SECONDS = 0.05
 
 
 class Spool:
@@ -87,13 +85,13 @@ class Spool:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 if directory.stat().st_mode & 0o077:
                     directory.chmod(0o700)
-                self._lock = _lock(directory / "lock", wait_seconds)
+                self._lock = take_lock(directory / "lock", wait_seconds)
                 opened.callback(os.close, self._lock)
                 self._cursor = Cursor(directory / "cursor")
                 opened.callback(self._cursor.close)
                 self._open_lanes(opened)
             except OSError as error:
-                raise self._error("use", error) from error
+                raise unusable("use", directory, error) from error
             opened.pop_all()
         self._save()  # what was found behind the cursor is known from here on, whatever becomes of it
         self._tidy()
@@ -142,7 +140,7 @@ class Spool:
                 durable=self._sync == "always",
             )
         except OSError as error:
-            raise self._error("write to", error) from error
+            raise unusable("write to", self.directory, error) from error
         self._save()
         return True
 
@@ -157,7 +155,7 @@ class Spool:
         try:
             entry = lane.peek()
         except OSError as error:
-            raise self._error("read", error) from error
+            raise unusable("read", self.directory, error) from error
         damaged = lane.counts.damaged.records - damaged
         if damaged:
             _log.error("spool.damaged", directory=str(self.directory), signal=signal.word, requests=damaged)
@@ -311,48 +309,3 @@ class Spool:
 
     def _words(self, error: OSError) -> dict[str, str]:
         return {"directory": str(self.directory), "error": error.strerror or str(error)}
-
-    def _error(self, what: str, error: OSError) -> SpoolError:
-        remedies = {
-            errno.ENOSPC: "make room on its file system, or lower export.spool.max_bytes",
-            errno.EDQUOT: "raise the quota of the agent's user, or lower export.spool.max_bytes",
-            errno.EROFS: "mount its file system for writing, or set export.spool.directory to another folder",
-            errno.EIO: "move the folder away, or set export.spool.directory to another disk: this one fails",
-            errno.EMFILE: "raise the limit of open files (LimitNOFILE)",
-        }
-        remedy = "let the agent's user own the folder, or set export.spool.directory to another"
-        return SpoolError(
-            f"cannot {what} the spool {error.filename or self.directory}: {error.strerror or error}",
-            remedies.get(error.errno or 0, remedy),
-        )
-
-
-def _lock(path: Path, wait_seconds: float) -> int:
-    """Locks the folder for this process until the descriptor is closed, which its end does too.
-
-    Raises:
-        OSError: the file cannot be made.
-        SpoolError: another process has it.
-    """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    deadline = time.monotonic() + wait_seconds
-    try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() < deadline:
-                    time.sleep(_LOCK_POLL_SECONDS)
-                    continue
-                owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                raise SpoolError(
-                    f"the spool {path.parent} is in use by process {owner}",
-                    "stop that agent, or give each a folder of its own (export.spool.directory)",
-                ) from None
-            with contextlib.suppress(OSError):  # the number is for people only; a full disk is no reason not to start
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-            return fd
-    except BaseException:
-        os.close(fd)
-        raise

@@ -4,49 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from otel_netmon.export.requests import Request, Signal
+from otel_netmon.export.spool_counts import Counts, Tally
 from otel_netmon.export.spool_cursor import LanePositions, Position
 from otel_netmon.export.spool_format import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES, parse_segment_name
 from otel_netmon.export.spool_segment import Found, Segment
 
 _TRANSIENT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR, errno.EAGAIN})
 """What passes; any other error of a read means that the segment cannot be read."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """Requests and the items in them."""
-
-    records: int = 0
-    items: int = 0
-
-    def add(self, begin: Position, end: Position) -> None:
-        """Counts what lies between two places."""
-        self.records += end.sequence - begin.sequence
-        self.items += end.items - begin.items
-
-
-@dataclass(slots=True)
-class Counts:
-    """What has become of a lane's requests: found + appended = acknowledged + evicted + damaged + those between read and written.
-
-    Attributes:
-        found: were there when the spool was opened.
-        appended: written since, and those that were evicted before they were written.
-        acknowledged: sent, or refused by the receiver.
-        evicted: given up for the size limit.
-        damaged: no longer readable.
-    """
-
-    found: Tally = field(default_factory=Tally)
-    appended: Tally = field(default_factory=Tally)
-    acknowledged: Tally = field(default_factory=Tally)
-    evicted: Tally = field(default_factory=Tally)
-    damaged: Tally = field(default_factory=Tally)
 
 
 class Entry(NamedTuple):

@@ -13,7 +13,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from otel_netmon.config.model import Receiver
-from otel_netmon.export.delivery import Delivery, Encoders, Terms
+from otel_netmon.export.delivery import Delivery, Terms
+from otel_netmon.export.encoders import Encoders
 from otel_netmon.export.otlp_logs import event_requests
 from otel_netmon.export.otlp_metrics import count_points, metric_requests
 from otel_netmon.export.otlp_spans import span_requests
@@ -158,8 +159,8 @@ class Rig:
                 there += (encoding.left if encoding else 0) + (request.items if request else 0)
             assert account.pending == there, signal
             assert min(account.dropped.values(), default=1) > 0
-        waiting = [*queue._waiting.values(), *queue._ready.values()]
-        assert queue.size == sum(entry.size for entries in waiting for entry in entries)
+        waiting = sum(entry.size for entries in queue._waiting.values() for entry in entries)
+        assert queue.size == waiting + sum(ready.size for entries in queue._ready.values() for ready in entries)
 
     def dropped(self, signal: Signal) -> dict[str, int]:
         return dict(self.delivery.ledger[signal].dropped)

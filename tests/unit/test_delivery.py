@@ -12,7 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from otel_netmon.export.backoff import LONGEST_ASKED_SECONDS, Backoff
-from otel_netmon.export.delivery import Delivery, Encoders, Terms
+from otel_netmon.export.delivery import Delivery, Terms
+from otel_netmon.export.encoders import Encoders
 from otel_netmon.export.requests import Outcome, Request, Signal
 from otel_netmon.export.spool import Spool, Sync
 from otel_netmon.otel.points import Snapshot
