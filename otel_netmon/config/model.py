@@ -264,8 +264,8 @@ class Spool(Section, frozen=True):
         Literal["always", "interval", "never"],
         Meta(
             description="When written requests are forced to the disk (fsync). What is not yet there survives the end of the "
-            "agent, but not a loss of power: `always` before a request counts as kept, `interval` once in each export "
-            "interval, `never` leaves it to the kernel."
+            "agent, but not a loss of power: `always` before a request counts as kept, `interval` at most once a second "
+            "and at the latest a second after it was written, `never` leaves it to the kernel."
         ),
     ] = "interval"
 

@@ -46,7 +46,13 @@ class Receivers:
         for name, settings in self._settings.items():
             timeout = min(settings.timeout_seconds, config.export.timeout_seconds)
             spool = (
-                Spool(Path(directory) / name, config.export.spool.max_bytes, config.export.spool.sync)
+                Spool(
+                    Path(directory) / name,
+                    config.export.spool.max_bytes,
+                    config.export.spool.sync,
+                    # A pipeline whose supervisor was killed holds the folder until its last export is over.
+                    wait_seconds=config.export.shutdown_seconds + 1,
+                )
                 if directory is not None
                 else None
             )
