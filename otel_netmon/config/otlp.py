@@ -78,7 +78,8 @@ class Receiver(Section, frozen=True):
     queue_bytes: Annotated[
         int,
         Meta(
-            description="Memory for spans and events while the receiver is away and there is no spool.",
+            description="Memory for spans and events while the receiver is away and there is no spool, and for snapshots that "
+            "wait for a spool.",
             ge=64 << 10,
             le=1 << 30,
         ),
