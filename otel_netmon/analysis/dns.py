@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -12,30 +11,26 @@ import numpy.typing as npt
 
 from otel_netmon.abi import layout
 from otel_netmon.abi.enums import MessageKind
-from otel_netmon.analysis.dns_lookups import Ends, Lookup, LookupTotals, Protocol, Seen, Transport, answered
+from otel_netmon.analysis.dns_answers import Alike, AnsweredLookups, EdgeCounts, counted
+from otel_netmon.analysis.dns_lookups import Ends, Lookup, LookupTotals, Protocol, Seen, Transport
 from otel_netmon.analysis.dns_pairing import Pairing
 from otel_netmon.analysis.dns_search import Search, Searches
 from otel_netmon.analysis.dns_stream import Segment, StreamMessage
 from otel_netmon.analysis.dns_streams import Streams
-from otel_netmon.analysis.dns_unmatched import HEAD_OCTETS, HeldResponse
+from otel_netmon.analysis.dns_unmatched import HeldResponse, asked_of_answers
 from otel_netmon.analysis.dns_waiting import WaitingQuery
+from otel_netmon.decode import dns_numbers as numbers
 from otel_netmon.decode.dns import Fault, Message, decode, read_question
 from otel_netmon.readers.messages import Messages, OpenQueries
-
-EdgeCounts = Callable[[int, int, int, int], bool]
-"""Whether the edge rule counts a packet: namespace, ifindex, direction, ingress_ifindex (0041-edge-rule)."""
 
 _HEAD = Struct("<QQQQ16s16sIIIIIHH2s2sBBBB").unpack_from
 """layout.MESSAGE; the ports stay two octets each, as they are in an end."""
 
 _HEAD_OCTETS = layout.MESSAGE.itemsize
-_CAPTURED_LENGTH, _SOURCE_PORT, _KIND = 11, 13, 16
-"""Places in what _HEAD gives, by the order of _Head."""
-
-_QUERY_HEADER = Struct(">HHHHHH").pack
 _MDNS_PORT, _LLMNR_PORT = (5353).to_bytes(2, "big"), (5355).to_bytes(2, "big")
 _BY_PORT: dict[bytes, Protocol] = {_MDNS_PORT: "mdns", _LLMNR_PORT: "llmnr"}
 _END_OF_TIME = 1 << 63
+_NO_MESSAGES = Messages(np.empty(0, layout.MESSAGE), b"", np.empty(0, np.int64))
 
 
 class _Head(NamedTuple):
@@ -63,10 +58,22 @@ class _Head(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What came to its end: lookups, and names for which a search list made more than one."""
+    """What came to its end.
 
-    lookups: list[Lookup]
+    Attributes:
+        answered: lookups over UDP that the kernel has paired.
+        others: all other ones.
+        searches: names for which a search list made more than one.
+    """
+
+    answered: AnsweredLookups
+    others: list[Lookup]
     searches: list[Search]
+
+    @property
+    def lookups(self) -> list[Lookup]:
+        """All of them, one by one."""
+        return [self.answered.lookup(index) for index in range(self.answered.number)] + self.others
 
 
 class DnsAnalysis:
@@ -99,6 +106,7 @@ class DnsAnalysis:
         self.totals = LookupTotals()
         self._counts = counts
         self._counted: dict[tuple[int, int, int, int], bool] = {}
+        self._alike = Alike()
         self._pairing = Pairing(timeout_ns, self.messages)
         self._searches = Searches()
 
@@ -120,15 +128,22 @@ class DnsAnalysis:
             expired: queries over UDP that nobody answered, taken out of the kernel before the ring was read.
             now_ns: the clock of the records.
         """
+        if self._alike.is_full:
+            self._alike = Alike()
+        is_answer = messages.heads["kind"] == MessageKind.DNS_ANSWER
+        which = np.flatnonzero(is_answer)
+        answered, which = self._answers(messages, which)
+        truncated = np.flatnonzero(answered.column("truncated"))
+        by_record = dict(zip(which[truncated].tolist(), truncated.tolist(), strict=True))
         data = messages.data
-        for start in messages.starts.tolist():
-            fields = _HEAD(data, start - _HEAD_OCTETS)
-            payload = data[start : start + fields[_CAPTURED_LENGTH]]
-            if fields[_KIND] == MessageKind.DNS_ANSWER:
-                self._answer(payload, fields)
+        # In the order of the packets: a query over TCP comes after the answer over UDP that was truncated.
+        for index in sorted([*np.flatnonzero(~is_answer).tolist(), *by_record]):
+            if index in by_record:
+                self._pairing.truncated(answered.lookup(by_record[index]))
             else:
-                self._record(_Head._make(fields), payload)
-        return self._end(expired, now_ns)
+                head = _Head._make(_HEAD(data, int(messages.starts[index]) - _HEAD_OCTETS))
+                self._record(head, messages.payload(index))
+        return self._end(answered, expired, now_ns)
 
     def finish(self, expired: OpenQueries) -> Result:
         """Ends all that is open: nothing more will come.
@@ -136,19 +151,52 @@ class DnsAnalysis:
         Args:
             expired: every query over UDP that is open in the kernel.
         """
-        return self._end(expired, _END_OF_TIME)
+        return self._end(self._answers(_NO_MESSAGES, np.empty(0, np.intp))[0], expired, _END_OF_TIME)
 
-    def _end(self, expired: OpenQueries, now_ns: int) -> Result:
+    def _answers(self, messages: Messages, which: npt.NDArray[np.intp]) -> tuple[AnsweredLookups, npt.NDArray[np.intp]]:
+        """Gives the records of the kind DNS_ANSWER that are lookups and count, and which they are."""
+        places = self._alike.find(messages, which)
+        every = AnsweredLookups(messages.heads[which], places, messages.starts[which], messages.data, self._alike)
+        readable = every.column("readable")
+        read = every.where(readable)
+        self._pairing.answered(asked_of_answers(read.heads, read.ids, read.column("question")))
+        counts = counted(every.heads, self._is_counted)
+        for place in places[counts & ~readable].tolist():
+            self._unparsed(self._alike.messages[place])
+        taken = counts & readable
+        self.messages["not_counted"] += len(counts) - int(np.count_nonzero(counts))
+        self.messages["lookup"] += int(np.count_nonzero(taken))
+        return every.where(taken), which[taken]
+
+    def _end(self, answered: AnsweredLookups, expired: OpenQueries, now_ns: int) -> Result:
         for seen, found in self.streams.advance(now_ns):
             self._stream_message(seen, found)
         self._expire(expired)
         self._pairing.advance(now_ns)
-        lookups = self._pairing.take(now_ns)
-        searches: list[Search] = []
-        for lookup in lookups:
+        others = self._pairing.take(now_ns)
+        for lookup in others:
             self.totals.add(lookup)
-            searches += self._searches.add(lookup)
-        return Result(lookups, searches + self._searches.due(now_ns))
+        self.totals.add_answered(
+            answered.number,
+            int(np.count_nonzero(answered.column("code") == numbers.NXDOMAIN)),
+            int(answered.heads["retries"].sum(dtype=np.int64)),
+            int(np.count_nonzero(answered.column("truncated"))),
+        )
+        return Result(answered, others, self._search(answered, others) + self._searches.due(now_ns))
+
+    def _search(self, answered: AnsweredLookups, others: list[Lookup]) -> list[Search]:
+        """Gives those of both to the searches that may be of one."""
+        open_labels = self._searches.labels()
+        negative = answered.column("negative")
+        if not open_labels and not negative.any() and not any(lookup.is_negative for lookup in others):
+            return []
+        labels = answered.column("label")
+        wanted = np.concatenate([np.array(list(open_labels), np.uint64), np.unique(labels[negative])])
+        chosen = negative | np.isin(labels, wanted)
+        lookups = [answered.lookup(index) for index in np.flatnonzero(chosen).tolist()]
+        if others:
+            lookups = sorted([*lookups, *others], key=lambda lookup: lookup.end_ns)
+        return [search for lookup in lookups for search in self._searches.add(lookup)]
 
     def _record(self, head: _Head, payload: bytes) -> None:
         seen = Seen(
@@ -178,22 +226,6 @@ class DnsAnalysis:
                 found = StreamMessage(head.time_ns, head.payload_length, payload)
                 self._to_group("llmnr" if head.kind == MessageKind.LLMNR else "mdns", seen, message, found)
 
-    def _answer(self, payload: bytes, fields: tuple[Any, ...]) -> None:
-        """UDP, paired by the kernel: almost every record, so without the detours of the others."""
-        time_ns, _, first_ns, cgroup, source, destination, ifindex, ingress, _, length, retries = fields[
-            :_CAPTURED_LENGTH
-        ]
-        source_port, destination_port, _, _, direction, namespace = fields[_SOURCE_PORT:]
-        ends = Ends(namespace, ifindex, destination + destination_port, source + source_port)
-        self._pairing.answered(ends, payload, first_ns, time_ns)
-        if not self._is_counted(namespace, ifindex, direction, ingress):
-            self.messages["not_counted"] += 1
-            return
-        message = self._decode(payload, length)
-        if message is not None:
-            lookup = answered("dns", "udp", ends, cgroup, message, first_ns, time_ns)
-            self._pairing.lookup(lookup._replace(retries=retries) if retries else lookup)
-
     def _stream_message(self, seen: Seen, found: StreamMessage) -> None:
         message = self._decode(found.data, found.length)
         if message is None:
@@ -221,9 +253,12 @@ class DnsAnalysis:
         made = decode(data, length)
         if isinstance(made, Message):
             return made
-        self.messages["unparsed"] += 1
-        self.unparsed[made] += 1
+        self._unparsed(made)
         return None
+
+    def _unparsed(self, fault: Fault) -> None:
+        self.messages["unparsed"] += 1
+        self.unparsed[fault] += 1
 
     def _is_counted(self, namespace: int, ifindex: int, direction: int, ingress_ifindex: int) -> bool:
         key = namespace, ifindex, direction, ingress_ifindex
@@ -259,7 +294,6 @@ class DnsAnalysis:
             opcode=message.opcode,
             questions=message.questions,
             counts=self._is_counted(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex),
-            head=found.data[:HEAD_OCTETS],
             first_ns=found.time_ns,
             last_ns=found.time_ns,
         )
@@ -278,8 +312,7 @@ class DnsAnalysis:
         for index, row in enumerate(columns):
             client, server, namespace, ifindex, direction, identifier, ingress, cgroup, flags, *counters = row
             retries, first_ns, last_ns = counters
-            octets = expired.question(index)
-            question = read_question(octets)
+            question = read_question(expired.question(index))
             self._pairing.expired(
                 WaitingQuery(
                     protocol="dns",
@@ -292,7 +325,6 @@ class DnsAnalysis:
                     opcode=flags >> 11 & 15,
                     questions=() if question is None else (question,),
                     counts=self._is_counted(namespace, ifindex, direction, ingress),
-                    head=_QUERY_HEADER(identifier, flags, 1, 0, 0, 0) + octets,
                     first_ns=first_ns,
                     last_ns=last_ns,
                     retries=retries,

@@ -110,7 +110,7 @@ class Lookup(NamedTuple):
     @property
     def name(self) -> str:
         """The name asked for, empty in a message without a question."""
-        return self.questions[0].name if self.questions else ""
+        return question_name(self.questions)
 
     @property
     def type_name(self) -> str:
@@ -163,10 +163,26 @@ class LookupTotals:
         if lookup.after is not None:
             counts["tcp_retry"] += 1
 
+    def add_answered(self, number: int, nothing: int, retries: int, truncated: int) -> None:
+        """Counts many that were answered, so many of them with the code ``nxdomain`` and so many truncated."""
+        for name, count in (
+            ("lookups", number),
+            ("answered", number),
+            ("nxdomain", nothing),
+            ("retries", retries),
+            ("truncated", truncated),
+        ):
+            self.counts[name] += count
+
     @property
     def nxdomain_ratio(self) -> float | None:
         """Share of the answers that say that there is no such name; None without an answer."""
         return self.counts["nxdomain"] / self.counts["answered"] if self.counts["answered"] else None
+
+
+def question_name(questions: tuple[Question, ...]) -> str:
+    """Gives the name that is asked for, empty without a question."""
+    return questions[0].name if questions else ""
 
 
 def question_key(questions: tuple[Question, ...]) -> QuestionKey | None:
@@ -177,10 +193,27 @@ def question_key(questions: tuple[Question, ...]) -> QuestionKey | None:
     return name.lower(), kind, cls
 
 
+def question_number(questions: tuple[Question, ...]) -> int:
+    """64 bits that stand for the key of the first question, in this process."""
+    return hash(question_key(questions)) & 0xFFFFFFFFFFFFFFFF
+
+
+def label_number(name: str) -> int:
+    """64 bits that stand for the first label of a name, whatever its case, in this process."""
+    return hash(name.partition(".")[0].lower()) & 0xFFFFFFFFFFFFFFFF
+
+
 def answered(
-    protocol: Protocol, transport: Transport, ends: Ends, cgroup: int, message: Message, first_ns: int, time_ns: int
+    protocol: Protocol,
+    transport: Transport,
+    ends: Ends,
+    cgroup: int,
+    message: Message,
+    first_ns: int,
+    time_ns: int,
+    retries: int = 0,
 ) -> Lookup:
-    """Gives the lookup that this response answers; retries, and what it comes after, are for the caller to fill in."""
+    """Gives the lookup that this response answers; what it comes after is for the caller to fill in."""
     identifier, flags, rcode, _, answer_count, questions, answers, _, cut, fault = message
     return Lookup(
         protocol,
@@ -194,7 +227,7 @@ def answered(
         None,
         first_ns,
         time_ns - first_ns,
-        0,
+        retries,
         rcode,
         flags & 15,
         answer_count,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from typing import Any
+
+import numpy.typing as npt
 
 from otel_netmon.analysis.dns_lookups import Ends, Lookup, QuestionKey, Reason, TruncatedLookup, answered, question_key
-from otel_netmon.analysis.dns_unmatched import HEAD_OCTETS, Asked, HeldResponse, HeldResponses, RecentlyAsked
+from otel_netmon.analysis.dns_unmatched import HeldResponse, HeldResponses, RecentlyAsked, asked, asked_of_responses
 from otel_netmon.analysis.dns_waiting import WaitingQueries, WaitingQuery
 from otel_netmon.decode import dns_numbers as numbers
 
@@ -33,6 +36,7 @@ class Pairing:
         self._recent = RecentlyAsked()
         self._held = HeldResponses()
         self._unmatched: list[HeldResponse] = []
+        self._put_out: list[HeldResponse] = []
         self._truncated: OrderedDict[tuple[int, bytes, bytes, QuestionKey | None], Lookup] = OrderedDict()
         self._transfers: OrderedDict[tuple[Ends, int], None] = OrderedDict()
         self._lookups: list[Lookup] = []
@@ -40,21 +44,18 @@ class Pairing:
     @property
     def held(self) -> int:
         """See above."""
-        return len(self._held) + len(self._unmatched)
+        return len(self._held) + len(self._unmatched) + len(self._put_out)
 
-    def lookup(self, lookup: Lookup) -> None:
-        """Takes one that the kernel has paired."""
-        self._became["lookup"] += 1
-        self._lookups.append(lookup)
-        if lookup.truncated:
-            key = lookup.namespace, lookup.client[:16], lookup.server, question_key(lookup.questions)
-            self._truncated[key] = lookup
-            if len(self._truncated) > _REMEMBERED_MAX:
-                self._truncated.popitem(last=False)
+    def truncated(self, lookup: Lookup) -> None:
+        """Takes one over UDP, paired by the kernel, that may be asked again over TCP."""
+        key = lookup.namespace, lookup.client[:16], lookup.server, question_key(lookup.questions)
+        self._truncated[key] = lookup
+        if len(self._truncated) > _REMEMBERED_MAX:
+            self._truncated.popitem(last=False)
 
-    def answered(self, ends: Ends, head: bytes, first_ns: int, time_ns: int) -> None:
-        """Remembers a query that was answered, whether or not it counts."""
-        self._recent.add(Asked(ends, head[:HEAD_OCTETS], first_ns, time_ns, timed_out=False))
+    def answered(self, queries: npt.NDArray[Any]) -> None:
+        """Remembers queries over UDP, ASKED, that were answered, whether or not they count."""
+        self._recent.add(queries, timed_out=False)
 
     def query(self, query: WaitingQuery) -> None:
         """Takes a query over TCP or to a group."""
@@ -73,7 +74,7 @@ class Pairing:
             else:
                 self.unmatched(response)
             return
-        self.answered(query.ends, query.head, query.first_ns, response.time_ns)
+        self._remember(query, response.time_ns)
         if response.transport == "tcp" and query.questions and query.questions[0].type in _TRANSFERS:
             self._transfers[response.ends, message.id] = None
             if len(self._transfers) > _REMEMBERED_MAX:
@@ -97,11 +98,10 @@ class Pairing:
         """Takes a query that nobody answered, unless one without a question did: servers refuse so what they do not know."""
         response = self._held.take_questionless(query.ends, query.id, query.first_ns)
         if response is not None:
-            self.answered(query.ends, query.head, query.first_ns, response.time_ns)
+            self._remember(query, response.time_ns)
             self._answer(query, response)
             return
-        end_ns = query.last_ns + self._timeout_ns
-        self._recent.add(Asked(query.ends, query.head, query.first_ns, end_ns, timed_out=True))
+        self._remember(query, query.last_ns + self._timeout_ns, timed_out=True)
         if query.counts:
             self._lookups.append(query.timed_out())
 
@@ -113,16 +113,21 @@ class Pairing:
     def take(self, now_ns: int) -> list[Lookup]:
         """Gives the lookups that came to their end; a response that nothing explains may be explained later."""
         unmatched, self._unmatched = self._unmatched, []
-        for response in unmatched:
-            reason = self._reason(response)
+        for response, reason in self._with_reasons(unmatched):
             if reason == "unknown":
                 self._hold(response)
             else:
                 self._end_unmatched(response, reason)
-        for response in self._held.due(now_ns - _HELD_TIMEOUTS * self._timeout_ns):
-            self._end_unmatched(response, self._reason(response))
+        put_out, self._put_out = self._put_out, []
+        put_out += self._held.due(now_ns - _HELD_TIMEOUTS * self._timeout_ns)
+        for response, reason in self._with_reasons(put_out):
+            self._end_unmatched(response, reason)
         lookups, self._lookups = self._lookups, []
         return lookups
+
+    def _remember(self, query: WaitingQuery, end_ns: int, *, timed_out: bool = False) -> None:
+        row = asked(query.ends, query.id, query.questions, query.first_ns, end_ns)
+        self._recent.add(row, timed_out=timed_out)
 
     def _answer(self, query: WaitingQuery, response: HeldResponse) -> None:
         self._became["lookup" if query.counts else "not_counted"] += 1
@@ -139,11 +144,12 @@ class Pairing:
     def _hold(self, response: HeldResponse) -> None:
         too_much = self._held.add(response)
         if too_much is not None:
-            self._end_unmatched(too_much, self._reason(too_much))
+            self._put_out.append(too_much)
 
-    def _reason(self, response: HeldResponse) -> Reason:
-        message = response.message
-        return self._recent.reason(response.ends, message.id, question_key(message.questions), response.time_ns)
+    def _with_reasons(self, responses: list[HeldResponse]) -> list[tuple[HeldResponse, Reason]]:
+        if not responses:
+            return []
+        return list(zip(responses, self._recent.reasons(asked_of_responses(responses)), strict=True))
 
     def _end_unmatched(self, response: HeldResponse, reason: Reason) -> None:
         if not response.counts:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple
 
-from otel_netmon.analysis.dns_lookups import Lookup
+from otel_netmon.analysis.dns_lookups import Lookup, label_number
 
 WINDOW_NS = 1_000_000_000
 """A stub resolver tries the next name at once."""
@@ -127,6 +127,10 @@ class Searches:
             if len(tried) > self._open_max:
                 return _searches(client, [tried.pop(0)])
         return []
+
+    def labels(self) -> set[int]:
+        """The numbers of the first labels of names that were tried: a lookup goes on with a search only by one of them."""
+        return {label_number(each.label) for tried in self._clients.values() for each in tried}
 
     def due(self, now_ns: int) -> list[Search]:
         """Gives the searches that nothing went on with for WINDOW_NS."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.analysis.cardinality import Cardinality, hash_column
-from otel_netmon.analysis.dns_lookups import Lookup
+from otel_netmon.analysis.differences import group
+from otel_netmon.analysis.dns_answers import Alike, AnsweredLookups
+from otel_netmon.analysis.dns_lookups import Lookup, question_name
 from otel_netmon.analysis.dns_names import NameFolding
 from otel_netmon.analysis.histograms import HistogramColumns, HistogramReading
 from otel_netmon.analysis.series import CounterSeries, SeriesReading
@@ -24,12 +25,10 @@ SERIES = np.dtype(
         ("response_code", "<u2"),
         ("transport", "u1"),
         ("protocol", "u1"),
-        ("pad", "u1", 2),
+        ("reserved", "<u2"),
     ]
 )
 """The identity of a series: the name by its number (``name_number``), response_code NO_RESPONSE for a timeout."""
-
-_PACK = Struct("<16sQHHBB2x").pack
 
 NO_RESPONSE = 0xFFFF
 TRANSPORTS = ("udp", "tcp")
@@ -77,6 +76,8 @@ class DnsSeries:
         self._durations = HistogramColumns(1, bounds)
         self._names: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
+        self._alike: Alike | None = None
+        self._alike_numbers = np.empty(0, np.uint64)  # of the names, by the places of these
         self._cardinality = Cardinality(ATTRIBUTES)
         self._now_ns = start_ns
 
@@ -86,26 +87,35 @@ class DnsSeries:
         self._table.begin_cycle()
         self._forget_names()
 
-    def add(self, lookups: Sequence[Lookup], now_ns: int) -> npt.NDArray[np.intp]:
-        """Counts lookups; gives the row of each in the distributions, for exemplars."""
+    def add(self, answered: AnsweredLookups, others: Sequence[Lookup], now_ns: int) -> npt.NDArray[np.intp]:
+        """Counts lookups; gives the row of each in the distributions, the others last, for exemplars."""
         self._now_ns = now_ns
-        if not lookups:
+        keys = np.zeros(answered.number + len(others), SERIES)
+        if not len(keys):
             return np.empty(0, np.intp)
         if len(self._names) > _NAMES_MAX:
             self._forget_names()
-        keys = np.frombuffer(b"".join([self._identity(lookup) for lookup in lookups]), SERIES)
-        seconds = np.array(
-            [self._timeout if lookup.duration_ns is None else lookup.duration_ns / 1e9 for lookup in lookups]
-        )
-        ones = np.ones((1, len(keys)), np.uint64)
-        placement = self._table.update(keys, ones, 0, np.zeros(len(keys), np.intp), now_ns)
-        rows = placement.slots + 1
-        self._durations.grow(int(max(rows.max(), placement.fresh.max(initial=-1) + 1)) + 1)
+        seconds = np.empty(len(keys))
+        self._identify(answered, keys[: answered.number])
+        seconds[: answered.number] = answered.durations_ns / 1e9
+        for at, lookup in enumerate(others, answered.number):
+            keys[at] = self._identity(lookup)
+            seconds[at] = self._timeout if lookup.duration_ns is None else lookup.duration_ns / 1e9
+        first, inverse = group(keys)
+        kinds = keys[first]
+        for number, at in zip(kinds["name"].tolist(), first.tolist(), strict=True):
+            if number not in self._names:
+                self._number(_name(answered, others, at))
+        many = np.bincount(inverse).astype(np.uint64)
+        placement = self._table.update(kinds, many[None, :], 0, np.zeros(len(kinds), np.intp), now_ns)
+        slots = placement.slots + 1
+        self._durations.grow(int(max(slots.max(), placement.fresh.max(initial=-1) + 1)) + 1)
         self._durations.reset(placement.fresh + 1)
+        rows: npt.NDArray[np.intp] = slots[inverse]
         self._durations.add(rows, seconds)
         seed = self._cardinality.seed
         columns = zip(ATTRIBUTES, _FIELDS, strict=True)
-        self._cardinality.add_sets({key: hash_column(keys[field], seed) for key, field in columns}, now_ns)
+        self._cardinality.add_sets({key: hash_column(kinds[field], seed) for key, field in columns}, now_ns)
         return rows
 
     def offer_exemplars(
@@ -156,20 +166,50 @@ class DnsSeries:
         self._table.restore(state["dns.series"])
         self._durations.restore(state["dns.durations"])
 
-    def _identity(self, lookup: Lookup) -> bytes:
-        question = lookup.questions[0] if lookup.questions else None
-        name = self._folding.fold(question.name) if question is not None else ""
-        number = self._numbers.get(name)
+    def _identify(self, answered: AnsweredLookups, keys: npt.NDArray[Any]) -> None:
+        """Writes the identities of the series of lookups."""
+        alike = answered.alike
+        if alike is not self._alike:
+            self._alike, self._alike_numbers = alike, np.empty(0, np.uint64)
+        new = alike.messages[len(self._alike_numbers) :]
+        if new:
+            numbers = [0 if isinstance(each, str) else self._number(question_name(each.questions)) for each in new]
+            self._alike_numbers = np.concatenate([self._alike_numbers, np.array(numbers, np.uint64)])
+        keys["server"] = answered.heads["source"]
+        keys["name"] = self._alike_numbers[answered.places]
+        keys["question_type"] = answered.column("question_type")
+        keys["response_code"] = answered.column("code")
+        keys["transport"], keys["protocol"] = TRANSPORTS.index("udp"), PROTOCOLS.index("dns")
+
+    def _identity(self, lookup: Lookup) -> tuple[Any, ...]:
+        return (
+            np.frombuffer(lookup.server[:16] or _NOBODY, np.uint8),
+            self._number(lookup.name),
+            lookup.questions[0].type if lookup.questions else 0,
+            NO_RESPONSE if lookup.rcode is None else lookup.rcode,
+            TRANSPORTS.index(lookup.transport),
+            PROTOCOLS.index(lookup.protocol),
+            0,
+        )
+
+    def _number(self, name: str) -> int:
+        """The number of a name, folded, which is then known by it."""
+        folded = self._folding.fold(name)
+        number = self._numbers.get(folded)
         if number is None:
-            number = self._numbers[name] = name_number(name)
-            self._names[number] = name
-        server = lookup.server[:16] or _NOBODY
-        code = NO_RESPONSE if lookup.rcode is None else lookup.rcode
-        kind = question.type if question is not None else 0
-        return _PACK(server, number, kind, code, TRANSPORTS.index(lookup.transport), PROTOCOLS.index(lookup.protocol))
+            number = self._numbers[folded] = name_number(folded)
+            self._names[number] = folded
+        return number
 
     def _forget_names(self) -> None:
         """Keeps the names of series alone: those of the rest are as many as anybody likes."""
         live = set(self._table.reading().keys["name"].tolist())
         self._names = {number: name for number, name in self._names.items() if number in live}
         self._numbers = {name: number for number, name in self._names.items()}
+
+
+def _name(answered: AnsweredLookups, others: Sequence[Lookup], at: int) -> str:
+    """The name that was asked for by one of these, the others last."""
+    if at < answered.number:
+        return question_name(answered.message(at).questions)
+    return others[at - answered.number].name

@@ -2,117 +2,189 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import NamedTuple
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
-from otel_netmon.analysis.dns_lookups import Ends, Protocol, QuestionKey, Reason, Transport, question_key
-from otel_netmon.decode.dns import Message, decode
+import numpy as np
+import numpy.typing as npt
 
-HEAD_OCTETS = 12 + 259
-"""Header and the longest question."""
+from otel_netmon.analysis.differences import fingerprints
+from otel_netmon.analysis.dns_lookups import Ends, Protocol, Reason, Transport, question_number
+from otel_netmon.decode.dns import Message, Question
 
-_ONE_QUESTION = b"\0\1" + bytes(6)
+ASKED = np.dtype(
+    [
+        ("ends", "<u4", 11),
+        ("id", "<u4"),
+        ("question", "<u8"),
+        ("start_ns", "<i8"),
+        ("end_ns", "<i8"),
+    ]
+)
+"""A query that is not open any more: who asked whom (``ends_octets``), its id, the number of its question, when it was asked,
+and answered or given up. Of a response that is looked for, both times are its own."""
+
+_BY_ID = np.dtype([("ends", "<u4", 11), ("id", "<u4")])
+_BY_QUESTION = np.dtype([("ends", "<u4", 11), ("question", "<u8")])
 _LOOKED_AT = 64
 """Of the queries between two ends with one id, or with one question, the last so many are looked at."""
 
-
-class Asked(NamedTuple):
-    """A query that is not open any more: when it was asked, and answered or given up.
-
-    `head` is a message with its id and question, at most HEAD_OCTETS of it.
-    """
-
-    ends: Ends
-    head: bytes
-    start_ns: int
-    end_ns: int
-    timed_out: bool
+_AT_ONCE = 256
+_NOBODY = bytes(18)
+_SEED = 0x9E3779B97F4A7C15
+_NEVER = np.iinfo(np.int64).min
 
 
-class _Indexed(NamedTuple):
-    ends: Ends
-    id: int
-    question: QuestionKey | None
-    start_ns: int
-    end_ns: int
-    timed_out: bool
+def ends_octets(ends: Ends) -> bytes:
+    """Gives ends as ASKED has them: 44 octets."""
+    sides = ends.client + (ends.server or _NOBODY)
+    return sides + ends.ifindex.to_bytes(4, "little") + ends.namespace.to_bytes(4, "little")
 
-    def is_open(self, time_ns: int) -> bool:
-        return self.start_ns <= time_ns <= self.end_ns
+
+def asked(ends: Ends, identifier: int, questions: tuple[Question, ...], start_ns: int, end_ns: int) -> npt.NDArray[Any]:
+    """Gives one row of ASKED; shape (1,)."""
+    row = np.empty(1, ASKED)
+    row["ends"][0] = np.frombuffer(ends_octets(ends), "<u4")
+    row["id"], row["question"] = identifier, question_number(questions)
+    row["start_ns"], row["end_ns"] = start_ns, end_ns
+    return row
+
+
+def asked_of_answers(
+    heads: npt.NDArray[Any], ids: npt.NDArray[np.uint32], questions: npt.NDArray[np.uint64]
+) -> npt.NDArray[Any]:
+    """Gives the queries of records of the kind DNS_ANSWER as rows of ASKED."""
+    rows = np.empty(len(heads), ASKED)
+    octets = np.empty((len(heads), 44), np.uint8)
+    octets[:, :16], octets[:, 18:34] = heads["destination"], heads["source"]
+    for at, field in ((16, "destination_port"), (34, "source_port")):
+        octets[:, at : at + 2] = heads[field].astype(">u2").view(np.uint8).reshape(-1, 2)
+    words = octets.view("<u4")
+    words[:, 9], words[:, 10] = heads["ifindex"], heads["namespace"]
+    rows["ends"] = words
+    rows["id"], rows["question"] = ids, questions
+    rows["start_ns"], rows["end_ns"] = heads["first_request_time_ns"], heads["time_ns"]
+    return rows
 
 
 class RecentlyAsked:
     """Remembers the last queries that were answered, and apart from them the last that timed out.
 
-    To remember costs next to nothing, since every lookup does; they are looked at only when a response is unmatched.
+    To remember costs next to nothing, since every lookup does; they are put in order only when a response is unmatched.
 
     Args:
         queries_max: how many of each.
     """
 
     def __init__(self, queries_max: int = 8192) -> None:
-        self._kinds = {timed_out: _Memory(queries_max) for timed_out in (False, True)}
+        self._answered, self._timed_out = _Memory(queries_max), _Memory(queries_max)
 
-    def add(self, asked: Asked) -> None:
-        """Remembers a query."""
-        self._kinds[asked.timed_out].new.append(asked)
+    def add(self, rows: npt.NDArray[Any], *, timed_out: bool) -> None:
+        """Remembers queries, ASKED."""
+        (self._timed_out if timed_out else self._answered).add(rows)
 
-    def reason(self, ends: Ends, identifier: int, question: QuestionKey | None, time_ns: int) -> Reason:
-        """Tells why a response that came then is unmatched."""
-        found = [
-            each
-            for memory in self._kinds.values()
-            for each in memory.find((ends, identifier))
-            if each.start_ns <= time_ns
+    def reasons(self, responses: npt.NDArray[Any]) -> list[Reason]:
+        """Tells why responses, ASKED, are unmatched."""
+        found: list[Reason] = []
+        for at in range(0, len(responses), _AT_ONCE):
+            found += self._reasons(responses[at : at + _AT_ONCE])
+        return found
+
+    def _reasons(self, responses: npt.NDArray[Any]) -> list[Reason]:
+        answered, timed_out = self._answered.find(responses), self._timed_out.find(responses)
+        latest = np.maximum(answered.same_ns, timed_out.same_ns)
+        choices: list[tuple[npt.NDArray[np.bool_], Reason]] = [
+            ((latest > _NEVER) & (timed_out.same_ns > answered.same_ns), "late"),
+            (latest > _NEVER, "duplicate"),
+            (answered.open_id | timed_out.open_id, "wrong_question"),
+            (answered.open_question | timed_out.open_question, "wrong_id"),
         ]
-        same = [each for each in found if each.question == question]
-        if same:
-            return "late" if max(same, key=lambda each: each.start_ns).timed_out else "duplicate"
-        if any(each.is_open(time_ns) for each in found):
-            return "wrong_question"
-        if any(each.is_open(time_ns) for memory in self._kinds.values() for each in memory.find((ends, question))):
-            return "wrong_id"
-        return "unknown"
+        columns = zip(*(mask.tolist() for mask, _ in choices), strict=True)
+        names: list[Reason] = [reason for _, reason in choices]
+        return [next((name for name, holds in zip(names, row, strict=True) if holds), "unknown") for row in columns]
 
 
-_NONE: deque[_Indexed] = deque()
+class _Found(NamedTuple):
+    """What a memory has for responses; columns of one length.
+
+    Attributes:
+        same_ns: when the last query with the same id and question was asked, _NEVER without one.
+        open_id, open_question: whether a query with this id, or with this question, was open when the response came.
+    """
+
+    same_ns: npt.NDArray[np.int64]
+    open_id: npt.NDArray[np.bool_]
+    open_question: npt.NDArray[np.bool_]
 
 
 class _Memory:
-    """The last queries; `new` are those that were not indexed so far."""
+    """The last queries, in a circle; in order of what is looked for once something is."""
 
     def __init__(self, queries_max: int) -> None:
-        self.new: deque[Asked] = deque(maxlen=queries_max)
-        self._queries_max = queries_max
-        self._indexed: deque[_Indexed] = deque()
-        self._found: dict[tuple[Ends, int | QuestionKey | None], deque[_Indexed]] = {}
+        self._rows = np.zeros(queries_max, ASKED)
+        self._next = 0
+        self._by_id: _Order | None = None
+        self._by_question: _Order | None = None
 
-    def find(self, key: tuple[Ends, int | QuestionKey | None]) -> Iterable[_Indexed]:
-        """Those between these ends with an id, or with a question."""
-        while self.new:
-            asked = self.new.popleft()
-            made = decode(asked.head[:4] + _ONE_QUESTION + asked.head[12:])
-            if isinstance(made, Message):
-                self._index(
-                    _Indexed(
-                        asked.ends, made.id, question_key(made.questions), asked.start_ns, asked.end_ns, asked.timed_out
-                    )
-                )
-        return islice(reversed(self._found.get(key, _NONE)), _LOOKED_AT)
+    def add(self, rows: npt.NDArray[Any]) -> None:
+        size = len(self._rows)
+        last = rows[-size:]
+        self._rows[(self._next + len(rows) - len(last) + np.arange(len(last))) % size] = last
+        self._next += len(rows)
+        self._by_id = self._by_question = None
 
-    def _index(self, entry: _Indexed) -> None:
-        self._indexed.append(entry)
-        for key in ((entry.ends, entry.id), (entry.ends, entry.question)):
-            self._found.setdefault(key, deque()).append(entry)
-        if len(self._indexed) > self._queries_max:
-            oldest = self._indexed.popleft()
-            for key in ((oldest.ends, oldest.id), (oldest.ends, oldest.question)):
-                entries = self._found[key]
-                entries.popleft()  # the oldest of all is the oldest of these
-                if not entries:
-                    del self._found[key]
+    def find(self, responses: npt.NDArray[Any]) -> _Found:
+        if self._by_id is None or self._by_question is None:
+            size = len(self._rows)
+            known = self._rows[: self._next] if self._next <= size else np.roll(self._rows, -(self._next % size))
+            self._by_id, self._by_question = _Order(known, _BY_ID), _Order(known, _BY_QUESTION)
+        same_ns = np.full(len(responses), _NEVER, np.int64)
+        at, rows = self._by_id.find(responses)
+        before = rows["start_ns"] <= responses["start_ns"][at]
+        same = before & (rows["question"] == responses["question"][at])
+        np.maximum.at(same_ns, at[same], rows["start_ns"][same])
+        return _Found(same_ns, _open(responses, at, rows), _open(responses, *self._by_question.find(responses)))
+
+
+def _open(responses: npt.NDArray[Any], at: npt.NDArray[np.intp], rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """For each response, whether one of the rows, which belong to those at `at`, was open when it came."""
+    times = responses["start_ns"][at]
+    holds = (rows["start_ns"] <= times) & (times <= rows["end_ns"])
+    found = np.zeros(len(responses), np.bool_)
+    found[at[holds]] = True
+    return found
+
+
+class _Order:
+    """Rows, oldest first, in the order of hashes of some of their fields."""
+
+    def __init__(self, rows: npt.NDArray[Any], key: np.dtype[Any]) -> None:
+        self._key = key
+        marks = fingerprints(_keys(rows, key), _SEED)
+        self._order = np.argsort(marks, kind="stable")
+        self._marks = marks[self._order]
+        self._rows = rows
+
+    def find(self, responses: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[Any]]:
+        """Gives pairs: the index of a response, and a row that agrees with it."""
+        wanted = _keys(responses, self._key)
+        marks = fingerprints(wanted, _SEED)
+        end = np.searchsorted(self._marks, marks, "right")
+        first = np.maximum(np.searchsorted(self._marks, marks, "left"), end - _LOOKED_AT)
+        many = end - first
+        at = np.repeat(np.arange(len(responses)), many)
+        places = np.arange(len(at)) - np.repeat(np.cumsum(many) - many, many) + np.repeat(first, many)
+        rows = self._rows[self._order[places]]
+        agree = _keys(rows, self._key) == wanted[at]
+        return at[agree], rows[agree]
+
+
+def _keys(rows: npt.NDArray[Any], key: np.dtype[Any]) -> npt.NDArray[Any]:
+    keys = np.empty(len(rows), key)
+    for field in key.names or ():
+        keys[field] = rows[field]
+    return keys
 
 
 class HeldResponse(NamedTuple):
@@ -126,6 +198,17 @@ class HeldResponse(NamedTuple):
     counts: bool
     message: Message
     time_ns: int
+
+
+def asked_of_responses(responses: Sequence[HeldResponse]) -> npt.NDArray[Any]:
+    """Gives responses as rows of ASKED."""
+    rows = np.empty(len(responses), ASKED)
+    octets = b"".join([ends_octets(each.ends) for each in responses])
+    rows["ends"] = np.frombuffer(octets, "<u4").reshape(-1, 11)
+    rows["id"] = [each.message.id for each in responses]
+    rows["question"] = np.array([question_number(each.message.questions) for each in responses], np.uint64)
+    rows["start_ns"] = rows["end_ns"] = [each.time_ns for each in responses]
+    return rows
 
 
 class HeldResponses:

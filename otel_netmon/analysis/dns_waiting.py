@@ -27,7 +27,6 @@ class WaitingQuery:
         server: to whom it went; a group, where the ends name nobody.
         direction: in which it was seen.
         counts: whether the edge rule counts it there.
-        head: header and first question as on the wire.
         first_ns, last_ns: its first and its last copy.
         retries: copies after the first.
     """
@@ -42,7 +41,6 @@ class WaitingQuery:
     opcode: int
     questions: tuple[Question, ...]
     counts: bool
-    head: bytes
     first_ns: int
     last_ns: int
     retries: int = 0
@@ -51,8 +49,10 @@ class WaitingQuery:
     def answered(self, message: Message, server: bytes, time_ns: int) -> Lookup:
         """Gives the lookup that this response of a server answers."""
         ends = self.ends._replace(server=server)
-        lookup = answered(self.protocol, self.transport, ends, self.cgroup, message, self.first_ns, time_ns)
-        return lookup._replace(questions=message.questions or self.questions, retries=self.retries, after=self.after)
+        lookup = answered(
+            self.protocol, self.transport, ends, self.cgroup, message, self.first_ns, time_ns, self.retries
+        )
+        return lookup._replace(questions=message.questions or self.questions, after=self.after)
 
     def timed_out(self) -> Lookup:
         """Gives the lookup that nobody answered."""

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from otel_netmon.analysis.differences import fingerprints
+from otel_netmon.analysis.differences import fingerprints, group
+from otel_netmon.analysis.dns_answers import AnsweredLookups
 from otel_netmon.analysis.dns_lookups import Lookup
 from otel_netmon.decode import dns_numbers as numbers
+from otel_netmon.decode.dns import Message
 from otel_netmon.decode.dns_records import Record, Service
 
 PAIR = np.dtype([("client", "u1", 16), ("server", "u1", 16)])
@@ -25,7 +27,8 @@ _CGROUP = b"\xff" * 8
 """Before a cgroup id: a multicast address is nobody's."""
 
 _LIVES_MAX = 8
-_LAST_MAX = 1024
+_HEARD_MAX = 4096
+_ALIKE = np.dtype([("client", "u1", 16), ("cgroup", "<u8"), ("place", "<u4")])
 _SECOND = 1_000_000_000
 
 
@@ -33,6 +36,16 @@ class _Life(NamedTuple):
     """A name that an address had for a client from since_ns to until_ns, both included."""
 
     name: str
+    since_ns: int
+    until_ns: int
+
+
+class _Heard(NamedTuple):
+    """Answers that a client had to a name, from the first time to the last one, with no life's length between two."""
+
+    client: bytes
+    name: str
+    answers: tuple[Record, ...]
     since_ns: int
     until_ns: int
 
@@ -76,10 +89,11 @@ class DomainCache:
         self._ttl_max = ttl_max_seconds
         self._keep_ns = keep_seconds * _SECOND
         self._lives: OrderedDict[bytes, list[_Life]] = OrderedDict()
-        self._last: dict[tuple[bytes, str], tuple[tuple[Record, ...], int]] = {}
+        self._heard: dict[tuple[bytes, int], _Heard] = {}
         self._table: _Table | None = None
 
     def __len__(self) -> int:
+        self._settle()
         return len(self._lives)
 
     def learn(self, lookup: Lookup) -> None:
@@ -90,28 +104,39 @@ class DomainCache:
         """
         if lookup.outcome != "answered" or lookup.rcode != numbers.NOERROR or not lookup.answers:
             return
+        self._settle()
         client = client_key(lookup.client[:16], lookup.cgroup)
-        if self._is_repeated(client, lookup):
+        self._take(_Heard(client, lookup.name, lookup.answers, lookup.end_ns, lookup.end_ns))
+
+    def learn_many(self, answered: AnsweredLookups) -> None:
+        """Takes the addresses of many answers.
+
+        Answers that are all alike, to one client, are one entry from the first to the last of them, until somebody asks.
+        """
+        answered = answered.where(answered.column("learnable"))
+        if not answered.number:
             return
-        name = lookup.name.lower()
-        chain = _chain(lookup, name)
-        while name.startswith(
-            "_"
-        ):  # _8443._https.www.example.com: port and scheme of a service (RFC 9460, section 2.3)
-            name = name.partition(".")[2]
-        for record in lookup.answers:
-            chain_ttl = chain.get(record.name.lower())
-            if chain_ttl is None or not name:
-                continue
-            ttl = min(max(min(record.ttl, chain_ttl), self._ttl_min), self._ttl_max)
-            if isinstance(record.data, bytes):
-                self._learn(client + record.data, name, lookup.end_ns, ttl)
-            elif isinstance(record.data, Service):
-                for hint in record.data.hints:
-                    self._learn(client + hint, name, lookup.end_ns, ttl)
+        keys = np.empty(answered.number, _ALIKE)
+        keys["client"], keys["cgroup"] = answered.heads["destination"], answered.heads["cgroup"]
+        keys["place"] = answered.places
+        times = answered.heads["time_ns"].astype(np.int64)
+        first, inverse = group(keys)
+        if int(times.max() - times.min()) > self._ttl_min * _SECOND:  # more than a life: there may be a gap
+            first, inverse = np.arange(len(keys)), np.arange(len(keys))
+        since, until = np.full(len(first), times.max()), np.full(len(first), times.min())
+        np.minimum.at(since, inverse, times)
+        np.maximum.at(until, inverse, times)
+        columns = (first, since, until, keys["cgroup"][first])
+        addresses = keys["client"][first].tobytes()
+        for number, (at, since_ns, until_ns, cgroup) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True)
+        ):
+            client = client_key(addresses[16 * number : 16 * number + 16], cgroup)
+            self._hear(client, answered.message(at), since_ns, until_ns)
 
     def names(self, client: bytes, server: bytes, time_ns: int) -> tuple[str, ...]:
         """Gives the names that an address had for a client at a time, the one answered last first; of 16 octets each."""
+        self._settle()
         lives = self._lives.get(client + server, ())
         found = {life.name: None for life in reversed(lives) if life.since_ns <= time_ns <= life.until_ns}
         return tuple(found)
@@ -123,12 +148,14 @@ class DomainCache:
             pairs: PAIR, shape (n,).
             times_ns: when each began, shape (n,).
         """
+        self._settle()
         if self._table is None:
             self._table = _Table(self._lives)
         return self._table.match(pairs, times_ns)
 
     def expire(self, now_ns: int) -> None:
         """Forgets names whose life ended longer than keep_seconds ago."""
+        self._settle()
         limit = now_ns - self._keep_ns
         for key, lives in list(self._lives.items()):
             kept = [life for life in lives if life.until_ns >= limit]
@@ -140,20 +167,51 @@ class DomainCache:
                 else:
                     del self._lives[key]
 
-    def _is_repeated(self, client: bytes, lookup: Lookup) -> bool:
-        """Whether the client had the same answer within the last second, which is what a TTL is told in."""
-        last = self._last.get((client, lookup.name))
-        # The decoder gives the same object for the same octets.
-        if last is not None and last[0] is lookup.answers and 0 <= lookup.end_ns - last[1] < _SECOND:
-            return True
-        if len(self._last) >= _LAST_MAX:
-            self._last.clear()
-        self._last[client, lookup.name] = lookup.answers, lookup.end_ns
-        return False
+    def _hear(self, client: bytes, message: Message, since_ns: int, until_ns: int) -> None:
+        key = client, id(message.answers)  # which lives as long as the entry
+        heard = self._heard.get(key)
+        if heard is None:
+            if len(self._heard) >= _HEARD_MAX:
+                self._settle()
+            self._heard[key] = _Heard(client, message.questions[0].name, message.answers, since_ns, until_ns)
+            return
+        # Without a gap the lives that they give are one life.
+        if max(since_ns, heard.since_ns) - min(until_ns, heard.until_ns) > self._ttl_min * _SECOND:
+            self._settle()
+        else:
+            since_ns, until_ns = min(since_ns, heard.since_ns), max(until_ns, heard.until_ns)
+        self._heard[key] = heard._replace(since_ns=since_ns, until_ns=until_ns)
 
-    def _learn(self, key: bytes, name: str, time_ns: int, ttl: int) -> None:
+    def _settle(self) -> None:
+        """Takes what was heard, in the order in which it was heard last."""
+        if self._heard:
+            heard, self._heard = self._heard, {}
+            for each in sorted(heard.values(), key=lambda each: each.until_ns):
+                self._take(each)
+
+    def _take(self, heard: _Heard) -> None:
+        name = heard.name.lower()
+        chain = _chain(heard.answers, name)
+        while name.startswith(
+            "_"
+        ):  # _8443._https.www.example.com: port and scheme of a service (RFC 9460, section 2.3)
+            name = name.partition(".")[2]
+        for record in heard.answers:
+            chain_ttl = chain.get(record.name.lower())
+            if chain_ttl is None or not name:
+                continue
+            ttl = min(max(min(record.ttl, chain_ttl), self._ttl_min), self._ttl_max)
+            if isinstance(record.data, bytes):
+                self._learn(heard, record.data, name, ttl)
+            elif isinstance(record.data, Service):
+                for hint in record.data.hints:
+                    self._learn(heard, hint, name, ttl)
+
+    def _learn(self, heard: _Heard, address: bytes, name: str, ttl: int) -> None:
+        key = heard.client + address
+        time_ns = heard.since_ns
         self._table = None
-        until_ns = time_ns + ttl * _SECOND
+        until_ns = heard.until_ns + ttl * _SECOND
         lives = self._lives.get(key)
         if lives is None:
             self._lives[key] = [_Life(name, time_ns, until_ns)]
@@ -181,11 +239,11 @@ def client_key(address: bytes, cgroup: int = 0) -> bytes:
     return _CGROUP + cgroup.to_bytes(8, "big") if cgroup else address
 
 
-def _chain(lookup: Lookup, name: str) -> dict[str, int]:
+def _chain(answers: tuple[Record, ...], name: str) -> dict[str, int]:
     """The names that aliases lead to from the one that was asked for, with the least TTL on the way."""
     aliases = {
         record.name.lower(): (record.data.lower(), record.ttl)
-        for record in lookup.answers
+        for record in answers
         if record.type == numbers.CNAME and isinstance(record.data, str)
     }
     chain = {name: 0xFFFFFFFF}

@@ -37,10 +37,6 @@ _KNOWN_QUESTIONS = 4096
 _KNOWN_QUESTION_ENDS = HEADER_OCTETS + 68
 """Longer questions are read each time: so the cache takes at most about 2 MB, whatever is asked."""
 
-_KNOWN_MESSAGES = 2048
-_KNOWN_MESSAGE_OCTETS = 200
-"""Likewise: at most about 6 MB."""
-
 
 class Question(NamedTuple):
     """One entry of the question section; the name as in ``decode.dns_names``."""
@@ -123,15 +119,6 @@ def decode(data: bytes, length: int | None = None) -> Message | Fault:
         The message, or why there is none: the header or the first question cannot be read. A message cut inside them
         gives ``short_header`` or ``short_question`` as well: there is nothing whole to tell.
     """
-    size = len(data)
-    if size > _KNOWN_MESSAGE_OCTETS or (length is not None and length > size):
-        return _decode(data, length)
-    # Clients ask for the same names: many messages differ in nothing but their ids.
-    known = _known_message(data[2:])
-    return known if isinstance(known, str) else Message(data[0] << 8 | data[1], *known[1:])
-
-
-def _decode(data: bytes, length: int | None) -> Message | Fault:
     if len(data) < HEADER_OCTETS:
         return "short_header"
     identifier, flags, question_count, answer_count, authority_count, additional_count = _HEADER(data)
@@ -191,11 +178,6 @@ def read_question(octets: bytes) -> Question | None:
 
 
 _known_question = lru_cache(_KNOWN_QUESTIONS)(read_question)
-
-
-@lru_cache(_KNOWN_MESSAGES)
-def _known_message(behind_id: bytes) -> Message | Fault:
-    return _decode(b"\0\0" + behind_id, None)
 
 
 def _read_questions(data: bytes, count: int, suffixes: Suffixes, found: list[Question]) -> int:

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from otel_netmon.analysis.dns_answers import AnsweredLookups
 from otel_netmon.analysis.dns_lookups import Lookup
 from otel_netmon.analysis.dns_series import NO_RESPONSE, TRANSPORTS, LookupSeries
-from otel_netmon.analysis.sampling import KeepRule, threshold_text, trace_randomness
+from otel_netmon.analysis.sampling import KeepRule, threshold_text
 from otel_netmon.decode import dns_numbers
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
@@ -27,6 +28,7 @@ SPAN_NAME = "DNS lookup"
 TIMEOUT = "timeout"
 
 _HARMLESS = frozenset((dns_numbers.NOERROR, dns_numbers.NXDOMAIN))
+_RANDOMNESS = np.uint64((1 << 56) - 1)
 _FLAGS = 0x03  # sampled; the trace id is random (W3C Trace Context level 2)
 _OVERFLOW = AttributeSet.of({"otel.metric.overflow": True})
 
@@ -80,30 +82,39 @@ class KeptSpans:
 
 
 def dns_spans(
-    lookups: Sequence[Lookup], rule: KeepRule, unix_offset_ns: int, timeout_ns: int, now_ns: int
+    answered: AnsweredLookups,
+    others: Sequence[Lookup],
+    rule: KeepRule,
+    unix_offset_ns: int,
+    timeout_ns: int,
+    now_ns: int,
 ) -> KeptSpans:
     """Gives a span for each lookup that the rule keeps.
 
     Args:
+        answered, others: the lookups, numbered in this order.
         unix_offset_ns: what makes Unix time of the lookups' clock.
         timeout_ns: how long a lookup without an answer lasted.
         now_ns: the lookups' clock.
     """
-    number = len(lookups)
-    trace_ids = np.frombuffer(os.urandom(16 * number), np.uint8).reshape(number, 16)
-    durations = np.array([timeout_ns if each.duration_ns is None else each.duration_ns for each in lookups], np.int64)
-    errors = np.array([each.rcode not in _HARMLESS for each in lookups], np.bool_)
-    decision = rule.decide(
-        [(SPAN_NAME, each.rcode) for each in lookups], durations, errors, now_ns, trace_randomness(trace_ids)
-    )
+    codes = np.empty(answered.number + len(others), np.int64)
+    durations = np.empty(len(codes), np.int64)
+    codes[: answered.number], durations[: answered.number] = answered.column("code"), answered.durations_ns
+    codes[answered.number :] = [NO_RESPONSE if each.rcode is None else each.rcode for each in others]
+    durations[answered.number :] = [timeout_ns if each.duration_ns is None else each.duration_ns for each in others]
+    errors = (codes != dns_numbers.NOERROR) & (codes != dns_numbers.NXDOMAIN)
+    random = np.frombuffer(os.urandom(8 * len(codes)), np.uint64)
+    decision = rule.decide(codes, durations, errors, now_ns, random & _RANDOMNESS)
     kept = np.flatnonzero(decision.keep)
-    chosen = [lookups[place] for place in kept.tolist()]
+    chosen = [answered.lookup(at) if at < answered.number else others[at - answered.number] for at in kept.tolist()]
+    trace_ids = np.frombuffer(os.urandom(16 * len(chosen)), np.uint8).reshape(-1, 16).copy()
+    trace_ids[:, 8:] = random[kept].astype(">u8").view(np.uint8).reshape(-1, 8)
     start = np.array([each.start_ns + unix_offset_ns for each in chosen], np.uint64)
     failed = errors[kept]
     batch = SpanBatch(
         names=[SPAN_NAME] * len(chosen),
         kinds=np.full(len(chosen), SpanKind.CLIENT, np.uint8),
-        trace_ids=trace_ids[kept],
+        trace_ids=trace_ids,
         span_ids=np.frombuffer(os.urandom(8 * len(chosen)), np.uint8).reshape(-1, 8),
         parent_span_ids=np.zeros((len(chosen), 8), np.uint8),
         flags=np.full(len(chosen), _FLAGS, np.uint32),

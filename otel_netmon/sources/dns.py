@@ -9,6 +9,7 @@ from typing import Any
 from otel_netmon.abi.enums import Direction, MessageCount
 from otel_netmon.analysis.cardinality import WHOLE_SET
 from otel_netmon.analysis.dns import DnsAnalysis
+from otel_netmon.analysis.dns_answers import AnsweredLookups
 from otel_netmon.analysis.dns_lookups import Lookup
 from otel_netmon.analysis.dns_names import NameFolding
 from otel_netmon.analysis.dns_series import DnsSeries
@@ -104,16 +105,17 @@ class DnsSource:
         self._missing = max(0, min(self._missing, self._produced() - self._consumed))
         result = self._analysis.update(messages, expired, now_ns)
         self._searches.record(({}, float(search.lookups)) for search in result.searches)
-        lookups = [each for each in result.lookups if _is_lookup(each)]
-        for lookup in lookups:
+        answered = result.answered.where(result.answered.column("opcode") == _QUERY)
+        others = [lookup for lookup in result.others if _is_lookup(lookup)]
+        self.domains.learn_many(answered)
+        for lookup in others:
             self.domains.learn(lookup)
-        self._tell(lookups, offset_ns, now_ns)
+        if answered.number or others:
+            self._tell(answered, others, offset_ns, now_ns)
 
-    def _tell(self, lookups: list[Lookup], offset_ns: int, now_ns: int) -> None:
-        if not lookups:
-            return
-        rows = self.series.add(lookups, now_ns + offset_ns)
-        spans = dns_spans(lookups, self._rule, offset_ns, self._timeout_ns, now_ns)
+    def _tell(self, answered: AnsweredLookups, others: list[Lookup], offset_ns: int, now_ns: int) -> None:
+        rows = self.series.add(answered, others, now_ns + offset_ns)
+        spans = dns_spans(answered, others, self._rule, offset_ns, self._timeout_ns, now_ns)
         if not len(spans.kept):
             return
         self._batches.append(spans.batch)

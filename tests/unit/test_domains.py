@@ -8,11 +8,12 @@ import random
 import numpy as np
 import pytest
 
+from otel_netmon.analysis.dns import DnsAnalysis
 from otel_netmon.analysis.dns_lookups import Ends, Lookup, answered
 from otel_netmon.analysis.domains import PAIR, DomainCache, client_key
 from otel_netmon.decode.dns import Message, decode
 from support import dns_messages as d
-from support.dns_events import CLIENT, PORT, SECOND, SERVER, end
+from support.dns_events import CLIENT, PORT, SECOND, SERVER, answer, end, messages, open_queries
 from support.rows import address
 
 T = 1000 * SECOND
@@ -149,15 +150,77 @@ def test_a_name_that_is_asked_again_lives_on_and_one_that_was_gone_begins_anew(c
     assert len(cache) == 1
 
 
-def test_the_same_answer_within_a_second_is_one(cache: DomainCache) -> None:
-    for time_ns in (T, T + SECOND - 1, T + SECOND, T + SECOND - 2):
-        cache.learn(lookup("a.example", d.address(WEB, ttl=100), time_ns=time_ns))
-    assert cache.counts == {"learned": 1, "refreshed": 2}
-    cache.learn(lookup("a.example", d.address(OTHER, ttl=100), time_ns=T + SECOND))
-    cache.learn(lookup("a.example", d.address(WEB, ttl=100), time_ns=T + SECOND, client="192.0.2.99"))
-    assert cache.counts == {"learned": 3, "refreshed": 2}
-    assert names(cache, WEB, T + 101 * SECOND)
-    assert not names(cache, WEB, T + 101 * SECOND + 1)
+def heard(cache: DomainCache, *made: tuple[int, bytes, str, int]) -> None:
+    """Takes answers (time, message, client, cgroup) as the kernel tells them, all at once."""
+    analysis = DnsAnalysis(5 * SECOND, lambda *_: True)
+    records = [
+        answer(data, time_ns - 1, time_ns, destination=client, cgroup=cgroup) for time_ns, data, client, cgroup in made
+    ]
+    cache.learn_many(analysis.update(messages(*records), open_queries(), T).answered)
+
+
+def a_example(text: str, ttl: int = 100, identifier: int = 7) -> bytes:
+    return d.response(identifier, "a.example", d.address(text, ttl=ttl))
+
+
+def test_answers_that_are_alike_are_one_life_from_the_first_to_the_last(cache: DomainCache) -> None:
+    many = [(T + number * SECOND, a_example(WEB, identifier=number), CLIENT, 0) for number in (31, 0, 59, 7)]
+    heard(cache, *many, (T, a_example(OTHER), CLIENT, 0), (T, a_example(WEB), "192.0.2.99", 0))
+    assert cache.counts == {}
+    assert names(cache, WEB) == names(cache, OTHER) == ("a.example",)
+    assert cache.counts == {"learned": 3}
+    assert names(cache, WEB, T - 1) == ()
+    assert names(cache, WEB, T + 159 * SECOND) == ("a.example",)
+    assert names(cache, WEB, T + 159 * SECOND + 1) == ()
+    assert names(cache, WEB, T, client_key(address("192.0.2.99"))) == ("a.example",)
+
+
+def test_answers_that_are_alike_leave_a_gap_where_nobody_asked(cache: DomainCache) -> None:
+    """In one call and in several."""
+    for several in (False, True):
+        cache = DomainCache()
+        data = a_example(WEB, ttl=70)
+        made = [(T + seconds * SECOND, data, CLIENT, 0) for seconds in (0, 60, 300, 310)]
+        for each in [made] if not several else [[one] for one in made]:
+            heard(cache, *each)
+        alive = [bool(names(cache, WEB, T + seconds * SECOND)) for seconds in (0, 59, 130, 131, 299, 300, 380, 381)]
+        assert alive == [True, True, True, False, False, True, True, False]
+
+
+def test_many_answers_are_learnt_as_one_by_one_are() -> None:
+    generator = random.Random(11)  # noqa: S311 - repeatable, no secret
+    single, many = DomainCache(), DomainCache()
+    clients = ["192.0.2.1", "192.0.2.2", "2001:db8::9"]
+    servers = [f"198.51.100.{number}" for number in range(13)]
+    analysis = DnsAnalysis(5 * SECOND, lambda *_: True)
+    time_ns = T
+    for _ in range(97):
+        records = []
+        for _ in range(11):
+            time_ns += generator.randrange(20) * SECOND
+            data = d.response(
+                generator.randrange(65536), f"N{generator.randrange(5)}.example", *(
+                    d.address(generator.choice(servers), ttl=generator.choice([0, 90, 300]))
+                    for _ in range(generator.randrange(3))
+                ), rcode=generator.choice([0, 0, 3]))  # fmt: skip
+            records.append(
+                answer(data, time_ns, time_ns, destination=generator.choice(clients), cgroup=generator.randrange(2))
+            )
+        result = analysis.update(messages(*records), open_queries(), time_ns)
+        many.learn_many(result.answered)
+        for made in result.lookups:
+            single.learn(made)
+        asked = [
+            (client_key(address(client), cgroup), server)
+            for client in clients
+            for cgroup in (0, 1)
+            for server in servers
+        ]
+        for when in (time_ns, time_ns - 61 * SECOND):
+            assert [many.names(client, address(server), when) for client, server in asked] == [
+                single.names(client, address(server), when) for client, server in asked
+            ]
+    assert len(many) == len(single) > 30
 
 
 def test_the_cache_is_bounded() -> None:
