@@ -108,13 +108,20 @@ class Pipeline:
         if saved is None:
             return
         self._gone = self._sources.restore(saved)  # but for those that the supervisor will name
+        self._names.restore(saved["pipeline"])
         self._budget.restore(saved)
         self._receivers.restore(saved)
+        # Whoever saved it may have died before it told: a series that the next reading displaces is told a last time.
+        read_ns = saved["pipeline"]["read_ns"]
+        self._receivers.offer_restored(
+            Snapshot(read_ns, self._budget.apply(self._sources.points(self._names), read_ns))
+        )
         self._log.info("pipeline.resumed", sections=len(saved))
 
-    def _save(self) -> None:
+    def _save(self, now_ns: int) -> None:
+        own = {"pipeline": {"read_ns": now_ns, **self._names.state()}}
         try:
-            self._checkpoint.save({**self._sources.state(), **self._budget.state(), **self._receivers.state()})
+            self._checkpoint.save({**own, **self._sources.state(), **self._budget.state(), **self._receivers.state()})
             self._save_failed = False
         except OSError as error:
             if not self._save_failed:
@@ -221,10 +228,10 @@ class Pipeline:
     def _cycle(self) -> None:
         began = time.perf_counter()
         now_ns = time.time_ns()
-        points = self._sources.read(list(self._known.values()), self._names, self._budget, now_ns)
+        self._sources.read(list(self._known.values()), self._budget, now_ns)
         self._measure_rates()
-        points = self._budget.apply(points | self._about_the_agent(), now_ns)
-        self._save()  # before anybody is told: what is told must never be told again
+        points = self._budget.apply(self._sources.points(self._names) | self._about_the_agent(), now_ns)
+        self._save(now_ns)  # before anybody is told: what is told must never be told again
         snapshot = Snapshot(now_ns, points)
         self._accepted += selfmon.exported_points(snapshot)
         self._status = self._build_status()

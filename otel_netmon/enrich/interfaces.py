@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from otel_netmon.kernel.interfaces import Interface, Key
 
@@ -29,6 +31,16 @@ class InterfaceNames:
             attributes["netmon.network.namespace"] = namespace_name
         self._names.pop((namespace, ifindex), None)
         self._names[namespace, ifindex] = attributes
+
+    def state(self) -> dict[str, Any]:
+        """What another process needs to go on: one line a name, with its key."""
+        rows = [[*key, *attributes.values()] for key, attributes in self._names.items()]
+        return {"interface_names": json.dumps(rows)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from ``state``."""
+        for row in json.loads(state["interface_names"]):
+            self.set_name(*row)
 
     def attributes(self, namespace: int, ifindex: int) -> dict[str, str]:
         """Gives network.interface.name, and netmon.network.namespace outside the agent's own; the number if not known."""

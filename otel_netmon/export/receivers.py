@@ -70,6 +70,16 @@ class Receivers:
         for sink in self._sinks.values():
             sink.offer(snapshot)
 
+    def offer_restored(self, snapshot: Snapshot) -> None:
+        """Hands over what an earlier process knew when it ended: what it had saved and may not have told.
+
+        Where differences are sent, metrics that are not of the saved state stay as they were told: they have not ended.
+        """
+        for sink in self._sinks.values():
+            base = sink.base
+            known = {} if base is None else base.points
+            sink.offer(Snapshot(snapshot.time_unix_nano, {**known, **snapshot.points}))
+
     def offer_spans(self, batch: SpanBatch) -> None:
         """Hands spans to every receiver that takes traces; never blocks."""
         for sink in self._sinks.values():

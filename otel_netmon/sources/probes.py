@@ -70,28 +70,34 @@ class Sources:
         if self.dns is not None:
             self.dns.set_edges(edges)
 
-    def read(
-        self, known: Collection[Interface], names: InterfaceNames, budget: SeriesBudget, now_ns: int
-    ) -> dict[str, Points]:
-        """Reads everything once; gives the points."""
-        points: dict[str, Points] = {}
+    def read(self, known: Collection[Interface], budget: SeriesBudget, now_ns: int) -> None:
+        """Reads everything once."""
         places = budget.places(self._wanted())
         if self.dns is not None:
             self.dns.begin_cycle(places[DNS])
             self.dns.drain()
-            points |= self.dns.points()
         if self.flows is not None:
             self.flows.read(known, places[FLOWS], now_ns)
-            points |= self.flows.points(names)
             if self._domains is not None:
                 gained = self.flows.traffic.gained
                 self._domains.read(gained, self.flows.monotonic_ns, places[DOMAINS], now_ns)
-                points |= self._domains.points()
         if self._config.probes.interfaces.enabled:
             self.interfaces.read(known, lambda: self._hook_totals(known))
-            points |= self.interfaces.points(names)
         if self.xdp is not None:
             self.xdp.read(now_ns)
+
+    def points(self, names: InterfaceNames) -> dict[str, Points]:
+        """The points of the last reading, or of the state that was restored."""
+        points: dict[str, Points] = {}
+        if self.dns is not None:
+            points |= self.dns.points()
+        if self.flows is not None:
+            points |= self.flows.points(names)
+        if self._domains is not None:
+            points |= self._domains.points()
+        if self._config.probes.interfaces.enabled:
+            points |= self.interfaces.points(names)
+        if self.xdp is not None:
             points |= self.xdp.points(names)
         return points
 
