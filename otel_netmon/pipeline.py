@@ -129,7 +129,6 @@ class Pipeline:
                     "checkpoint.failed", error=str(error), consequence="a pipeline that dies now loses counts"
                 )
             self._save_failed = True
-        self._sources.settle()
 
     # ---- life
 
@@ -150,6 +149,9 @@ class Pipeline:
         alarm = self._sources.alarm
         if alarm is not None:
             selector.register(alarm.fileno(), selectors.EVENT_READ)
+        told = self._receivers.told
+        if told is not None:
+            selector.register(told, selectors.EVENT_READ)
         interval = self._config.export.interval_seconds
         next_cycle: float | None = None  # the first one follows the first list of interfaces
         next_drain = time.monotonic() + DRAIN_SECONDS if alarm is not None else float("inf")
@@ -167,6 +169,10 @@ class Pipeline:
                 elif alarm is not None and key.fd == alarm.fileno():
                     alarm.clear()
                     next_drain = now
+                elif key.fd == told:
+                    os.eventfd_read(key.fd)
+                    if self._snapshot is not None:
+                        self._save(time.time_ns())  # a process that takes over tells the next difference, not this one
                 else:
                     self._listen()
                     stopping = stopping or self._channel.closed
@@ -232,6 +238,7 @@ class Pipeline:
         self._measure_rates()
         points = self._budget.apply(self._sources.points(self._names) | self._about_the_agent(), now_ns)
         self._save(now_ns)  # before anybody is told: what is told must never be told again
+        self._sources.settle()
         snapshot = Snapshot(now_ns, points)
         self._accepted += selfmon.exported_points(snapshot)
         self._status = self._build_status()

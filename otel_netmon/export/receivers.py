@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +36,10 @@ class Receivers:
         config: the configuration.
         resource: the agent's resource.
 
+    Attributes:
+        told: eventfd that becomes readable when a receiver was told differences, and ``state`` has changed with it; None where
+            none are sent.
+
     Raises:
         ConfigError: a receiver or its spool cannot be used.
     """
@@ -43,6 +48,8 @@ class Receivers:
         directory = config.export.spool.directory
         self._settings = config.otlp.receivers()
         self._sinks: dict[str, OtlpSink] = {}
+        differences = any(settings.temporality != "cumulative" for settings in self._settings.values())
+        self.told = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) if differences else None
         for name, settings in self._settings.items():
             timeout = min(settings.timeout_seconds, config.export.timeout_seconds)
             spool = (
@@ -57,8 +64,16 @@ class Receivers:
                 else None
             )
             self._sinks[name] = OtlpSink(
-                name, structs.replace(settings, timeout_seconds=timeout), resource, spool=spool
+                name,
+                structs.replace(settings, timeout_seconds=timeout),
+                resource,
+                spool=spool,
+                on_base=self._tell,
             )
+
+    def _tell(self) -> None:
+        if self.told is not None:
+            os.eventfd_write(self.told, 1)
 
     def start(self) -> None:
         """Begins to send."""
