@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import numpy as np
-
-from otel_netmon.abi import layout
 from otel_netmon.abi.enums import MessageCount
 from otel_netmon.analysis.dns import DnsAnalysis
 from otel_netmon.analysis.dns_lookups import Lookup
 from otel_netmon.decode.dns_numbers import rcode_name
 from otel_netmon.enrich.addresses import address_text
-from otel_netmon.readers.messages import Messages, OpenQueries
+from otel_netmon.readers.messages import NO_QUERIES, Messages, OpenQueries
 
 NEVER_NS = 1 << 61  # a timeout that no capture is long enough for: a question is open to the end of the file
 
@@ -21,7 +18,6 @@ _OUT_OF_USE = frozenset((3, 4, 7, 8, 9, 10, 11, 14))
 """MD to WKS and MINFO of RFC 1035: obsolete, experimental or advised against (RFC 1123, section 2.2) for decades. Most
 tools have forgotten their names, so they are told as unknown types are (RFC 3597), whom a reader can look up."""
 
-_NONE_EXPIRED = OpenQueries(np.empty(0, layout.QUERY_KEY), np.empty(0, layout.QUERY))
 _NO_DNS = {
     MessageCount.NOT_DNS_SHORT: "short",
     MessageCount.NOT_DNS_HEADER: "header",
@@ -39,7 +35,7 @@ class DnsReplay:
 
     def take(self, messages: Messages, time_ns: int) -> None:
         """Takes records of the ring; time_ns is the capture's."""
-        self._lookups += self._analysis.update(messages, _NONE_EXPIRED, time_ns).lookups
+        self._lookups += self._analysis.update(messages, NO_QUERIES, time_ns).lookups
 
     def finish(self, open_queries: OpenQueries) -> list[dict[str, Any]]:
         """Gives every lookup in the order of the queries; those that are open have timed out."""

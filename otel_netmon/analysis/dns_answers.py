@@ -160,6 +160,8 @@ class AnsweredLookups(NamedTuple):
 
     def where(self, which: npt.NDArray[np.bool_] | npt.NDArray[np.intp]) -> AnsweredLookups:
         """Some of them, by a mask or by their indexes."""
+        if which.dtype == np.bool_ and which.all():
+            return self
         return self._replace(heads=self.heads[which], places=self.places[which], starts=self.starts[which])
 
     def message(self, index: int) -> Message:
@@ -188,5 +190,7 @@ def counted(heads: npt.NDArray[Any], counts: EdgeCounts) -> npt.NDArray[np.bool_
         sides[field] = heads[field]
     if not len(sides):
         return np.empty(0, np.bool_)
+    if (sides == sides[0]).all():
+        return np.full(len(sides), counts(*sides[0].tolist()), np.bool_)
     first, inverse = group(sides)
     return np.array([counts(*side) for side in sides[first].tolist()], np.bool_)[inverse]

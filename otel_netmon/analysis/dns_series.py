@@ -79,12 +79,14 @@ class DnsSeries:
         self._alike: Alike | None = None
         self._alike_numbers = np.empty(0, np.uint64)  # of the names, by the places of these
         self._cardinality = Cardinality(ATTRIBUTES)
+        self._estimated = np.empty(0, np.bool_)  # by slot: whether the set was counted in this cycle
         self._now_ns = start_ns
 
     def begin_cycle(self, limit: int) -> None:
         """Begins a cycle in which there may be so many series."""
         self._table.limit = limit
         self._table.begin_cycle()
+        self._estimated[:] = False
         self._forget_names()
 
     def add(self, answered: AnsweredLookups, others: Sequence[Lookup], now_ns: int) -> npt.NDArray[np.intp]:
@@ -111,12 +113,23 @@ class DnsSeries:
         slots = placement.slots + 1
         self._durations.grow(int(max(slots.max(), placement.fresh.max(initial=-1) + 1)) + 1)
         self._durations.reset(placement.fresh + 1)
+        self._estimated[placement.fresh[placement.fresh < len(self._estimated)]] = False
         rows: npt.NDArray[np.intp] = slots[inverse]
         self._durations.add(rows, seconds)
-        seed = self._cardinality.seed
-        columns = zip(ATTRIBUTES, _FIELDS, strict=True)
-        self._cardinality.add_sets({key: hash_column(kinds[field], seed) for key, field in columns}, now_ns)
+        self._estimate(kinds, placement.slots, now_ns)
         return rows
+
+    def _estimate(self, kinds: npt.NDArray[Any], slots: npt.NDArray[np.intp], now_ns: int) -> None:
+        """Has the sets counted, those with a series once a cycle."""
+        known = np.zeros(len(self._durations), np.bool_)
+        known[: len(self._estimated)] = self._estimated
+        self._estimated = known
+        new = np.flatnonzero((slots < 0) | ~known[slots])
+        if len(new):
+            known[slots[new][slots[new] >= 0]] = True
+            seed = self._cardinality.seed
+            columns = zip(ATTRIBUTES, _FIELDS, strict=True)
+            self._cardinality.add_sets({key: hash_column(kinds[field][new], seed) for key, field in columns}, now_ns)
 
     def offer_exemplars(
         self,

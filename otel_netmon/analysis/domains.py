@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.analysis.differences import fingerprints, group
-from otel_netmon.analysis.dns_answers import AnsweredLookups
+from otel_netmon.analysis.dns_answers import Alike, AnsweredLookups
 from otel_netmon.analysis.dns_lookups import Lookup
 from otel_netmon.decode import dns_numbers as numbers
 from otel_netmon.decode.dns import Message
@@ -27,8 +28,9 @@ _CGROUP = b"\xff" * 8
 """Before a cgroup id: a multicast address is nobody's."""
 
 _LIVES_MAX = 8
-_HEARD_MAX = 4096
-_ALIKE = np.dtype([("client", "u1", 16), ("cgroup", "<u8"), ("place", "<u4")])
+_WAITING_MAX = 1 << 14
+_HEARD = np.dtype([("client", "u1", 16), ("cgroup", "<u8"), ("place", "<u4"), ("since_ns", "<i8"), ("until_ns", "<i8")])
+_WHO = np.dtype([("client", "u1", 16), ("cgroup", "<u8"), ("place", "<u4")])
 _SECOND = 1_000_000_000
 
 
@@ -41,7 +43,7 @@ class _Life(NamedTuple):
 
 
 class _Heard(NamedTuple):
-    """Answers that a client had to a name, from the first time to the last one, with no life's length between two."""
+    """Answers that a client had to a name, from the first time to the last one."""
 
     client: bytes
     name: str
@@ -89,7 +91,9 @@ class DomainCache:
         self._ttl_max = ttl_max_seconds
         self._keep_ns = keep_seconds * _SECOND
         self._lives: OrderedDict[bytes, list[_Life]] = OrderedDict()
-        self._heard: dict[tuple[bytes, int], _Heard] = {}
+        self._waiting: list[npt.NDArray[Any]] = []
+        self._alike: Alike | None = None
+        self._span_ns = (0, 0)
         self._table: _Table | None = None
 
     def __len__(self) -> int:
@@ -111,28 +115,28 @@ class DomainCache:
     def learn_many(self, answered: AnsweredLookups) -> None:
         """Takes the addresses of many answers.
 
-        Answers that are all alike, to one client, are one entry from the first to the last of them, until somebody asks.
+        They wait until somebody asks: most are alike, and then one life from the first to the last of them.
         """
         answered = answered.where(answered.column("learnable"))
         if not answered.number:
             return
-        keys = np.empty(answered.number, _ALIKE)
-        keys["client"], keys["cgroup"] = answered.heads["destination"], answered.heads["cgroup"]
-        keys["place"] = answered.places
-        times = answered.heads["time_ns"].astype(np.int64)
-        first, inverse = group(keys)
-        if int(times.max() - times.min()) > self._ttl_min * _SECOND:  # more than a life: there may be a gap
-            first, inverse = np.arange(len(keys)), np.arange(len(keys))
-        since, until = np.full(len(first), times.max()), np.full(len(first), times.min())
-        np.minimum.at(since, inverse, times)
-        np.maximum.at(until, inverse, times)
-        columns = (first, since, until, keys["cgroup"][first])
-        addresses = keys["client"][first].tobytes()
-        for number, (at, since_ns, until_ns, cgroup) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True)
-        ):
-            client = client_key(addresses[16 * number : 16 * number + 16], cgroup)
-            self._hear(client, answered.message(at), since_ns, until_ns)
+        waiting = np.empty(answered.number, _HEARD)
+        waiting["client"], waiting["cgroup"] = answered.heads["destination"], answered.heads["cgroup"]
+        waiting["place"] = answered.places
+        times = waiting["since_ns"] = waiting["until_ns"] = answered.heads["time_ns"]
+        first_ns, last_ns = int(times.min()), int(times.max())
+        if self._alike is not answered.alike or not self._is_one_life(first_ns, last_ns):
+            self._settle()
+            self._alike, self._span_ns = answered.alike, (first_ns, last_ns)
+        self._waiting.append(waiting)
+        self._span_ns = min(self._span_ns[0], first_ns), max(self._span_ns[1], last_ns)
+        if last_ns - first_ns > self._ttl_min * _SECOND:
+            self._settle()
+        elif sum(map(len, self._waiting)) > _WAITING_MAX:
+            together = _together(self._waiting)
+            self._waiting = [together]
+            if len(together) > _WAITING_MAX // 2:
+                self._settle()
 
     def names(self, client: bytes, server: bytes, time_ns: int) -> tuple[str, ...]:
         """Gives the names that an address had for a client at a time, the one answered last first; of 16 octets each."""
@@ -167,27 +171,22 @@ class DomainCache:
                 else:
                     del self._lives[key]
 
-    def _hear(self, client: bytes, message: Message, since_ns: int, until_ns: int) -> None:
-        key = client, id(message.answers)  # which lives as long as the entry
-        heard = self._heard.get(key)
-        if heard is None:
-            if len(self._heard) >= _HEARD_MAX:
-                self._settle()
-            self._heard[key] = _Heard(client, message.questions[0].name, message.answers, since_ns, until_ns)
-            return
-        # Without a gap the lives that they give are one life.
-        if max(since_ns, heard.since_ns) - min(until_ns, heard.until_ns) > self._ttl_min * _SECOND:
-            self._settle()
-        else:
-            since_ns, until_ns = min(since_ns, heard.since_ns), max(until_ns, heard.until_ns)
-        self._heard[key] = heard._replace(since_ns=since_ns, until_ns=until_ns)
+    def _is_one_life(self, first_ns: int, last_ns: int) -> bool:
+        """Whether no life ends between the first and the last that wait, once these times are among them."""
+        return max(self._span_ns[1], last_ns) - min(self._span_ns[0], first_ns) <= self._ttl_min * _SECOND
 
     def _settle(self) -> None:
-        """Takes what was heard, in the order in which it was heard last."""
-        if self._heard:
-            heard, self._heard = self._heard, {}
-            for each in sorted(heard.values(), key=lambda each: each.until_ns):
-                self._take(each)
+        """Takes what waits, in the order in which it was answered last."""
+        if not self._waiting or self._alike is None:
+            return
+        one_life = self._is_one_life(*self._span_ns)
+        rows = _together(self._waiting) if one_life else np.concatenate(self._waiting)
+        messages, self._waiting = self._alike.messages, []
+        for client, cgroup, place, since_ns, until_ns in rows[np.argsort(rows["until_ns"], kind="stable")].tolist():
+            message = messages[place]
+            if isinstance(message, Message):
+                key = client_key(bytes(client), cgroup)
+                self._take(_Heard(key, message.questions[0].name, message.answers, since_ns, until_ns))
 
     def _take(self, heard: _Heard) -> None:
         name = heard.name.lower()
@@ -237,6 +236,19 @@ class DomainCache:
 def client_key(address: bytes, cgroup: int = 0) -> bytes:
     """Gives the 16 octets of a client: its cgroup where that is known, else its address (both in network order)."""
     return _CGROUP + cgroup.to_bytes(8, "big") if cgroup else address
+
+
+def _together(waiting: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Makes one row of those that are alike, from the first to the last of them."""
+    rows = np.concatenate(waiting)
+    who = np.empty(len(rows), _WHO)
+    for field in _WHO.names or ():
+        who[field] = rows[field]
+    first, inverse = group(who)
+    made: npt.NDArray[Any] = rows[first]
+    np.minimum.at(made["since_ns"], inverse, rows["since_ns"])
+    np.maximum.at(made["until_ns"], inverse, rows["until_ns"])
+    return made
 
 
 def _chain(answers: tuple[Record, ...], name: str) -> dict[str, int]:

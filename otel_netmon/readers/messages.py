@@ -92,6 +92,9 @@ class OpenQueries(NamedTuple):
         return self.queries["question"][index, : int(self.queries["question_length"][index])].tobytes()
 
 
+NO_QUERIES = OpenQueries(np.empty(0, layout.QUERY_KEY), np.empty(0, layout.QUERY))
+
+
 class OpenQueryReader:
     """Reads dns_cache and takes out of it what nobody answered in time.
 

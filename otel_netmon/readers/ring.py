@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 BUSY = 1 << 31  # reserved, not yet written
 DISCARDED = 1 << 30
-LENGTH_MASK = ~(BUSY | DISCARDED)
+LENGTH_MASK = DISCARDED - 1
 HEADER_OCTETS = 8
 
 
@@ -95,22 +95,21 @@ class RingReader:
         self._order()
         first = consumed & (self._size - 1)
         at, end = first, first + available
-        offsets: list[int] = []
-        lengths: list[int] = []
+        places: list[int] = []
         while at < end:
             header = words[at >> 2]
             if header & BUSY:
                 break
-            length = header & LENGTH_MASK
-            if not header & DISCARDED:
-                offsets.append(at - first + HEADER_OCTETS)
-                lengths.append(length)
-            at += length + (HEADER_OCTETS + 7) & ~7
+            places.append(at)
+            at += ((header & LENGTH_MASK) + HEADER_OCTETS + 7) & ~7
         self._order()
         data = bytes(self._octets[first:at])
         self._order()
         self._consumed[0] = consumed + at - first
-        return Drained(data, np.array(offsets, np.int64), np.array(lengths, np.int64))
+        begins = np.array(places, np.int64) - first
+        headers = np.frombuffer(data, "<u4")[begins >> 2]
+        kept = headers & np.uint32(DISCARDED) == 0
+        return Drained(data, begins[kept] + HEADER_OCTETS, (headers[kept] & np.uint32(LENGTH_MASK)).astype(np.int64))
 
     def _order(self) -> None:
         """What was read before stays before what is read after: taking a lock orders memory on every machine."""

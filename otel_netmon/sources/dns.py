@@ -25,7 +25,7 @@ from otel_netmon.otel.histograms import Distribution
 from otel_netmon.otel.points import Point, Points
 from otel_netmon.otel.series import Diversity
 from otel_netmon.otel.spans import SpanBatch
-from otel_netmon.readers.messages import MessageCounts, OpenQueryReader, parse_messages
+from otel_netmon.readers.messages import NO_QUERIES, MessageCounts, OpenQueries, OpenQueryReader, parse_messages
 from otel_netmon.readers.ring import RingAlarm, RingReader
 from otel_netmon.selfmon.status import StageStatus
 
@@ -42,6 +42,7 @@ _NOT_DNS = {
     MessageCount.NOT_DNS_QUESTION: "question",
 }
 _FAR = 1 << 62
+_EXPIRE_NS = 900_000_000  # the ring is drained each second
 _QUERY = 0  # opcode, RFC 1035
 
 
@@ -81,6 +82,7 @@ class DnsSource:
         self._counts_now: dict[MessageCount, int] = self._kernel.read()
         self._consumed = 0
         self._missing = _FAR  # the least that was missing at any drain: what is on its way is there at the next one
+        self._expired_ns = 0
         self._answers = (0, 0)
         self._ratio: float | None = None
 
@@ -98,7 +100,7 @@ class DnsSource:
         """Takes what the kernel has told since the last call."""
         now_ns = time.monotonic_ns()
         offset_ns = time.time_ns() - now_ns
-        expired = self._open.take_expired(now_ns, self._timeout_ns)  # before the ring: an answer that came is there
+        expired = self._take_expired(now_ns)  # before the ring: an answer that came is there
         self._counts_now = self._kernel.read()
         messages = parse_messages(self._ring.drain())
         self._consumed += len(messages.heads)
@@ -112,6 +114,13 @@ class DnsSource:
             self.domains.learn(lookup)
         if answered.number or others:
             self._tell(answered, others, offset_ns, now_ns)
+
+    def _take_expired(self, now_ns: int) -> OpenQueries:
+        """The queries that nobody answered in time; looked for once a second, however often the ring is full."""
+        if now_ns - self._expired_ns < _EXPIRE_NS:
+            return NO_QUERIES
+        self._expired_ns = now_ns
+        return self._open.take_expired(now_ns, self._timeout_ns)
 
     def _tell(self, answered: AnsweredLookups, others: list[Lookup], offset_ns: int, now_ns: int) -> None:
         rows = self.series.add(answered, others, now_ns + offset_ns)
