@@ -130,6 +130,12 @@ class Pipeline:
                 )
             self._save_failed = True
 
+    def _save_told(self, told: int) -> None:
+        """Saves after a difference was told: a process that takes over goes on with the next one."""
+        os.eventfd_read(told)
+        if self._snapshot is not None:
+            self._save(time.time_ns())
+
     # ---- life
 
     def run(self) -> int:
@@ -170,9 +176,7 @@ class Pipeline:
                     alarm.clear()
                     next_drain = now
                 elif key.fd == told:
-                    os.eventfd_read(key.fd)
-                    if self._snapshot is not None:
-                        self._save(time.time_ns())  # a process that takes over tells the next difference, not this one
+                    self._save_told(key.fd)
                 else:
                     self._listen()
                     stopping = stopping or self._channel.closed

@@ -37,6 +37,9 @@ _WORST: Final[tuple[State, ...]] = ("failing", "rejected", "delivering", "starti
 class OtlpSink:
     """Sends to one receiver.
 
+    Attributes:
+        on_base: called by the worker when ``base`` has changed; to be set before ``start``.
+
     Args:
         name: of the receiver, for people.
         settings: of the receiver.
@@ -45,7 +48,6 @@ class OtlpSink:
             and events as far as ``queue_bytes`` reach.
         transport: makes the way to the receiver.
         encode: makes what makes the requests.
-        on_base: called by the worker when ``base`` has changed.
         clock: monotonic seconds.
         draw: gives a number in [0, 1), for the jitter of the waits.
 
@@ -62,7 +64,6 @@ class OtlpSink:
         spool: Spool | None = None,
         transport: Callable[[Receiver], Transport] = otlp_transport.build,
         encode: Callable[[Receiver, Mapping[str, str]], Encoders] = encoders,
-        on_base: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -88,7 +89,7 @@ class OtlpSink:
         )
         self._changed = threading.Condition(self._delivery.lock)
         self._thread: threading.Thread | None = None
-        self._on_base = on_base
+        self.on_base: Callable[[], None] | None = None
         self._woken = False
         self._stopping = False
         self._lost_before = 0
@@ -229,9 +230,9 @@ class OtlpSink:
             while True:
                 try:
                     wake = self._delivery.step()
-                    if self.base is not base:
+                    if self.on_base is not None and self.base is not base:
                         base = self.base
-                        self._on_base()
+                        self.on_base()
                 except Exception as error:  # noqa: BLE001 - a defect must not end the export for good; told here
                     _log.exception("otlp.worker_failed", destination=self.name, error=repr(error))
                     wake = self._clock() + AFTER_DEFECT_SECONDS

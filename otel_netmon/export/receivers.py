@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -64,16 +65,10 @@ class Receivers:
                 else None
             )
             self._sinks[name] = OtlpSink(
-                name,
-                structs.replace(settings, timeout_seconds=timeout),
-                resource,
-                spool=spool,
-                on_base=self._tell,
+                name, structs.replace(settings, timeout_seconds=timeout), resource, spool=spool
             )
-
-    def _tell(self) -> None:
-        if self.told is not None:
-            os.eventfd_write(self.told, 1)
+            if self.told is not None:
+                self._sinks[name].on_base = functools.partial(os.eventfd_write, self.told, 1)
 
     def start(self) -> None:
         """Begins to send."""
