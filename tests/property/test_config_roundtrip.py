@@ -31,6 +31,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "otlp.headers": st.dictionaries(HEADER_NAMES, HEADER_VALUES, max_size=3),
     "otlp.proxy": st.sampled_from([None, "http://p:3128", "http://u$:p@[::1]:1/"]),
     "resource.attributes": st.dictionaries(TEXT.filter(lambda name: name.strip()), TEXT, max_size=3),
+    "probes.dns.ports": st.lists(st.integers(1, 65535).map(str), max_size=3),
     "prometheus.listen": st.sampled_from(["[::1]:0", "localhost:1", "127.0.0.1:9464"]),
     "otlp.client_certificate": PATHS,  # one needs the other
     "otlp.client_key": PATHS,
@@ -43,6 +44,10 @@ def values_of(key: Key) -> st.SearchStrategy[Any]:
     match key.kind:
         case "boolean":
             return st.booleans()
+        case "integer" if key.check is checks.power_of_two:
+            return st.integers(int(key.minimum).bit_length() - 1, int(key.maximum).bit_length() - 1).map(
+                lambda at: 1 << at
+            )
         case "integer":
             return st.integers(int(key.minimum), int(key.maximum))
         case "number":
