@@ -407,6 +407,9 @@ class Supervisor:
             self._attachments.leave_to_parent()
             # A copy of an open namespace would keep the namespace after the supervisor has let go of it.
             self._table.close()
+            from otel_netmon.selfmon.memory import give_back_early
+
+            give_back_early()  # before the imports, which need much for a moment
             # After the fork, so that the supervisor never pays for it; logging first: it keeps structlog from loading rich.
             from otel_netmon.selfmon import logging as _logging  # noqa: F401, I001
             from otel_netmon.pipeline import main

@@ -42,7 +42,6 @@ from otel_netmon.otel.resource import build_resource
 from otel_netmon.otel.series import SeriesBudget
 from otel_netmon.otel.status_rows import flow_rows, interface_rows
 from otel_netmon.selfmon import logging
-from otel_netmon.selfmon.memory import give_back_early
 from otel_netmon.selfmon.status import ExportStatus, FlowsStatus, ProbeStatus, StageStatus, Status, build
 from otel_netmon.sources.probes import Sources
 
@@ -334,7 +333,6 @@ class Pipeline:
 def main(channel: Channel, config: Config, setup: Mapping[str, Any]) -> int:
     """The pipeline process; a failure before it serves is told to the supervisor."""
     logging.configure(config.log.level, config.log.format)
-    give_back_early()
     try:
         pipeline = Pipeline(channel, config, setup)
     except NetmonError as error:

@@ -186,6 +186,11 @@ def keep_sending(place: tuple[NetNs, NetNs, Veth], until: threading.Event, ports
                 udp.sendto(bytes(PAYLOAD), (pair.right_address, 9 + number // 200 % ports))
 
 
+def wait_for_more(running: Agent) -> None:
+    seen = running.total("netmon_protocol_packets_total")
+    running.wait(lambda: running.total("netmon_protocol_packets_total") > seen, SECONDS, "more packets")
+
+
 def serves(running: Agent) -> bool:
     """Whether a pipeline has made its first cycle: between two of them there is no page."""
     try:
@@ -274,8 +279,7 @@ def test_killed_again_and_again_under_load_it_loses_no_count(tmp_path: Path) -> 
                 os.kill(running.pipeline_pid(), signal.SIGKILL)
                 running.wait_event("pipeline.died", number + 1)
                 running.wait(lambda: serves(running), SECONDS, "page")
-                seen = running.total("netmon_protocol_packets_total")
-                running.wait(lambda seen=seen: running.total("netmon_protocol_packets_total") > seen, SECONDS, "more")
+                wait_for_more(running)
             over.set()
             sender.join()
             expected = gained(left.counters(pair.left), base)

@@ -337,7 +337,7 @@ def test_real_collectors_take_what_was_encoded(name: str, protocol: Protocol, re
         assert outcome == Outcome("delivered", status="OK" if protocol == "grpc" else "200")
     transport.close()
     points = collector.wait_for(lambda points: len(points) >= 9)
-    assert sorted(point.value for point in points) == sorted(sent * 3)  # type: ignore[type-var]
+    assert sorted(point.value for point in points) == sorted(sent * 3)
 
 
 @pytest.mark.collector
