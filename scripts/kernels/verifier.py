@@ -22,6 +22,7 @@ _TC: dict[str, dict[Late, int]] = {
 VARIANTS: dict[str, dict[str, dict[Late, int]]] = {
     "netmon_receive": {**_TC, "replay": {Late.REPLAY: 1}, "replay, decapsulate": {Late.REPLAY: 1, Late.DECAPSULATE: 1}},
     "netmon_transmit": _TC,
+    "netmon_dns": {"default": {}, "replay": {Late.REPLAY: 1}},
 }
 """The late constants that the agent and replay use, by program: each makes other code live. The rest has only the default."""
 
