@@ -92,8 +92,8 @@ class DnsSource:
         self._analysis.set_edges(self._counts)
 
     def begin_cycle(self, limit: int) -> None:
-        """Begins a cycle in which there may be so many series."""
-        self.series.begin_cycle(limit)
+        """Begins to read what is told, of so many series at most."""
+        self.series.set_limit(limit)
         self.domains.expire(time.monotonic_ns())
 
     def drain(self) -> None:
@@ -162,6 +162,7 @@ class DnsSource:
         self._answers = (answers, nothing)
         start = self._start_ns
         points: dict[str, Points] = {**self._points.points(self.series.reading()), **self._searches.points()}
+        self.series.end_cycle()
         points["netmon.dns.retries"] = [Point({}, totals["retries"], start)]
         points["netmon.dns.truncated"] = [Point({}, totals["truncated"], start)]
         points["netmon.dns.tcp_retries"] = [Point({}, totals["tcp_retry"], start)]

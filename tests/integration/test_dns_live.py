@@ -1,0 +1,367 @@
+"""DNS through the whole agent: what it counts is what resolver and client count, whatever happens on the way."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dns.message
+import pytest
+
+from support.agent import Agent, agent
+from support.collectors import otelcol
+from support.dns_resolver import Client, resolver
+from support.netns import NetNs, Veth, veth_pair
+
+pytestmark = pytest.mark.kernel
+
+EXTRA_PORT = 5300
+NAMES = {0: "NOERROR", 2: "SERVFAIL", 3: "NXDOMAIN", 5: "REFUSED"}
+LOOKUPS = "dns_lookup_duration_seconds_count"
+UNMATCHED = "netmon_dns_unmatched_total"
+COLLECTED = 20.0
+
+
+@pytest.fixture
+def link() -> Iterator[tuple[NetNs, NetNs, Veth]]:
+    with veth_pair(ipv6=True) as made:
+        yield made
+
+
+def options(client: NetNs, pair: Veth, *more: str) -> list[str]:
+    """The agent stands at the client's end of the link."""
+    given = ["--interface", pair.left, "--set", f"interfaces.namespaces={client.name}"]
+    return given + [word for each in more for word in ("--set", each)]
+
+
+@contextmanager
+def dnsmasq(server: NetNs, address: str) -> Iterator[None]:
+    """Answers example.com and test, knows that there is nothing in nx.test, refuses all else."""
+    command = [
+        *("dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root"),
+        *(
+            "--pid-file",
+            "--bind-interfaces",
+            f"--listen-address={address}",
+            "--cache-size=0",
+            "--log-facility=/dev/null",
+        ),
+        *(f"--address=/example.com/{address}", f"--address=/flood/{address}", "--local=/nx.test/"),
+    ]
+    running = server.start(*command)
+    try:
+        deadline = time.monotonic() + 10
+        with server.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1)
+            while probe.connect_ex((address, 53)):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        yield
+    finally:
+        running.kill()
+        running.wait()
+
+
+def dnsperf(client: NetNs, server: str, names: list[str], folder: Path, rate: int) -> Counter[str]:
+    """Asks for every name once; gives how many answers had each code."""
+    path = folder / "names"
+    path.write_text("".join(f"{name} A\n" for name in names))
+    output = client.run("dnsperf", "-s", server, "-d", str(path), "-n", "1", "-Q", str(rate), "-c", "8", "-t", "10")
+    completed = re.search(r"Queries completed:\s+(\d+)", output)
+    assert completed is not None, output
+    assert int(completed[1]) == len(names), output
+    codes = re.search(r"Response codes:\s+(.*)", output)
+    assert codes is not None
+    return Counter({code: int(count) for code, count in re.findall(r"([A-Z]+) (\d+)", codes[1])})
+
+
+def counted(running: Agent, **labels: str) -> Counter[tuple[str, str]]:
+    """Lookups by transport and by response code, or by error where there is no response."""
+    found: Counter[tuple[str, str]] = Counter()
+    for have, value in running.samples(LOOKUPS, **labels):
+        outcome = have.get("netmon_dns_response_code") or have.get("error_type", "")
+        found[have.get("network_transport", ""), outcome] += int(value)
+    return +found
+
+
+def becomes(running: Agent, read: Callable[[], Any], expected: object) -> None:
+    """Waits until what is read is what is expected; shows how they differ when it never is."""
+    deadline = time.monotonic() + 20
+    while read() != expected and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert read() == expected, running.log_text[-2000:]
+
+
+def items(running: Agent, stage: str, signal_name: str) -> Counter[str]:
+    """Items of a stage: delivered, and dropped by reason."""
+    found: Counter[str] = Counter()
+    for have, value in running.samples("netmon_pipeline_items_total", netmon_stage=stage, netmon_signal=signal_name):
+        found[have.get("netmon_reason", have["netmon_outcome"])] += int(value)
+    return +found
+
+
+def adds_up(running: Agent) -> bool:
+    """Whether nothing waits: what the kernel gave is delivered or dropped, and so on to the lookups."""
+    kernel, ring = items(running, "kernel", "dns_messages"), items(running, "ring", "dns_messages")
+    decode = items(running, "decode", "dns_messages")
+    return kernel["delivered"] == ring.total() and ring["delivered"] == decode.total()
+
+
+def test_every_outcome_is_what_resolver_and_client_count(link: tuple[NetNs, NetNs, Veth]) -> None:
+    left, right, pair = link
+    plan = {"ok": 101, "nx": 53, "fail": 31, "refused": 17, "lost": 13, "late": 11, "twice": 7, "wrongid": 5,
+            "wrongname": 3, "again": 19, "cut": 23}  # fmt: skip
+    six = {"ok": 29, "nx": 2, "cut": 3, "lost": 2}
+    extra = {"ok": 41, "refused": 2}
+    addresses = [pair.right_address, pair.right_address6]
+    settings = ["probes.dns.timeout_seconds=1", f"probes.dns.ports={EXTRA_PORT}"]
+    with (
+        resolver(right, addresses, [53, EXTRA_PORT], "192.0.2.1") as server,
+        agent(*options(left, pair, *settings)) as running,
+    ):
+        clients = {
+            "four": Client(left, pair.right_address),
+            "six": Client(left, pair.right_address6),
+            "extra": Client(left, pair.right_address, EXTRA_PORT),
+        }
+        for client, words in zip(clients.values(), (plan, six, extra), strict=True):
+            for word, many in words.items():
+                client.ask(word, many)
+        clients["four"].ask("nx", 37, transport="tcp")
+        clients["six"].ask("ok", 7, transport="tcp")
+        asked = sum((client.asked for client in clients.values()), Counter[tuple[str, str]]())
+        answered = sum((client.answered for client in clients.values()), Counter[tuple[str, int]]())
+        assert server.answered == answered
+        expected = Counter({(transport, NAMES[code]): many for (transport, code), many in answered.items()})
+        expected["udp", "timeout"] = asked["udp", "lost"] + asked["udp", "late"]
+        becomes(running, lambda: counted(running), expected)
+
+        assert server.release() == plan["late"]
+        clients["four"].receive_late(plan["late"])
+        reasons = {"late": plan["late"], "duplicate": plan["twice"], "wrong_id": plan["wrongid"],
+                   "wrong_question": plan["wrongname"], "unknown": 0}  # fmt: skip
+
+        def unmatched() -> dict[str, int]:
+            return {have["netmon_reason"]: int(value) for have, value in running.samples(UNMATCHED)}
+
+        becomes(running, unmatched, reasons)
+        assert counted(running) == expected
+        assert running.total("netmon_dns_retries_total") == plan["again"]
+        cut = plan["cut"] + six["cut"]
+        assert running.total("netmon_dns_truncated_total") == running.total("netmon_dns_tcp_retries_total") == cut
+        on_six = clients["six"].answered.total() + six["lost"]
+        assert counted(running, server_address=str(ipaddress.ip_address(pair.right_address6))).total() == on_six
+        assert counted(running, server_address=pair.right_address).total() == expected.total() - on_six
+        running.wait(lambda: adds_up(running), 20, "what was delivered and dropped to add up")
+        for client in clients.values():
+            client.close()
+
+
+def test_dnsperf_is_counted_to_the_last_query(link: tuple[NetNs, NetNs, Veth], tmp_path: Path) -> None:
+    left, right, pair = link
+    kinds = {
+        "NOERROR": ("h{}.example.com", 70001),
+        "NXDOMAIN": ("h{}.nx.test", 20011),
+        "REFUSED": ("h{}.example.org", 9991),
+    }
+    names = [form.format(number % 997) for form, many in kinds.values() for number in range(many)]
+    assert len(names) == 100_003
+    names.sort(key=lambda name: hash(name) % 1009)
+    with dnsmasq(right, pair.right_address), agent(*options(left, pair)) as running:
+        codes = dnsperf(left, pair.right_address, names, tmp_path, 20_000)
+        assert codes == {code: many for code, (_, many) in kinds.items()}
+        expected = Counter({("udp", code): many for code, many in codes.items()})
+        becomes(running, lambda: counted(running), expected)
+        running.wait(lambda: adds_up(running), 20, "what was delivered and dropped to add up")
+        assert items(running, "kernel", "dns_queries") == {"delivered": 100_003}
+        produced = items(running, "sampling", "spans")
+        assert produced.total() == 100_003
+
+
+@pytest.mark.collector
+def test_spans_arrive_and_say_how_many_they_stand_for(link: tuple[NetNs, NetNs, Veth], tmp_path: Path) -> None:
+    left, right, pair = link
+    settings = ["spans.share=0.5", "spans.limit_per_second=100000", "spans.slow_seconds=1000"]
+    words = {"ok": 199, "nx": 7, "refused": 5, "again": 3}
+    with (
+        otelcol(tmp_path, all_signals=True) as collector,
+        resolver(right, [pair.right_address], [53], "192.0.2.1"),
+        agent(*options(left, pair, *settings), "--otlp-endpoint", collector.http, otlp=True) as running,
+    ):
+        client = Client(left, pair.right_address)
+        for word, many in words.items():
+            client.ask(word, many)
+        client.close()
+        total = sum(words.values())
+        running.wait(lambda: items(running, "sampling", "spans").total() == total, 20, "every lookup")
+        produced = items(running, "sampling", "spans")
+        assert set(produced) == {"delivered", "sampled_out"}
+        running.wait(lambda: len(collector.spans()) >= produced["delivered"], COLLECTED, "spans at the collector")
+        spans = collector.spans()
+        assert len(spans) == produced["delivered"]
+        assert len({span.span_id for span in spans}) == len({span.trace_id for span in spans}) == len(spans)
+        by_code = Counter(span.attributes["netmon.dns.response.code"] for span in spans)
+        assert by_code["REFUSED"] == words["refused"]  # errors are all kept
+        for span in spans:
+            assert span.name == "DNS lookup"
+            assert 0 < span.end_time - span.start_time < 10**9
+            name = str(span.attributes["dns.question.name"])
+            assert span.attributes["client.address"] == pair.left_address
+            assert span.attributes["server.address"] == pair.right_address
+            assert span.attributes["server.port"] == 53
+            assert span.attributes["network.transport"] == "udp"
+            assert span.attributes["netmon.dns.question.type"] == "A"
+            assert span.attributes.get("error.type") == ("REFUSED" if name.startswith("refused") else None)
+            assert span.attributes.get("netmon.dns.retries") == (1 if name.startswith("again") else None)
+        states = trace_states(collector.output)
+        assert len(states) == len(spans)
+        for trace_id, state in states:
+            threshold = re.fullmatch(r"ot=th:([0-9a-f]{1,14})", state)
+            assert threshold is not None, state
+            assert int(trace_id[-14:], 16) >= int(threshold[1].ljust(14, "0"), 16)
+            assert threshold[1] in {"0", "8"}
+        assert {state for _, state in states} == {"ot=th:0", "ot=th:8"}
+
+
+def trace_states(output: Path) -> list[tuple[str, str]]:
+    """Trace id and trace state of each span in the collector's file."""
+    return re.findall(r'"traceId":"([0-9a-f]{32})","spanId":"[0-9a-f]{16}","traceState":"([^"]*)"', output.read_text())
+
+
+def test_bytes_by_domain_are_those_of_the_flows_to_the_answered_addresses(
+    link: tuple[NetNs, NetNs, Veth],
+) -> None:
+    left, right, pair = link
+    domains = {"shop.test": "198.18.0.101", "mail.test": "198.18.0.102", "nobody": "198.18.0.103"}
+    answers = [f"--address=/{name}/{address}" for name, address in domains.items() if "." in name]
+    for address in domains.values():
+        right.run("ip", "address", "add", f"{address}/32", "dev", pair.right)
+    command = ["dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root",
+               "--pid-file", "--bind-interfaces", f"--listen-address={pair.right_address}", *answers]  # fmt: skip
+    server = right.start(*command)
+    receivers = []
+    for address in domains.values():
+        receivers.append(right.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        receivers[-1].bind((address, 9999))
+    try:
+        with agent(*options(left, pair)) as running:
+            for name in ("www.shop.test", "api.shop.test", "mx.mail.test"):
+                lookup(left, pair, name)
+            running.wait(lambda: running.total(LOOKUPS) == 3, 20, "lookups")
+            sizes = {"198.18.0.101": (997, 53), "198.18.0.102": (499, 31), "198.18.0.103": (251, 17)}
+            with left.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                for address, (size, many) in sizes.items():
+                    for _ in range(many):
+                        sender.sendto(bytes(size), (address, 9999))
+                for receiver in receivers[:2]:
+                    octets, client = receiver.recvfrom(65535)
+                    receiver.sendto(octets[:7], client)
+                    assert len(sender.recv(65535)) == 7
+
+            def by_direction(metric: str, **labels: str) -> Counter[str]:
+                found: Counter[str] = Counter()
+                for have, value in running.samples(metric, **labels):
+                    found[have["network_io_direction"]] += int(value)
+                return +found
+
+            def flows(address: str) -> Counter[str]:
+                return by_direction("netmon_flow_io_bytes_total", server_address=address)
+
+            expected = {"shop.test": flows("198.18.0.101"), "mail.test": flows("198.18.0.102")}
+            running.wait(lambda: flows("198.18.0.103").total() == 17 * (251 + 42), 20, "flows")
+            for name, address in list(domains.items())[:2]:
+                expected[name] = flows(address)
+                assert by_direction("netmon_domain_io_bytes_total", netmon_domain=name) == expected[name]
+            assert [each["transmit"] for each in expected.values()] == [53 * (997 + 42), 31 * (499 + 42)]
+            everything = by_direction("netmon_domain_io_bytes_total")
+            assert everything == expected["shop.test"] + expected["mail.test"]
+            assert by_direction("netmon_domain_connections_total").total() == 2
+    finally:
+        server.kill()
+        server.wait()
+        for receiver in receivers:
+            receiver.close()
+
+
+def test_what_a_killed_pipeline_took_and_did_not_tell_is_counted(
+    link: tuple[NetNs, NetNs, Veth], tmp_path: Path
+) -> None:
+    left, right, pair = link
+    names = [f"h{number % 7}.example.com" for number in range(1009)]
+    with dnsmasq(right, pair.right_address), agent(*options(left, pair), interval=5) as running:
+        died, asked = 0, 0
+        for number in range(1, 8):
+            dnsperf(left, pair.right_address, names, tmp_path, 2000)
+            asked += len(names)
+            time.sleep(1.1)  # so that the ring was drained; a cycle may have come between, then once more
+            os.kill(running.pipeline_pid(), signal.SIGKILL)
+            running.wait_event("pipeline.resumed", number)
+
+            def settled(total: int = asked) -> bool:
+                try:
+                    kernel = items(running, "kernel", "dns_messages")
+                    return kernel["delivered"] == total and adds_up(running)
+                except ConnectionError:
+                    return False
+
+            running.wait(settled, 20, f"{asked} lookups, delivered or dropped")
+            ring = items(running, "ring", "dns_messages")
+            assert running.total(LOOKUPS) == ring["delivered"]
+            assert set(ring) <= {"delivered", "pipeline_died"}
+            died = ring["pipeline_died"]
+            if died:
+                break
+        assert 0 < died <= asked
+
+
+@pytest.mark.collector
+def test_a_flood_of_names_stays_within_the_limits(link: tuple[NetNs, NetNs, Veth], tmp_path: Path) -> None:
+    """Series come and go, the sum of all that is told stays that of the lookups."""
+    left, right, pair = link
+    many, limit = 20_011, 300
+    names = [f"www.d{number}.flood" for number in range(many)]
+    settings = [f"limits.series={limit}", "otlp.temporality=delta"]
+    with (
+        dnsmasq(right, pair.right_address),
+        otelcol(tmp_path) as collector,
+        agent(*options(left, pair, *settings), "--otlp-endpoint", collector.http, otlp=True) as running,
+    ):
+        dnsperf(left, pair.right_address, names, tmp_path, 8000)
+        most = 0
+
+        def told() -> Counter[bool]:
+            """Lookups so far in series of their own, and not."""
+            nonlocal most
+            most = max(most, len(running.samples(LOOKUPS)))
+            found: Counter[bool] = Counter()
+            for point in collector.received("dns.lookup.duration"):
+                found["otel.metric.overflow" not in point.attributes] += point.value.count
+            return found
+
+        becomes(running, lambda: told().total(), many)
+        assert 10 < most < limit
+        assert 10 < told()[True] < many / 10
+        running.wait(lambda: adds_up(running), 20, "what was delivered and dropped to add up")
+        smaps = Path(f"/proc/{running.pipeline_pid()}/smaps_rollup").read_text()
+        resident = re.search(r"^Pss:\s+(\d+)", smaps, re.MULTILINE)
+        assert resident is not None
+        assert int(resident[1]) < 60_000
+
+
+def lookup(client: NetNs, pair: Veth, name: str) -> None:
+    """Asks until there is an answer, once."""
+    query = dns.message.make_query(name, "A")
+    with client.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.connect((pair.right_address, 53))
+        asking.settimeout(10)
+        asking.send(query.to_wire())
+        assert query.is_response(dns.message.from_wire(asking.recv(65535)))
