@@ -16,6 +16,7 @@ TESTS = Path(__file__).resolve().parents[1]
 PARTS: dict[str, tuple[str, ...]] = {
     "kernel_cost": (),
     "encode": (),
+    "map_to_bytes": (),
     "spool": (),
     "start": (),
     "resident": ("--seconds", "40"),
