@@ -11,7 +11,7 @@ import pytest
 from otel_netmon.abi.enums import Direction
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.config.load import load
-from otel_netmon.otel.points import HistogramSeries, Point
+from otel_netmon.otel.points import HistogramSeries
 from otel_netmon.readers.messages import NO_QUERIES, OpenQueries
 from otel_netmon.sources import dns as dns_source
 from otel_netmon.sources.dns import DnsSource
@@ -69,9 +69,9 @@ def stage(made: DnsSource, name: str, signal: str = "dns_messages") -> dict[str,
 
 
 def value(made: DnsSource, metric: str, **attributes: str) -> float:
-    (found,) = [
-        point.value for point in made.points()[metric] if isinstance(point, Point) and point.attributes == attributes
-    ]
+    series = made.points()[metric]
+    assert not isinstance(series, HistogramSeries)
+    (found,) = [point.value for point in series if point.attributes == attributes]
     return found
 
 
