@@ -17,12 +17,15 @@ PARTS: dict[str, tuple[str, ...]] = {
     "kernel_cost": (),
     "encode": (),
     "map_to_bytes": (),
+    "exposition": (),
+    "histograms": (),
     "spool": (),
     "start": (),
     "resident": ("--seconds", "40"),
     "exact": ("--packets", "1000003", "--gigabytes", "1"),
     "flood": (),
     "replay": ("--packets", "200003"),
+    "dns": (),
     "leaves_nothing": ("--rounds", "10"),
 }
 
