@@ -668,3 +668,31 @@ def test_every_message_is_counted_once() -> None:
     assert became["lookup"] == totals["answered"]
     assert became["unmatched"] == totals["unmatched_response"]
     assert became.keys() == {"lookup", "query", "retry", "seen_again", "unmatched", "not_counted", "unparsed"}
+
+
+def test_messages_that_are_known_are_forgotten_when_there_are_many(probe: Probe) -> None:
+    """And lookups that were given before stay readable."""
+    first = probe.result(answer(a_response(), T, T + MS))
+    names = [f"n{number}.example" for number in range(2100)]
+    for at in range(0, len(names), 100):
+        found = probe.take(*(answer(a_response(7, name), T, T + MS) for name in names[at : at + 100]))
+        assert [each.name for each in found] == names[at : at + 100]
+    known = probe.analysis._alike
+    assert known.is_full
+    probe.take(answer(a_response(), T, T + MS))
+    assert probe.analysis._alike is not known
+    assert len(probe.analysis._alike.messages) == 1
+    assert only(first.lookups).name == "www.example"
+
+
+def test_long_messages_are_forgotten_sooner(probe: Probe) -> None:
+    for number in range(70):
+        probe.take(answer(d.response(7, f"n{number}.example", *[d.address("192.0.2.1")] * 250), T, T))
+    assert len(probe.analysis._alike.messages) < 70
+
+
+def test_what_could_not_be_read_is_no_lookup(probe: Probe) -> None:
+    made = probe.result(answer(a_response(), T, T))
+    made.answered.alike.messages[0] = "pointer"
+    with pytest.raises(TypeError, match="pointer"):
+        made.answered.lookup(0)

@@ -292,3 +292,23 @@ def test_a_full_cache_and_more_conversations() -> None:
     found = cache.match(rows, np.full(len(rows), T))
     expected = [(f"n{number}.example",) if number < 16384 else () for number in numbers]
     assert [found.names[place] if place >= 0 else () for place in found.places] == expected
+
+
+@pytest.mark.parametrize("different", [5, 40])
+def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch, different: int) -> None:
+    """Put together where many are alike, and taken at once where they are not."""
+    monkeypatch.setattr("otel_netmon.analysis.domains._WAITING_MAX", 64)
+    cache = DomainCache()
+    analysis = DnsAnalysis(5 * SECOND, lambda *_: True)
+    for turn in range(23):
+        records = [
+            answer(a_example(f"198.51.100.{number}"), T, T + turn * SECOND, destination=f"192.0.2.{number % 7}")
+            for number in range(different)
+        ]
+        cache.learn_many(analysis.update(messages(*records), open_queries(), T).answered)
+        assert sum(map(len, cache._waiting)) <= 64
+    assert len(cache) == different
+    for number in range(different):
+        client = client_key(address(f"192.0.2.{number % 7}"))
+        for seconds, alive in ((-1, False), (0, True), (122, True), (123, False)):
+            assert bool(names(cache, f"198.51.100.{number}", T + seconds * SECOND, client)) == alive
