@@ -10,9 +10,9 @@ from publicsuffixlist import PublicSuffixList
 
 from otel_netmon.decode.dns_names import ROOT
 
-_KNOWN_NAMES = 8192
+_KNOWN_NAMES = 2048
 _KNOWN_NAME_LENGTH = 100
-"""Longer names are folded each time: so the cache takes at most about 3 MB, whatever is asked."""
+"""Longer names are folded each time: so the cache takes at most about 1 MB, whatever is asked."""
 
 _SUFFIX_LABELS_MAX = 5
 """No public suffix has more labels."""

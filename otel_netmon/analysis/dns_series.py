@@ -39,7 +39,7 @@ _NOBODY = bytes(16)
 _HOMELESS_MAX = 1 << 16
 _SHARE_LEAVING = 8
 _SEED = 0x9E3779B97F4A7C15
-_NAMES_MAX = 1 << 16
+_NAMES_MAX = 1 << 14
 """Names known in one cycle, with and without a series."""
 
 

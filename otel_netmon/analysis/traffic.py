@@ -58,8 +58,7 @@ class Traffic:
         self.totals = ProtocolTotals(start_ns)
         self.conservation = Conservation()
         self.flows = CounterSeries(CONVERSATION, 2, len(Direction), top_k, start_ns, idle_ns)
-        nothing = np.empty(0, np.uint64)
-        self.gained = Gained(np.empty(0, CONVERSATION), np.empty((2, 0), np.uint64), nothing, np.empty(0, np.bool_))
+        self.let_go()
         self._flows = Differences(COUNTERS)
         self._rows = Differences(COUNTERS)
         self._ephemeral = ephemeral
@@ -103,6 +102,11 @@ class Traffic:
         for direction, amount in self._unplaced_at_edges(reading.protocol_keys, row_gains).items():
             self.flows.add_to_rest(direction, amount)
         return self.flows.reading()
+
+    def let_go(self) -> None:
+        """Forgets the rows of the last reading."""
+        nothing = np.empty(0, np.uint64)
+        self.gained = Gained(np.empty(0, CONVERSATION), np.empty((2, 0), np.uint64), nothing, np.empty(0, np.bool_))
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What another process needs to go on, by part."""

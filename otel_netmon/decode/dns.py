@@ -33,7 +33,7 @@ _HEADER = Struct(">HHHHHH").unpack_from
 _PAIR = Struct(">HH").unpack_from
 _ASSIGNED_OPCODES = frozenset(numbers.OPCODE_NAMES)
 
-_KNOWN_QUESTIONS = 4096
+_KNOWN_QUESTIONS = 1024
 _KNOWN_QUESTION_ENDS = HEADER_OCTETS + 68
 """Longer questions are read each time: so the cache takes at most about 2 MB, whatever is asked."""
 

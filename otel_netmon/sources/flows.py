@@ -65,6 +65,7 @@ class FlowSource:
         self._cardinality = Cardinality(ATTRIBUTES)
         self._read_ns = start_ns
         self._reading: FlowReading | None = None
+        self._sizes = (0, 0, 0)  # flows, rows of protocol_stats, CLOCK_MONOTONIC, at the last reading
         self._series = self.traffic.flows.reading()
 
     def set_interfaces(self, edges: Mapping[Key, Edge], physical: Iterable[Key]) -> None:
@@ -79,7 +80,8 @@ class FlowSource:
         sides = [(i.index, i.namespace, d) for i in known for d in Direction]
         before = {slot: int(total["packets"]) for slot, total in self._reader.totals(sides).items()}
         self.traffic.flows.limit = series_limit
-        self._reading = self._reader.read()
+        self._reading = reading = self._reader.read()
+        self._sizes = (len(reading.keys), len(reading.protocol_keys), reading.monotonic_ns)
         self._series = self.traffic.update(self._reading, before, now_ns)
         self._read_ns = now_ns
         self._measure_cardinality()
@@ -89,6 +91,8 @@ class FlowSource:
         """Deletes what has left the table; to be called once the state is saved."""
         if self._reading is not None:
             self._reader.delete_closed(self._reading)
+        self._reading = None  # a full table is 8 MB, and what it gained another 4
+        self.traffic.let_go()
 
     def points(self, names: InterfaceNames) -> dict[str, Points]:
         """The points of the last reading."""
@@ -120,16 +124,16 @@ class FlowSource:
     @property
     def monotonic_ns(self) -> int:
         """CLOCK_MONOTONIC at the last reading."""
-        return 0 if self._reading is None else self._reading.monotonic_ns
+        return self._sizes[2]
 
     @property
     def live(self) -> int:
         """Flows in the table at the last reading."""
-        return 0 if self._reading is None else len(self._reading.keys)
+        return self._sizes[0]
 
     def map_sizes(self) -> dict[str, tuple[int, int]]:
         """Entries in use and capacity by name of the map."""
-        rows = 0 if self._reading is None else len(self._reading.protocol_keys)
+        rows = self._sizes[1]
         return {"flow_table": (self.live, self.capacity), "protocol_stats": (rows, self._reader.protocol_entries)}
 
     def stage(self) -> StageStatus:
