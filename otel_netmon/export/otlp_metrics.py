@@ -232,6 +232,7 @@ def _distribution(
 def _buckets(series: HistogramSeries) -> list[list[bytes]]:
     """Scale and positive buckets of each series, from the first to the last in use: what stands before the counts, and the counts."""
     buckets = series.buckets if series.buckets.size else np.zeros((len(series), 1), np.uint64)
+    buckets = buckets.astype(np.uint64, copy=False)
     rows, width = buckets.shape
     in_use = buckets > 0
     has_buckets = np.asarray(in_use.any(axis=1))

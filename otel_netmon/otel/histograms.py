@@ -36,7 +36,7 @@ def histogram_series(
         scale=reading.scale,
         offset=reading.offset,
         zero_count=reading.zero_count,
-        buckets=reading.buckets,
+        buckets=reading.buckets.astype(np.min_scalar_type(int(reading.buckets.max(initial=0)))),
         bounds=reading.bounds,
         bucket_counts=reading.bucket_counts,
         exemplars=exemplars,

@@ -125,7 +125,8 @@ class HistogramSeries:
         count: uint64; sum, minimum, maximum: float64 in the metric's unit. A series without a measurement has count 0. A minimum
             or maximum that is not known is NaN.
         scale: int32, offset: int32, zero_count: uint64: of the exponential buckets.
-        buckets: uint64, shape (n, width): exponential buckets, zeros behind the last one in use.
+        buckets: unsigned, as narrow as the largest count lets it be, shape (n, width): exponential buckets, zeros behind
+            the last one in use.
         bounds: float64, shape (b,): upper bounds of the explicit buckets, the last one (infinity) left out.
         bucket_counts: uint64, shape (n, b + 1): explicit buckets, not cumulative.
         exemplars: for each series a few measurements, at most one for each explicit bucket, ascending by value.
@@ -140,7 +141,7 @@ class HistogramSeries:
     scale: npt.NDArray[np.int32]
     offset: npt.NDArray[np.int32]
     zero_count: npt.NDArray[np.uint64]
-    buckets: npt.NDArray[np.uint64]
+    buckets: npt.NDArray[np.unsignedinteger[Any]]
     bounds: npt.NDArray[np.float64]
     bucket_counts: npt.NDArray[np.uint64]
     exemplars: Sequence[Sequence[Exemplar]]

@@ -182,7 +182,7 @@ def _aligned(
     Returns:
         scale, offset, the buckets now, those before (zeros where there is no base), and where some of those lie outside.
     """
-    counts = np.where(rows.same[:, None], rows.base(before.buckets), 0)
+    counts = np.where(rows.same[:, None], rows.base(before.buckets.astype(np.uint64, copy=False)), 0)
     # The scale of a series without buckets means nothing.
     old_scale = np.where(counts.any(axis=1), rows.base(before.scale), now.scale)
     scale = np.minimum(now.scale, old_scale)
@@ -201,6 +201,6 @@ def _aligned(
         outside[row[~inside]] = True
         return dense, outside
 
-    whole, _ = placed(now.buckets, now.offset, now.scale - scale)
+    whole, _ = placed(now.buckets.astype(np.uint64, copy=False), now.offset, now.scale - scale)
     base, outside = placed(counts, rows.base(before.offset), old_scale - scale)
     return scale, offset, whole, base, outside
