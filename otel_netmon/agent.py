@@ -184,8 +184,8 @@ class Supervisor:
             images.failed["dns"] = ("needs_flows", "the programs of probes.flows call it, and that probe is off")
             return
         try:
-            # All CPUs together call the reader when half of the ring is full, however many there are.
-            share = config.probes.dns.ring_bytes // (2 * syscalls.possible_cpus())
+            # All CPUs together call the reader at a quarter of the ring, however many there are.
+            share = config.probes.dns.ring_bytes // (4 * syscalls.possible_cpus())
             tc.program("netmon_dns", {Late.WAKEUP: max(share, WAKEUP_BYTES_MIN)})
             own = {int(port): PortProtocol.DNS for port in config.probes.dns.ports}
             set_message_ports(tc, {**DNS_PORTS, **own})

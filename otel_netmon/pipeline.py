@@ -46,7 +46,7 @@ from otel_netmon.selfmon.status import ExportStatus, FlowsStatus, ProbeStatus, S
 from otel_netmon.sources.probes import Sources
 
 DRAIN_SECONDS = 1.0
-"""Messages are taken out of the ring so often, and at once when half of it is full."""
+"""Messages are taken out of the ring so often, and at once when a quarter of it is full."""
 
 
 class Pipeline:

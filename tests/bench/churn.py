@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bench.memory import of_agent
+from bench.memory import held
 from support.agent import Agent, agent
 from support.collectors import otelcol
 from support.lookups import Lookups
@@ -127,7 +127,7 @@ def main() -> int:
         with agent(*line, "--otlp-endpoint", collector.http, interval=INTERVAL, otlp=True) as running:
             steps = itertools.count()
             times: list[float] = []
-            sizes: list[float] = []
+            sizes: list[tuple[float, float]] = []
             before: Resources | None = None
             for phase in (arguments.warm_up, arguments.seconds):
                 until = time.monotonic() + phase
@@ -136,7 +136,7 @@ def main() -> int:
                     running.get("/metrics")
                     if before is not None:
                         times.append(time.monotonic())
-                        sizes.append(of_agent(running).own)
+                        sizes.append((held([running.pid]).own, held([running.pipeline_pid()]).own))
                     collector.output.write_bytes(b"")  # what the collector wrote is of no use here
                     time.sleep(2 * INTERVAL)
                 if before is None:
@@ -146,9 +146,9 @@ def main() -> int:
             cycles = running.total("netmon_pipeline_cycle_duration_seconds_count") - cycles
             expected = gained(left.counters(pair.left), base)
             running.wait(lambda: on_page(running.get("/metrics"), "protocol") == expected, 10.0, "every packet")
+    columns = np.array(sizes)
     if arguments.readings:
-        np.savetxt(arguments.readings, np.column_stack([np.array(times) - times[0], sizes]), "%.3f")
-    found = slope(np.array(times), np.array(sizes))
+        np.savetxt(arguments.readings, np.column_stack([np.array(times) - times[0], columns]), "%.3f")
     seconds = times[-1] - times[0]
     hour = seconds / cycles * HOUR_CYCLES
     steps_made = next(steps)
@@ -158,8 +158,13 @@ def main() -> int:
     print(
         f"{steps_made * STEP_NAMES:,} names, {steps_made // 50} interfaces that came and went; {expected} on link and page"
     )
-    print(f"own memory {min(sizes):.2f} to {max(sizes):.2f} MB, mean {np.mean(sizes):.2f}; {len(sizes)} readings")
-    print(f"slope {found.value * hour:+.4f} MB in {HOUR_CYCLES} cycles, standard error {found.error * hour:.4f}")
+    found = Slope(0.0, 0.0)
+    for name, values in (("supervisor", columns[:, 0]), ("pipeline", columns[:, 1]), ("both", columns.sum(axis=1))):
+        found = slope(np.array(times), values)
+        print(
+            f"{name:10} {values.min():.2f} to {values.max():.2f} MB, mean {values.mean():.2f}, {len(values)} readings;"
+            f" slope {found.value * hour:+.4f} MB in {HOUR_CYCLES} cycles, standard error {found.error * hour:.4f}"
+        )
     print(f"before {before}\nafter  {after}")
     grows = found.value - 2 * found.error > 0 and found.value * hour > SLOPE_MB
     same = before == after
