@@ -32,10 +32,7 @@ test: lint ## lint, conformance where there are captures, then all tests with co
 	else
 		echo 'test: no captures at $(CAPTURES): conformance is not checked (CAPTURES=DIR names them)' >&2
 	fi
-	rm -rf .cache/coverage
-	mkdir -p .cache/coverage
-	chmod 1777 .cache/coverage # some tests run the agent as nobody, and its coverage counts too
-	PATH="$(CURDIR)/.cache/bin:$$PATH" $(python) -m pytest --cov --cov-report=term-missing:skip-covered --timeout=600 $(ARGS)
+	scripts/run-tests $(ARGS)
 
 lint: ## ruff, mypy --strict, import-linter, clang-format: nothing is changed
 	@scripts/setup lint
