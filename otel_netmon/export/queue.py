@@ -200,8 +200,10 @@ def _points_bytes(points: Points) -> int:
 def batch_bytes(content: SpanBatch | Sequence[Event]) -> int:
     """About what spans or events take when they are encoded, which is no less than what they hold now."""
     if isinstance(content, SpanBatch):
-        return _SPAN_BYTES * len(content) + sum(map(len, content.attributes)) + sum(map(len, content.messages))
-    return sum(_SPAN_BYTES + len(event.body) + len(event.attributes) for event in content)
+        shared = sum(map(len, set(content.resources)))  # spans of one resource go out under one copy of it
+        return _SPAN_BYTES * len(content) + sum(map(len, content.attributes)) + sum(map(len, content.messages)) + shared
+    shared = sum(map(len, {event.resource for event in content}))
+    return sum(_SPAN_BYTES + len(event.body) + len(event.attributes) for event in content) + shared
 
 
 def _pieces(content: SpanBatch | Sequence[Event]) -> Iterator[SpanBatch | Sequence[Event]]:
@@ -219,11 +221,11 @@ def joined_spans(batches: Sequence[SpanBatch]) -> SpanBatch:
     if len(batches) == 1:
         return batches[0]
     columns: list[Any] = []
-    some_have_states = any(batch.trace_states for batch in batches)
+    absent = {"trace_states": "", "resources": b""}
     for name in SpanBatch.__dataclass_fields__:
         parts = [getattr(batch, name) for batch in batches]
-        if name == "trace_states" and some_have_states:
-            parts = [batch.trace_states or [""] * len(batch) for batch in batches]
+        if name in absent and any(map(len, parts)):
+            parts = [part or [absent[name]] * len(batch) for part, batch in zip(parts, batches, strict=True)]
         columns.append(
             np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [value for part in parts for value in part]
         )

@@ -81,42 +81,53 @@ def _text_head(key: str, length: int, tag: int) -> bytes | None:
 
 
 class AttributeSet:
-    """The identity of a series, immutable, compared by its encoded form.
+    """The identity of a series, immutable, compared by its encoded form: the points' attributes, and the resource they are about.
+
+    A process or container that the agent sees is a resource of its own; what the agent tells about itself and its host has the
+    agent's. Prometheus has no resources by series: there, those of another resource are labels.
 
     Args:
-        encoded: attributes as ``encode(…, Tag.NUMBER_DATA_POINT)`` gives them.
+        encoded: attributes of the points as ``encode(…, Tag.NUMBER_DATA_POINT)`` gives them.
+        resource: attributes of the resource as ``encode(…, Tag.RESOURCE)`` gives them, without what holds for the whole host
+            (see ``resource.host_attributes``); nothing for the agent's own. Sets of one resource should share one object.
     """
 
-    __slots__ = ("_label_fields", "_labels", "_retagged", "encoded")
+    __slots__ = ("_label_fields", "_labels", "_retagged", "encoded", "resource")
 
-    def __init__(self, encoded: bytes) -> None:
+    def __init__(self, encoded: bytes, resource: bytes = b"") -> None:
         self.encoded = encoded
+        self.resource = resource
         self._labels: str | None = None
         self._label_fields: bytes | None = None
         self._retagged: tuple[int, bytes] | None = None
 
     @classmethod
-    def of(cls, attributes: Mapping[str, Value]) -> AttributeSet:
-        """The set of these attributes, in their order; sets asked for again and again are made once."""
+    def of(cls, attributes: Mapping[str, Value], resource: Mapping[str, Value] | bytes | None = None) -> AttributeSet:
+        """The set of these attributes, in their order; sets asked for again and again are made once.
+
+        Args:
+            resource: attributes of the resource, or what ``encoded_resource`` made of them; none for the agent's own.
+        """
         values = tuple(attributes.values())
-        return _interned(tuple(attributes), values, tuple(map(type, values)))
+        of = resource if isinstance(resource, bytes) else encoded_resource(resource or {})
+        return _interned(tuple(attributes), values, tuple(map(type, values)), of)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, AttributeSet) and self.encoded == other.encoded
+        return isinstance(other, AttributeSet) and self.encoded == other.encoded and self.resource == other.resource
 
     def __hash__(self) -> int:
-        return hash(self.encoded)
+        return hash(self.encoded) ^ hash(self.resource)
 
     def __repr__(self) -> str:
-        return f"AttributeSet({dict(self.items())})"
+        return f"AttributeSet({dict(self.items())}{f', {dict(self.resource_items())}' if self.resource else ''})"
 
     def items(self) -> Iterator[tuple[str, Value]]:
-        """Keys and values, decoded."""
-        at = 0
-        while at < len(self.encoded):
-            length, at = _read_varint(self.encoded, at + 1)
-            yield _decode_key_value(self.encoded[at : at + length])
-            at += length
+        """Keys and values of the points' attributes, decoded."""
+        return map(_decode_key_value, key_values(self.encoded))
+
+    def resource_items(self) -> Iterator[tuple[str, Value]]:
+        """Keys and values of the resource's attributes, decoded; none for the agent's own."""
+        return map(_decode_key_value, key_values(self.resource))
 
     def with_tag(self, tag: int) -> bytes:
         """The encoded attributes under another tag; the last one asked for is kept."""
@@ -153,20 +164,36 @@ class AttributeSet:
         return self._label_fields
 
     def label_pairs(self) -> list[tuple[str, str]]:
-        """Prometheus label names and values, see ``prometheus_names.label_pairs``."""
-        return prometheus_names.label_pairs(list(self.items()))
+        """Prometheus label names and values, see ``prometheus_names.label_pairs``: first the points', then the resource's."""
+        return prometheus_names.label_pairs([*self.items(), *self.resource_items()])
 
     def _fields(self) -> list[bytes]:
-        """The ``KeyValue`` messages."""
-        encoded, at = self.encoded, 0
-        fields = []
-        while at < len(encoded):
-            length, at = encoded[at + 1], at + 2
-            if length > 0x7F:
-                length, at = _read_varint(encoded, at - 1)
-            fields.append(encoded[at : at + length])
-            at += length
-        return fields
+        """The ``KeyValue`` messages of both."""
+        return key_values(self.encoded) + key_values(self.resource) if self.resource else key_values(self.encoded)
+
+
+def encoded_resource(attributes: Mapping[str, Value]) -> bytes:
+    """Attributes of a resource encoded, the same object for the same ones as long as they come again and again."""
+    values = tuple(attributes.values())
+    return _interned_resource(tuple(attributes), values, tuple(map(type, values))) if attributes else b""
+
+
+def decoded(encoded: bytes) -> dict[str, Value]:
+    """Attributes of which ``encode`` made this, whatever the tag."""
+    return dict(map(_decode_key_value, key_values(encoded)))
+
+
+def key_values(encoded: bytes) -> list[bytes]:
+    """The ``KeyValue`` messages of which ``encode`` made this."""
+    at = 0
+    fields = []
+    while at < len(encoded):
+        length, at = encoded[at + 1], at + 2
+        if length > 0x7F:
+            length, at = _read_varint(encoded, at - 1)
+        fields.append(encoded[at : at + length])
+        at += length
+    return fields
 
 
 def labels_of(sets: Sequence[AttributeSet]) -> list[str]:
@@ -225,8 +252,15 @@ _short_label_field = functools.lru_cache(1024)(_label_field)
 
 
 @functools.lru_cache(8192)
-def _interned(keys: tuple[str, ...], values: tuple[Value, ...], _types: tuple[type, ...]) -> AttributeSet:
-    return AttributeSet(encode(dict(zip(keys, values, strict=True)), Tag.NUMBER_DATA_POINT))
+def _interned(
+    keys: tuple[str, ...], values: tuple[Value, ...], _types: tuple[type, ...], resource: bytes
+) -> AttributeSet:
+    return AttributeSet(encode(dict(zip(keys, values, strict=True)), Tag.NUMBER_DATA_POINT), resource)
+
+
+@functools.lru_cache(1024)
+def _interned_resource(keys: tuple[str, ...], values: tuple[Value, ...], _types: tuple[type, ...]) -> bytes:
+    return encode(dict(zip(keys, values, strict=True)), Tag.RESOURCE)
 
 
 def _read_varint(data: bytes, at: int) -> tuple[int, int]:

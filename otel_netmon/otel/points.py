@@ -38,11 +38,13 @@ class Point:
             several points may share one mapping.
         value: in the metric's unit; counters are cumulative since ``start_time_unix_nano``.
         start_time_unix_nano: when counting began, nanoseconds since the epoch. A series that left and came back has a later one.
+        resource: what it is about, encoded as in ``AttributeSet.resource``; nothing for the agent's own.
     """
 
     attributes: Mapping[str, Value]
     value: int | float
     start_time_unix_nano: int
+    resource: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,15 +71,14 @@ class NumberSeries(Sequence[Point]):
     def __getitem__(self, index: int | slice) -> Point | NumberSeries:
         if isinstance(index, slice):
             return NumberSeries(self.attributes[index], self.start_time_unix_nano[index], self.values[index])
-        return Point(
-            dict(self.attributes[index].items()), self.values[index].item(), int(self.start_time_unix_nano[index])
-        )
+        one = self.attributes[index]
+        return Point(dict(one.items()), self.values[index].item(), int(self.start_time_unix_nano[index]), one.resource)
 
     def __iter__(self) -> Iterator[Point]:
         for attributes, start, value in zip(
             self.attributes, self.start_time_unix_nano.tolist(), self.values.tolist(), strict=True
         ):
-            yield Point(dict(attributes.items()), value, start)
+            yield Point(dict(attributes.items()), value, start, attributes.resource)
 
 
 def number_series(points: Sequence[Point], value_type: type[int | float]) -> NumberSeries:
@@ -90,7 +91,7 @@ def number_series(points: Sequence[Point], value_type: type[int | float]) -> Num
             else NumberSeries(points.attributes, points.start_time_unix_nano, points.values.astype(wanted))
         )
     return NumberSeries(
-        [AttributeSet.of(point.attributes) for point in points],
+        [AttributeSet.of(point.attributes, point.resource) for point in points],
         np.array([point.start_time_unix_nano for point in points], np.uint64),
         np.array([value_type(point.value) for point in points], np.float64 if value_type is float else np.int64),
     )

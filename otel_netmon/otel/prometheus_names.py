@@ -7,6 +7,7 @@ The collector's Prometheus exporter follows the same, so a metric has one name o
 from __future__ import annotations
 
 import functools
+import operator
 import re
 from collections.abc import Collection
 from typing import Literal
@@ -63,7 +64,8 @@ def label_pairs(attributes: Collection[tuple[str, str | int | float | bool]]) ->
     """Attributes as labels: names that are unique, and values, not escaped.
 
     Empty values are left out: to Prometheus an empty label is none. Keys that become one name make one label, with the values in
-    the order of the keys, separated by semicolons, as the specification wants it.
+    the order of the keys, separated by semicolons, as the specification wants it; equal keys (of a point and of its resource) in the
+    order in which they came.
     """
     pairs = [(label_name(key), label_value(value)) for key, value in attributes if value != ""]
     if len(dict(pairs)) == len(pairs):
@@ -72,4 +74,7 @@ def label_pairs(attributes: Collection[tuple[str, str | int | float | bool]]) ->
     for key, value in attributes:
         if value != "":
             merged.setdefault(label_name(key), []).append((key, label_value(value)))
-    return [(name, ";".join(value for _, value in sorted(values))) for name, values in merged.items()]
+    return [
+        (name, ";".join(value for _, value in sorted(values, key=operator.itemgetter(0))))
+        for name, values in merged.items()
+    ]

@@ -28,6 +28,10 @@ _ARCHITECTURES = {
 """Kernel's machine names (uname -m) to the values of host.arch, where they differ."""
 
 
+_PLACES = ("host.", "os.", "cloud.", "k8s.cluster.", "k8s.node.", "deployment.environment")
+"""Keys that begin so say where something runs."""
+
+
 def build_resource(attributes: Mapping[str, str], root: Path = Path("/")) -> dict[str, str]:
     """The agent's resource: what is detected, with ``attributes`` over it. Exporters make its text portable.
 
@@ -36,6 +40,18 @@ def build_resource(attributes: Mapping[str, str], root: Path = Path("/")) -> dic
         root: where /etc and /proc are; for tests.
     """
     return {**_detect(root), **attributes}
+
+
+def host_attributes(resource: Mapping[str, str]) -> dict[str, str]:
+    """What of the agent's resource holds for every process and container of its host: where they run.
+
+    The agent's own name, version, instance and pod are nobody else's, and neither is what somebody named for the agent alone: only
+    the keys that say a place are taken, detected or configured.
+
+    Args:
+        resource: as ``build_resource`` gives it.
+    """
+    return {key: value for key, value in resource.items() if key.startswith(_PLACES)}
 
 
 def _detect(root: Path) -> dict[str, str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.catalogue import CATALOGUE
@@ -27,9 +28,12 @@ def snapshot_state(snapshot: Snapshot) -> dict[str, Any]:
         else:
             series = number_series(points, CATALOGUE[name].value_type)
             state[f"{name}/values"] = series.values
-        encoded = [attributes.encoded for attributes in series.attributes]
-        state[f"{name}/attributes"] = b"".join(encoded)
-        state[f"{name}/lengths"] = np.array([len(each) for each in encoded], np.int64)
+        state[f"{name}/attributes"], state[f"{name}/lengths"] = _joined([each.encoded for each in series.attributes])
+        resources = {each.resource: 0 for each in series.attributes}
+        if any(resources):
+            resources = {resource: place for place, resource in enumerate(resources)}
+            state[f"{name}/resources"], state[f"{name}/resource_lengths"] = _joined(resources)
+            state[f"{name}/resource"] = np.array([resources[each.resource] for each in series.attributes], np.int32)
         state[f"{name}/start"] = series.start_time_unix_nano
     return state
 
@@ -45,7 +49,13 @@ def restored_snapshot(state: Mapping[str, Any]) -> Snapshot:
 
 
 def _points(name: str, state: Mapping[str, Any]) -> Points:
-    attributes = _attribute_sets(state[f"{name}/attributes"], state[f"{name}/lengths"].tolist())
+    encoded = _parts(state[f"{name}/attributes"], state[f"{name}/lengths"])
+    if f"{name}/resource" in state:
+        resources = _parts(state[f"{name}/resources"], state[f"{name}/resource_lengths"])
+        places = state[f"{name}/resource"].tolist()
+        attributes = [AttributeSet(each, resources[place]) for each, place in zip(encoded, places, strict=True)]
+    else:
+        attributes = list(map(AttributeSet, encoded))
     start = state[f"{name}/start"]
     if f"{name}/values" in state:
         return NumberSeries(attributes, start, state[f"{name}/values"])
@@ -53,6 +63,9 @@ def _points(name: str, state: Mapping[str, Any]) -> Points:
     return HistogramSeries(attributes, start, **columns, exemplars=[()] * len(attributes))
 
 
-def _attribute_sets(encoded: bytes, lengths: Sequence[int]) -> list[AttributeSet]:
-    ends = np.cumsum([0, *lengths]).tolist()
-    return [AttributeSet(encoded[begin:end]) for begin, end in itertools.pairwise(ends)]
+def _joined(parts: Collection[bytes]) -> tuple[bytes, npt.NDArray[np.int64]]:
+    return b"".join(parts), np.fromiter(map(len, parts), np.int64, len(parts))
+
+
+def _parts(joined: bytes, lengths: npt.NDArray[np.int64]) -> list[bytes]:
+    return [joined[begin:end] for begin, end in itertools.pairwise([0, *np.cumsum(lengths).tolist()])]

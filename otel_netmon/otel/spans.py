@@ -52,6 +52,8 @@ class SpanBatch:
         statuses: uint8, ``StatusCode``.
         messages: status message of each span, empty where there is none.
         trace_states: W3C tracestate of each span; an empty sequence where none has one.
+        resources: what each span is about, encoded by ``attributes.encode(…, Tag.RESOURCE)``, nothing for the agent's own resource;
+            an empty sequence where all are the agent's own. Spans should share the objects.
     """
 
     names: Sequence[str]
@@ -66,6 +68,7 @@ class SpanBatch:
     statuses: npt.NDArray[np.uint8]
     messages: Sequence[str]
     trace_states: Sequence[str] = ()
+    resources: Sequence[bytes] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -82,6 +85,7 @@ class Event:
         body: a sentence for people.
         attributes: encoded by ``attributes.encode(…, Tag.LOG_RECORD)``.
         trace_id, span_id: 16 and 8 bytes, or empty.
+        resource: what it is about, as in ``SpanBatch.resources``.
     """
 
     name: str
@@ -91,3 +95,4 @@ class Event:
     attributes: bytes
     trace_id: bytes = b""
     span_id: bytes = b""
+    resource: bytes = b""

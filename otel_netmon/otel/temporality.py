@@ -32,14 +32,17 @@ def is_delta(kind: str, temporality: Temporality) -> bool:
 
 
 def match(now: Sequence[AttributeSet], before: Sequence[AttributeSet]) -> Index:
-    """For each series of ``now`` its place in ``before``, -1 where it is new. Series are told by their attributes alone."""
+    """For each series of ``now`` its place in ``before``, -1 where it is new.
+
+    Series are told by their attributes and their resource alone.
+    """
     if len(now) == len(before) and all(map(operator.is_, now, before)):
         return np.arange(len(now))
     if not before:
         return np.full(len(now), -1)
-    places = {attributes.encoded: place for place, attributes in enumerate(before)}
-    encoded = [attributes.encoded for attributes in now]
-    return np.fromiter(map(places.get, encoded, itertools.repeat(-1)), np.int64, len(now))
+    places = {each.resource + each.encoded: place for place, each in enumerate(before)}
+    identities = [each.resource + each.encoded for each in now]
+    return np.fromiter(map(places.get, identities, itertools.repeat(-1)), np.int64, len(now))
 
 
 def ended(index: Index, before: int) -> Index:

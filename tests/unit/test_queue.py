@@ -110,14 +110,16 @@ def test_what_was_put_back_is_first_again() -> None:
 
 
 def test_batches_are_joined_in_order_with_all_their_columns() -> None:
-    first, second = spans(1, 2), replace(spans(3), trace_states=["vendor=1"])
+    first, second = spans(1, 2), replace(spans(3), trace_states=["vendor=1"], resources=[b"process"])
     joined = joined_spans([first, second])
     assert joined.start_time_unix_nano.tolist() == [1, 2, 3]
     assert joined.trace_ids.shape == (3, 16)
     assert list(joined.names) == ["GET"] * 3
     assert list(joined.trace_states) == ["", "", "vendor=1"]
     assert joined_spans([first]) is first
+    assert list(joined.resources) == [b"", b"", b"process"]
     assert not joined_spans([first, first]).trace_states
+    assert not joined_spans([first, first]).resources
     for name in SpanBatch.__dataclass_fields__:
         assert len(getattr(joined, name)) == 3, name
 
@@ -134,3 +136,7 @@ def test_sizes_are_of_the_order_of_the_memory() -> None:
     assert snapshot_bytes(every_metric()) > 0
     assert batch_bytes(spans(1, 2, size=50)) == 2 * batch_bytes(spans(1, size=50)) > 100
     assert batch_bytes(events(1, 2, size=50)) == 2 * batch_bytes(events(1, size=50)) > 100
+    two = [b"x" * 30, b"y" * 20]
+    assert batch_bytes(replace(spans(1, 2, 3), resources=[two[0], *two])) == batch_bytes(spans(1, 2, 3)) + 50
+    of_one = [replace(event, resource=two[0]) for event in events(1, 2)]
+    assert batch_bytes(of_one) == batch_bytes(events(1, 2)) + 30

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from otel_netmon import __version__
-from otel_netmon.otel.resource import build_resource
+from otel_netmon.otel.resource import build_resource, host_attributes
 
 
 @pytest.fixture
@@ -76,3 +76,22 @@ def test_os_release_is_found_in_its_second_place(tmp_path: Path) -> None:
 
 def test_this_host_is_detected() -> None:
     assert build_resource({})["os.type"] == "linux"
+
+
+def test_only_the_place_holds_for_other_processes_of_the_host(root: Path) -> None:
+    configured = {
+        "service.name": "edge-monitor",
+        "k8s.pod.name": "netmon-x7k2p",
+        "k8s.node.name": "node-3",
+        "k8s.cluster.name": "blue",
+        "cloud.region": "eu-west-1",
+        "deployment.environment.name": "production",
+        "team": "network",
+        "host.name": "node-3.example",
+    }
+    found = host_attributes(build_resource(configured, root))
+    assert found.keys() == {
+        *("host.name", "host.id", "host.arch", "os.type", "os.name", "os.version", "os.description"),
+        *("k8s.node.name", "k8s.cluster.name", "cloud.region", "deployment.environment.name"),
+    }
+    assert found["host.name"] == "node-3.example"

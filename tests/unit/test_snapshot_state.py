@@ -7,11 +7,18 @@ import os
 import numpy as np
 
 from otel_netmon.checkpoint import Checkpoint
+from otel_netmon.otel.attributes import encoded_resource
 from otel_netmon.otel.histograms import Distribution
 from otel_netmon.otel.points import HistogramSeries, Point, Snapshot
 from otel_netmon.otel.snapshot_state import restored_snapshot, snapshot_state
 
 NOW = 1_700_000_000_000_000_000
+
+
+PROCESSES = [
+    Point({"server.port": port}, port, NOW - 5, encoded_resource({"process.pid": pid}))
+    for pid, port in [(7, 443), (8, 443), (7, 80)]
+]
 
 
 def test_numbers_and_distributions_come_back() -> None:
@@ -26,6 +33,7 @@ def test_numbers_and_distributions_come_back() -> None:
             ],
             "netmon.coverage": [Point({"network.interface.name": "\udcff\n"}, 0.5, NOW - 5)],
             "netmon.series.limit": [],
+            "netmon.flow.packets": [Point({}, 1, NOW - 5), *PROCESSES],
             **durations.points(),
         },
     )
@@ -43,6 +51,9 @@ def test_numbers_and_distributions_come_back() -> None:
     numbers = again.points["netmon.flow.io"]
     assert not isinstance(numbers, HistogramSeries)
     assert list(numbers) == snapshot.points["netmon.flow.io"]
+    processes = again.points["netmon.flow.packets"]
+    assert not isinstance(processes, HistogramSeries)
+    assert list(processes) == [Point({}, 1, NOW - 5), *PROCESSES]
     before, after = snapshot.points["netmon.pipeline.cycle.duration"], again.points["netmon.pipeline.cycle.duration"]
     assert isinstance(before, HistogramSeries)
     assert isinstance(after, HistogramSeries)

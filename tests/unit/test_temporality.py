@@ -67,6 +67,15 @@ def test_series_are_found_again_in_any_order() -> None:
     assert ended(match((), before), len(before)).tolist() == [0, 1, 2]
 
 
+def test_series_of_another_resource_are_others() -> None:
+    def of(*resources: str) -> list[AttributeSet]:
+        return [AttributeSet(each.encoded, encode({"r": r}, Tag.RESOURCE)) for each in named("a") for r in resources]
+
+    now, before = [*named("a"), *of("x", "y")], [*of("y", "z"), *named("a")]
+    assert match(now, before).tolist() == [2, -1, 0]
+    assert ended(match(now, before), len(before)).tolist() == [1]
+
+
 @pytest.mark.parametrize("kind", [np.int64, np.uint64])
 def test_a_counter_tells_what_it_gained(kind: type) -> None:
     starts = {"goes on": 1_000, "new": 2_500, "old but new here": 500}
