@@ -1,8 +1,8 @@
 """The catalogue: every metric and attribute this agent exports, defined once.
 
 Exporters, ``docs/metrics.md`` and the drift tests come from here. Names, units and kinds with the source ``semconv`` are those of
-the OpenTelemetry semantic conventions at ``SCHEMA_URL``; ``otelcol`` marks the names of the OpenTelemetry Collector's own
-telemetry; ``otel`` the OpenTelemetry specification; ``netmon`` our own. ``python -m otel_netmon.otel.catalogue`` prints the page.
+the OpenTelemetry semantic conventions at ``SCHEMA_URL``; ``proposed`` are those of their open proposals; ``otelcol`` marks the names
+of the OpenTelemetry Collector's own telemetry; ``otel`` the OpenTelemetry specification; ``netmon`` our own. ``python -m otel_netmon.otel.catalogue`` prints the page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 SCOPE_NAME = "otel_netmon"
 """Instrumentation scope of all metrics."""
 
-Source = Literal["semconv", "otel", "otelcol", "netmon"]
+Source = Literal["semconv", "proposed", "otel", "otelcol", "netmon"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,23 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             (True,),
             "otel",
         ),
+        "network.connection.state": Attribute(
+            "State of the connection, RFC 9293, 3.3.2.", str, ("established", "time_wait", "listen"), "semconv"
+        ),
+        "network.tcp.handshake.role": Attribute(
+            "Which end of the connection the local process is, by who opened it; `unknown` for one that is older than the agent.",
+            str,
+            ("client", "server", "unknown"),
+            "proposed",
+        ),
+        "network.tcp.retransmit.type": Attribute(
+            "Why the segment was sent again. Beside the values of the proposal: `syn`, `syn_ack`, and `other` where it cannot be told.",
+            str,
+            ("fast", "timeout", "tail_loss_probe", "syn", "syn_ack", "other"),
+            "proposed",
+        ),
         "netmon.network.namespace": Attribute(
-            "Network namespace of the interface. Left out for the agent's own.",
+            "Network namespace. Left out for the agent's own.",
             str,
             ("blue", "/proc/4242/ns/net"),
             "netmon",
@@ -133,7 +148,10 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "Why. Left out where there is nothing to explain.", str, ("superseded", "connection"), "netmon"
         ),
         "netmon.signal": Attribute(
-            "Kind of the items.", str, ("packets", "dns_messages", "metric_points", "spans", "log_records"), "netmon"
+            "Kind of the items.",
+            str,
+            ("packets", "dns_messages", "connections", "metric_points", "spans", "log_records"),
+            "netmon",
         ),
         "netmon.destination": Attribute(
             "Receiver of OTLP: `default`, or its name in otlp.destinations.", str, ("default", "backup"), "netmon"
@@ -176,10 +194,26 @@ _FLOW = (
     "otel.metric.overflow",
 )
 DNS_LOOKUP_DURATION = "dns.lookup.duration"
+_CONNECTION = ("network.tcp.handshake.role", "server.address", "server.port", "otel.metric.overflow")
 _RECEIVER = ("receiver", "transport")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bounds that the semantic conventions advise for durations."""
 
+_HANDSHAKE_SECONDS = (
+    0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 127.0,
+)  # fmt: skip
+"""From 1 s on the times at which Linux sends a SYN again: each bucket has those that needed so many."""
+
+_CONNECTION_SECONDS = (
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0,
+)  # fmt: skip
+_RTT_SECONDS = tuple(2.0**exponent for exponent in range(-15, 3))
+"""Powers of two, as the kernel program counts them: nothing between two of them is known."""
+
+_CONNECTIONS_OF = (
+    "The busiest ends have series of their own, all others are in the point with otel.metric.overflow, exactly."
+)
+_SAMPLED_RTT = "smoothed round-trip times of the kernel, one for each acknowledgement that it measured, over the whole life of the connections"
 _COUNTED = (
     "as the interface counts them: on a physical interface wire segments after unfolding GSO and GRO, on a virtual one what "
     "the stack hands over, a super-packet once"
@@ -307,6 +341,71 @@ def _metrics() -> Iterable[Metric]:
         "netmon.dns.search.lookups", "{lookup}", "histogram", float,
         "Lookups that one name cost because of the search list of its client (resolv.conf(5), ndots).",
         (), bounds=(1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0),
+    )  # fmt: skip
+    yield Metric(
+        "system.network.connection.count", "{connection}", "updowncounter", int,
+        "Connections by state, of the network namespaces that are observed, as sock_diag tells them, and between two of its answers "
+        "as the socket hooks do.",
+        ("network.connection.state", "network.transport", "netmon.network.namespace"), "semconv",
+    )  # fmt: skip
+    yield Metric(
+        "netmon.connection.drift", "{connection}", "gauge", int,
+        "What the socket hooks told of the connections in a state, less what sock_diag told at the last comparison.",
+        ("network.connection.state", "network.transport", "netmon.network.namespace"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.connection.untracked", "{connection}", "counter", int,
+        "Connections that had no place in the kernel's table: they are in no other metric of connections but those of bytes and packets.",
+        ("network.transport", "network.tcp.handshake.role"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tcp.handshake.duration", "s", "histogram", float,
+        "Time from the first SYN of a local process to the end of the handshake, or from the SYN of a peer; with error.type the time "
+        f"until a connect failed: `refused`, `reset`, `timed_out`, `host_unreachable`, `net_unreachable`. {_CONNECTIONS_OF}",
+        (*_CONNECTION, "error.type"), bounds=_HANDSHAKE_SECONDS,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tcp.connection.duration", "s", "histogram", float,
+        f"Time from the end of the handshake to the end of the connection, told when it ends. {_CONNECTIONS_OF}",
+        _CONNECTION, bounds=_CONNECTION_SECONDS,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tcp.rtt", "s", "histogram", float,
+        f"Round-trip times: {_SAMPLED_RTT}. Counted by powers of two. {_CONNECTIONS_OF}",
+        _CONNECTION, bounds=_RTT_SECONDS,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tcp.retransmits", "{packet}", "counter", int,
+        f"Segments that the local end sent again. {_CONNECTIONS_OF}",
+        (*_CONNECTION, "network.tcp.retransmit.type"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tcp.resets", "{packet}", "counter", int,
+        f"Segments with RST of connections that were established, by who sent them: `transmit` the local end. {_CONNECTIONS_OF}",
+        (*_CONNECTION, "network.io.direction"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tcp.zero_windows", "{packet}", "counter", int,
+        "Segments that close the window: `transmit` where the local process does not read, `receive` where the peer does not. "
+        f"{_CONNECTIONS_OF}",
+        (*_CONNECTION, "network.io.direction"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tcp.out_of_order", "{packet}", "counter", int,
+        f"Segments received that leave a gap before them. {_CONNECTIONS_OF}",
+        _CONNECTION,
+    )  # fmt: skip
+    yield Metric(
+        "process.network.io", "By", "counter", int,
+        "Payload bytes of TCP and UDP that the process received and transmitted. The resource is the process; what belongs to no "
+        "process that is told is in the point with otel.metric.overflow, exactly.",
+        ("network.io.direction", "network.transport", "otel.metric.overflow"), "semconv",
+    )  # fmt: skip
+    yield Metric(
+        "container.network.io", "By", "counter", int,
+        "Payload bytes of TCP and UDP that the processes of the container received and transmitted. The resource is the container; "
+        "what belongs to no container that is told is in the point with otel.metric.overflow, exactly.",
+        ("network.io.direction", "network.transport", "otel.metric.overflow"), "semconv",
     )  # fmt: skip
     yield Metric(
         "netmon.coverage", "1", "gauge", float,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otel_netmon.otel.attributes import AttributeSet
-from otel_netmon.otel.catalogue import ATTRIBUTES, CATALOGUE
+from otel_netmon.otel.catalogue import ATTRIBUTES, CATALOGUE, Metric
 from otel_netmon.otel.points import Point, Points, Snapshot
 from support.distributions import histogram_series
 
@@ -30,9 +30,16 @@ def every_metric() -> Snapshot:
                 Point(each, metric.value_type(value), START)
                 for value, each in enumerate(attributes, start=1000 * number)
             ),
-            *([Point(OVERFLOW, 2**53 + 1, START)] if "otel.metric.overflow" in metric.attributes else []),
+            *([Point(rest, 2**53 + 1, START)] if (rest := _rest(metric)) else []),
         ]
     return Snapshot(END, points)
+
+
+def _rest(metric: Metric) -> dict[str, str | int | float | bool]:
+    """The attributes of the metric's overflow point; none where it has no such point."""
+    if "otel.metric.overflow" not in metric.attributes:
+        return {}
+    return {key: value for key, value in OVERFLOW.items() if key in metric.attributes}
 
 
 def flows(count: int, *, time_unix_nano: int = END) -> Snapshot:

@@ -70,6 +70,7 @@ def test_attributes_are_conventional_exactly_where_they_say_so() -> None:
     for key, attribute in ATTRIBUTES.items():
         assert (key in conventional) == (attribute.source == "semconv"), key
         assert (key.startswith("netmon.")) == (attribute.source == "netmon"), key
+        assert attribute.source != "proposed" or key.startswith("network.tcp."), key
 
 
 def test_directions_are_the_conventional_ones() -> None:
@@ -84,7 +85,11 @@ def test_every_metric_is_complete(metric: catalogue.Metric) -> None:
     assert set(metric.attributes) <= ATTRIBUTES.keys()
     assert len(set(metric.attributes)) == len(metric.attributes)
     assert re.fullmatch(r"[a-z][a-z0-9_.]*", metric.name)
-    prefixes = {"semconv": ("system.", "dns.", "otel.sdk."), "netmon": ("netmon.",), "otelcol": ("otelcol_",)}
+    prefixes = {
+        "semconv": ("system.", "process.", "container.", "dns.", "otel.sdk."),
+        "netmon": ("netmon.",),
+        "otelcol": ("otelcol_",),
+    }
     assert metric.name.startswith(prefixes[metric.source])
     assert bool(metric.bounds) == (metric.kind == "histogram")
     assert metric.prometheus_only == (metric.source == "otelcol")
@@ -104,7 +109,11 @@ def test_no_two_metrics_share_a_prometheus_name() -> None:
 
 
 def test_byte_metrics_say_which_bytes() -> None:
-    assert all("ayer-2 bytes" in metric.description for metric in CATALOGUE.values() if metric.unit == "By")
+    assert all(
+        re.search("ayer-2 bytes|ayload bytes", metric.description)
+        for metric in CATALOGUE.values()
+        if metric.unit == "By"
+    )
     wire = [f"netmon.{family}.{what}" for family in ("protocol", "flow") for what in ("io", "packets")]
     assert all("wire segments after unfolding GSO and GRO" in CATALOGUE[name].description for name in wire)
 

@@ -88,11 +88,13 @@ def test_openmetrics_families_have_type_unit_and_help() -> None:
     assert families == {}
 
 
-def test_promtool_has_nothing_to_say() -> None:
+def test_promtool_has_nothing_to_say_but_of_a_name_that_is_conventional() -> None:
     check = subprocess.run(
         ["promtool", "check", "metrics"], input=page(whole_catalogue()), capture_output=True, text=True, check=False
     )
-    assert (check.returncode, check.stdout, check.stderr) == (0, "", "")
+    name = CATALOGUE["system.network.connection.count"].prometheus_name
+    told = f'{name} non-histogram and non-summary metrics should not have "_count" suffix\n'
+    assert (check.returncode, check.stdout, check.stderr) == (3, "", told)
 
 
 def test_promtool_is_a_check_that_can_fail() -> None:
