@@ -175,7 +175,8 @@ def nearest(name: str, candidates: Iterable[str]) -> str | None:
 def suggest(name: str) -> str:
     """For a dotted name that is not in the model: the end of an error message that helps to find the right one, or nothing.
 
-    Looked for in this order: a similar name in the same section, the same name in another section, a similar dotted name.
+    Looked for in this order: a similar name in the same section, the same name in another section, a similar dotted name,
+    first of those that begin alike.
     """
     place = _in_group(name)
     if place is not None:
@@ -195,7 +196,12 @@ def suggest(name: str) -> str:
     similar = nearest(last, [item.rpartition(".")[2] for item in siblings])
     if similar is not None:
         return f"; did you mean {parent}.{similar}?" if parent else f"; did you mean {similar}?"
-    elsewhere = next((item for item in known if item.rpartition(".")[2] == last), None) or nearest(name, KEYS)
+    near = [key for key in KEYS if key.partition(".")[0] == name.partition(".")[0]]
+    elsewhere = (
+        next((item for item in known if item.rpartition(".")[2] == last), None)
+        or nearest(name, near)
+        or nearest(name, KEYS)
+    )
     if elsewhere is not None:
         return f"; did you mean {elsewhere}?"
     return f"; {parent} has {', '.join(item.rpartition('.')[2] for item in siblings)}" if parent and siblings else ""

@@ -19,7 +19,9 @@ from otel_netmon.config.section import Section
 __all__ = [
     "SIGNALS",
     "Config",
+    "ConnectionsProbe",
     "Destination",
+    "DnsProbe",
     "Export",
     "Flows",
     "FlowsProbe",
@@ -169,6 +171,68 @@ class DnsProbe(Section, frozen=True):
     ] = 1 << 20
 
 
+class ConnectionsProbe(Section, frozen=True):
+    """The socket hooks of cgroup v2: connections and UDP sockets of local processes, in every network namespace."""
+
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="Follow TCP connections and UDP sockets of local processes, with their process and container."
+        ),
+    ] = True
+    cgroup: Annotated[
+        str | None,
+        Meta(
+            description="Folder of cgroup v2 whose processes are followed, for example a pod's. null: the root of the hierarchy, "
+            "wherever it is mounted.",
+            extra={"check": checks.absolute_path},
+        ),
+    ] = None
+    table_entries: Annotated[
+        int,
+        Meta(
+            description="Connections and UDP sockets the kernel table holds. When it is full, further ones are counted without "
+            "detail; totals stay exact.",
+            ge=1,
+            le=1 << 20,
+        ),
+    ] = 65536
+    ring_bytes: Annotated[
+        int,
+        Meta(
+            description="Memory between kernel and agent for connections that have ended; a power of two.",
+            ge=1 << 16,
+            le=1 << 28,
+            extra={"check": checks.power_of_two},
+        ),
+    ] = 1 << 21
+    compare_seconds: Annotated[
+        float,
+        Meta(
+            description="The counts by state are compared with sock_diag at least so often, and then begin anew from it. They are "
+            "more often as long as that takes less than a hundredth of the time.",
+            ge=1.0,
+            le=86400.0,
+        ),
+    ] = 60.0
+    reset_burst_per_second: Annotated[
+        float,
+        Meta(
+            description="From so many resets a second on, of one server in one cycle, an event is told. 0: never.",
+            ge=0.0,
+            le=1e9,
+        ),
+    ] = 10.0
+    connect_failures_per_second: Annotated[
+        float,
+        Meta(
+            description="From so many failed connects a second on, to one server in one cycle, an event is told. 0: never.",
+            ge=0.0,
+            le=1e9,
+        ),
+    ] = 1.0
+
+
 class InterfacesProbe(Section, frozen=True):
     """The reader of the kernel's own interface counters."""
 
@@ -184,6 +248,7 @@ class Probes(Section, frozen=True):
     xdp: XdpProbe = XdpProbe()
     interfaces: InterfacesProbe = InterfacesProbe()
     dns: DnsProbe = DnsProbe()
+    connections: ConnectionsProbe = ConnectionsProbe()
 
 
 class Flows(Section, frozen=True):
