@@ -12,7 +12,7 @@
 #include <linux/types.h>
 #endif
 
-#define NETMON_ABI_VERSION 2
+#define NETMON_ABI_VERSION 3
 
 /* hook_totals is indexed by ((ifindex + namespace * STRIDE) % SLOTS) * 2 + direction */
 #define NETMON_HOOK_SLOTS 1024
@@ -236,6 +236,183 @@ struct netmon_query {
 	__u16 question_length;
 	__u32 reserved;	    /* 0 */
 	__u8 question[264]; /* name, type, class as on the wire; behind question_length is nothing */
+};
+
+/* Who opened: told by the socket hooks, never by a port. */
+enum netmon_role {
+	NETMON_ROLE_UNKNOWN = 0,  /* it was there before the programs were */
+	NETMON_ROLE_CLIENT = 1,	  /* TCP: called connect(); UDP: its first datagram was sent */
+	NETMON_ROLE_SERVER = 2,	  /* TCP: was accepted; UDP: its first datagram was received */
+	NETMON_ROLE_LISTENER = 3, /* a socket in LISTEN: no connection, but a state that is counted */
+	NETMON_ROLE_NUMBER = 4,
+};
+
+/* How sure tgid, pid, comm and cgroup are. */
+enum netmon_who {
+	NETMON_WHO_NOBODY = 0,	 /* not known: all are 0 */
+	NETMON_WHO_LISTENER = 1, /* of an accepted connection: the process that called listen() */
+	NETMON_WHO_CLOSER = 2,	 /* of an accepted connection: the process that closed it */
+	NETMON_WHO_OPENER = 3,	 /* the process that called connect(), accept(), listen(), or made the UDP socket */
+};
+
+/* How a TCP connection ended. From REFUSED on it was never established. */
+enum netmon_ending {
+	NETMON_ENDING_NONE = 0,		     /* it lives */
+	NETMON_ENDING_FIN_LOCAL = 1,	     /* orderly, the local side closed first (or both at once) */
+	NETMON_ENDING_FIN_REMOTE = 2,	     /* orderly, the remote side closed first */
+	NETMON_ENDING_RESET_LOCAL = 3,	     /* this side sent RST */
+	NETMON_ENDING_RESET_REMOTE = 4,	     /* the other side sent RST */
+	NETMON_ENDING_TIMED_OUT = 5,	     /* established, and then no answer any more */
+	NETMON_ENDING_UNKNOWN = 6,	     /* established, and closed by the kernel for a reason that no hook shows */
+	NETMON_ENDING_REFUSED = 7,	     /* RST, or ICMP port unreachable, answered the SYN */
+	NETMON_ENDING_CONNECT_TIMED_OUT = 8, /* nothing answered the SYN */
+	NETMON_ENDING_HOST_UNREACHABLE = 9,  /* by ICMP, see icmp_type and icmp_code */
+	NETMON_ENDING_NET_UNREACHABLE = 10,  /* likewise */
+	NETMON_ENDING_NOT_SENT = 11,  /* connect() failed before there was a SYN: no route, no free port, a policy */
+	NETMON_ENDING_ABANDONED = 12, /* the process closed the socket before the SYN was answered */
+	NETMON_ENDING_CONNECT_UNKNOWN = 13, /* the kernel gave the attempt up for a reason that no hook shows */
+	NETMON_ENDING_NUMBER = 14,
+};
+
+/* Why a segment was sent again; the index of netmon_connection.retransmits. */
+enum netmon_retransmit {
+	NETMON_RETRANSMIT_FAST = 0,	 /* acknowledgements told that it was lost */
+	NETMON_RETRANSMIT_TIMEOUT = 1,	 /* the retransmission timer, and all that is sent again because of it */
+	NETMON_RETRANSMIT_TAIL_LOSS = 2, /* a tail loss probe (RFC 8985) */
+	NETMON_RETRANSMIT_SYN = 3,
+	NETMON_RETRANSMIT_SYN_ACK = 4, /* of connections that were established in the end */
+	NETMON_RETRANSMIT_OTHER = 5,
+	NETMON_RETRANSMIT_NUMBER = 6,
+};
+
+/* netmon_connection.flags and netmon_udp.flags */
+#define NETMON_CONNECTION_ENDED 1	   /* the ring had no place: the reader takes the row and deletes it */
+#define NETMON_CONNECTION_ADOPTED 2	   /* it was there before the programs were: begin and role are not known */
+#define NETMON_CONNECTION_RELEASED 4	   /* the last descriptor of the socket was closed */
+#define NETMON_CONNECTION_RESET_RECEIVED 8 /* a segment with RST came */
+#define NETMON_CONNECTION_RESET_SENT 16	   /* a segment with RST was sent */
+#define NETMON_CONNECTION_FIN_RECEIVED 32  /* the other side has closed */
+#define NETMON_CONNECTION_FIN_SENT 64	   /* this side has closed */
+#define NETMON_CONNECTION_FIN_ACKED 128	   /* ... and the other side knows */
+#define NETMON_CONNECTION_EXPIRED 256	   /* the retransmission timer gave up */
+#define NETMON_CONNECTION_SENT 512	   /* the SYN was sent */
+#define NETMON_CONNECTION_RECOVERS 1024	   /* recovery_point is set: a timeout is being recovered from */
+#define NETMON_CONNECTION_RECEIVED 2048	   /* next_sequence is set */
+
+/* RTT buckets: 0 is below 2^-15 s (30.5 us), i is from 2^(i-16) s to below 2^(i-15) s, the last from 2^-1 s on. */
+#define NETMON_RTT_BUCKETS 16
+
+/*
+ * A TCP socket: the row of connection_stats, by its cookie, and the record of the ring buffer connections when it has
+ * ended. All counts are cumulative over its life. Times are CLOCK_MONOTONIC. A row whose state is 0 is being made.
+ */
+struct netmon_connection {
+	__u64 cookie;	/* of the socket (SO_COOKIE, idiag_cookie) */
+	__u64 netns;	/* cookie of its network namespace (SO_NETNS_COOKIE), 0 where the kernel does not tell it */
+	__u64 cgroup;	/* cgroup v2 id of the process, see who */
+	__u64 begin_ns; /* connect(), the SYN that came, listen(); of an adopted one when it was adopted */
+	__u64 established_ns; /* 0: never, or not seen */
+	__u64 end_ns;	      /* 0: it lives */
+	__u64 handshake_ns;   /* client: SYN to SYN-ACK; server: SYN to the ACK of its SYN-ACK; 0: not known */
+	__u64 bytes_received; /* payload that came in order, each octet once */
+	__u64 bytes_sent;     /* payload that was acknowledged, each octet once */
+	__u64 rtt_sum_us;     /* of the smoothed RTT, taken once a round trip while data flows */
+	__u32 local[4];
+	__u32 remote[4];
+	__u32 tgid;		 /* process, see who */
+	__u32 pid;		 /* its thread that made the call */
+	__u32 closer_tgid;	 /* the process that closed the last descriptor, 0: not closed yet */
+	__u32 segments_received; /* all segments; these four wrap */
+	__u32 segments_sent;	 /* retransmits included */
+	__u32 data_received;	 /* segments with payload */
+	__u32 data_sent;	 /* likewise, retransmits included */
+	__u32 rtt_count;	 /* samples in rtt_sum_us and rtt_buckets */
+	__u32 rtt_us;		 /* the last sample */
+	__u32 rtt_min_us;	 /* 0 without a sample */
+	__u32 rtt_max_us;
+	__u32 retransmits[6]; /* segments, by enum netmon_retransmit; the sum is the kernel's own count */
+	__u32 timeouts;	      /* times the retransmission timer ran out */
+	__u32 zero_windows_received; /* segments without SYN, FIN, RST that advertised no window: the other side reads too slowly */
+	__u32 zero_windows_sent; /* likewise: this side reads too slowly */
+	__u32 out_of_order;	 /* segments with payload that came before one that precedes them */
+	__u32 rtt_buckets[16];
+	__u32 recovery_point; /* for the programs: sequence number up to which a timeout is recovered from */
+	__u32 next_sequence;  /* for the programs: what is expected next of the other side */
+	__u32 acked_before;   /* for the programs: octets of sequence space acknowledged that were no payload */
+	__u16 local_port;
+	__u16 remote_port;
+	__u16 flags;	     /* NETMON_CONNECTION_* */
+	__u8 role;	     /* enum netmon_role */
+	__u8 state;	     /* BPF_TCP_* = TCP_* of the kernel: ESTABLISHED 1 ... CLOSE 7 ... */
+	__u8 previous_state; /* the state before this one; of an ended one: the state that was left for CLOSE */
+	__u8 ending;	     /* enum netmon_ending */
+	__u8 who;	     /* enum netmon_who */
+	__u8 icmp_type;	     /* of the ICMP or ICMPv6 error that ended the attempt, 0: none */
+	__u8 icmp_code;
+	__u8 family; /* of the socket: AF_INET 2, AF_INET6 10 (that may speak IPv4: see the addresses) */
+	__u8 reserved[2];
+	__u8 comm[16];
+};
+
+/*
+ * A UDP socket: the row of udp_stats, by its cookie, and the record of the ring buffer udp_records when it was closed.
+ * A socket has one peer most of the time: remote is the first. With whom else it talks is in flow_table; how much, here.
+ */
+struct netmon_udp {
+	__u64 cookie;
+	__u64 netns;
+	__u64 cgroup;
+	__u64 begin_ns;	      /* when the socket was made; of an adopted one its first datagram since */
+	__u64 end_ns;	      /* 0: it lives */
+	__u64 bytes_received; /* payload, from and to remote */
+	__u64 bytes_sent;
+	__u64 packets_received; /* datagrams; of a super-packet each of them */
+	__u64 packets_sent;
+	__u64 other_bytes_received; /* from and to everybody else */
+	__u64 other_bytes_sent;
+	__u64 other_packets_received;
+	__u64 other_packets_sent;
+	__u32 local[4];
+	__u32 remote[4];
+	__u32 tgid;
+	__u32 pid;
+	__u16 local_port;
+	__u16 remote_port;
+	__u16 flags; /* NETMON_CONNECTION_* */
+	__u8 role;   /* enum netmon_role: by the first datagram */
+	__u8 who;    /* enum netmon_who */
+	__u8 comm[16];
+};
+
+/*
+ * An entry of connection_totals (a per-CPU array): what had no place in a table.
+ * Index role * NETMON_ENDING_NUMBER + ending, of TCP: with ENDING_NONE connections that were established, by role; with any
+ * other ending connections that ended so, their role UNKNOWN but for those that were never established (CLIENT).
+ * Behind them, NETMON_TOTALS_UDP: datagrams of sockets without a row.
+ */
+#define NETMON_TOTALS_UDP 56
+#define NETMON_TOTALS_NUMBER 57
+struct netmon_connection_totals {
+	__u64 connections;    /* UDP: 0 */
+	__u64 bytes_received; /* as in netmon_connection and netmon_udp; with ENDING_NONE 0 */
+	__u64 bytes_sent;
+	__u64 packets_received; /* TCP: segments with payload */
+	__u64 packets_sent;
+	__u64 retransmits;
+};
+
+/* What became of connections; the index of connection_counts (a per-CPU array of __u64). */
+enum netmon_connections {
+	NETMON_CONNECTIONS_OPENED = 0,	     /* rows made in connection_stats */
+	NETMON_CONNECTIONS_NO_PLACE = 1,     /* connections without a row: connection_totals has what they were */
+	NETMON_CONNECTIONS_RECORDS = 2,	     /* rows that ended and went into the ring */
+	NETMON_CONNECTIONS_RING_FULL = 3,    /* rows that ended and stayed, marked, since the ring was full */
+	NETMON_CONNECTIONS_UDP_OPENED = 4,   /* likewise, of UDP */
+	NETMON_CONNECTIONS_UDP_NO_PLACE = 5, /* datagrams of sockets without a row */
+	NETMON_CONNECTIONS_UDP_RECORDS = 6,
+	NETMON_CONNECTIONS_UDP_RING_FULL = 7,
+	NETMON_CONNECTIONS_UDP_UNUSED = 8, /* rows of sockets that were closed without a datagram: no record */
+	NETMON_CONNECTIONS_NUMBER = 9,
 };
 
 #endif

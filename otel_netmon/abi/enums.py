@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 HOOK_SLOTS = 1024
 HOOK_NAMESPACE_STRIDE = 331
@@ -28,6 +28,10 @@ PORT_FILTER_BITS = 512
 PORTS_SIZE = PORT_FILTER_BITS // 8 + 65536
 MESSAGE_BYTES_MAX = 4096
 QUESTION_BYTES_MAX = 259
+
+RTT_BUCKETS = 16
+TOTALS_UDP = 56
+TOTALS_NUMBER = 57
 
 
 class Direction(IntEnum):
@@ -99,6 +103,106 @@ class MessageCount(IntEnum):
     NOT_DNS_HEADER = 11
     NOT_DNS_QUESTION = 12
     NUMBER = 13
+
+
+class Role(IntEnum):
+    """Who opened a connection or conversation, told by the socket hooks, never by a port."""
+
+    UNKNOWN = 0
+    CLIENT = 1
+    SERVER = 2
+    LISTENER = 3
+    NUMBER = 4
+
+
+class Who(IntEnum):
+    """How sure the process of a connection is."""
+
+    NOBODY = 0
+    LISTENER = 1
+    CLOSER = 2
+    OPENER = 3
+
+
+class Ending(IntEnum):
+    """How a TCP connection ended; from REFUSED on it was never established."""
+
+    NONE = 0
+    FIN_LOCAL = 1
+    FIN_REMOTE = 2
+    RESET_LOCAL = 3
+    RESET_REMOTE = 4
+    TIMED_OUT = 5
+    UNKNOWN = 6
+    REFUSED = 7
+    CONNECT_TIMED_OUT = 8
+    HOST_UNREACHABLE = 9
+    NET_UNREACHABLE = 10
+    NOT_SENT = 11
+    ABANDONED = 12
+    CONNECT_UNKNOWN = 13
+    NUMBER = 14
+
+
+class Retransmit(IntEnum):
+    """Why a segment was sent again: the index of a connection's retransmits."""
+
+    FAST = 0
+    TIMEOUT = 1
+    TAIL_LOSS = 2
+    SYN = 3
+    SYN_ACK = 4
+    OTHER = 5
+    NUMBER = 6
+
+
+class ConnectionFlags(IntFlag):
+    """What the programs noted about a connection; ENDED and ADOPTED are for the reader."""
+
+    ENDED = 1
+    ADOPTED = 2
+    RELEASED = 4
+    RESET_RECEIVED = 8
+    RESET_SENT = 16
+    FIN_RECEIVED = 32
+    FIN_SENT = 64
+    FIN_ACKED = 128
+    EXPIRED = 256
+    SENT = 512
+    RECOVERS = 1024
+    RECEIVED = 2048
+
+
+class ConnectionCount(IntEnum):
+    """Index of connection_counts: what became of connections and UDP sockets."""
+
+    OPENED = 0
+    NO_PLACE = 1
+    RECORDS = 2
+    RING_FULL = 3
+    UDP_OPENED = 4
+    UDP_NO_PLACE = 5
+    UDP_RECORDS = 6
+    UDP_RING_FULL = 7
+    UDP_UNUSED = 8
+    NUMBER = 9
+
+
+class TcpState(IntEnum):
+    """States of a TCP socket as the kernel numbers them (BPF_TCP_* in include/uapi/linux/bpf.h)."""
+
+    ESTABLISHED = 1
+    SYN_SENT = 2
+    SYN_RECV = 3
+    FIN_WAIT1 = 4
+    FIN_WAIT2 = 5
+    TIME_WAIT = 6
+    CLOSE = 7
+    CLOSE_WAIT = 8
+    LAST_ACK = 9
+    LISTEN = 10
+    CLOSING = 11
+    NEW_SYN_RECV = 12
 
 
 class TcpFlags(IntFlag):

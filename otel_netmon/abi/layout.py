@@ -134,3 +134,98 @@ QUERY = np.dtype(
     ]
 )
 """struct netmon_query: 304 bytes; an open query. question holds question_length bytes: name, type, class as on the wire."""
+
+CONNECTION = np.dtype(
+    [
+        ("cookie", "<u8"),
+        ("netns", "<u8"),
+        ("cgroup", "<u8"),
+        ("begin_ns", "<u8"),
+        ("established_ns", "<u8"),
+        ("end_ns", "<u8"),
+        ("handshake_ns", "<u8"),
+        ("bytes_received", "<u8"),
+        ("bytes_sent", "<u8"),
+        ("rtt_sum_us", "<u8"),
+        ("local", "u1", 16),
+        ("remote", "u1", 16),
+        ("tgid", "<u4"),
+        ("pid", "<u4"),
+        ("closer_tgid", "<u4"),
+        ("segments_received", "<u4"),
+        ("segments_sent", "<u4"),
+        ("data_received", "<u4"),
+        ("data_sent", "<u4"),
+        ("rtt_count", "<u4"),
+        ("rtt_us", "<u4"),
+        ("rtt_min_us", "<u4"),
+        ("rtt_max_us", "<u4"),
+        ("retransmits", "<u4", 6),
+        ("timeouts", "<u4"),
+        ("zero_windows_received", "<u4"),
+        ("zero_windows_sent", "<u4"),
+        ("out_of_order", "<u4"),
+        ("rtt_buckets", "<u4", 16),
+        ("recovery_point", "<u4"),
+        ("next_sequence", "<u4"),
+        ("acked_before", "<u4"),
+        ("local_port", ">u2"),
+        ("remote_port", ">u2"),
+        ("flags", "<u2"),
+        ("role", "u1"),
+        ("state", "u1"),
+        ("previous_state", "u1"),
+        ("ending", "u1"),
+        ("who", "u1"),
+        ("icmp_type", "u1"),
+        ("icmp_code", "u1"),
+        ("family", "u1"),
+        ("reserved", "u1", 2),
+        ("comm", "S16"),
+    ]
+)
+"""struct netmon_connection: 304 bytes; a row of connection_stats and a record of the ring buffer connections.
+
+The header says what each field means. comm ends at its first NUL, which numpy leaves out.
+"""
+
+UDP = np.dtype(
+    [
+        ("cookie", "<u8"),
+        ("netns", "<u8"),
+        ("cgroup", "<u8"),
+        ("begin_ns", "<u8"),
+        ("end_ns", "<u8"),
+        ("bytes_received", "<u8"),
+        ("bytes_sent", "<u8"),
+        ("packets_received", "<u8"),
+        ("packets_sent", "<u8"),
+        ("other_bytes_received", "<u8"),
+        ("other_bytes_sent", "<u8"),
+        ("other_packets_received", "<u8"),
+        ("other_packets_sent", "<u8"),
+        ("local", "u1", 16),
+        ("remote", "u1", 16),
+        ("tgid", "<u4"),
+        ("pid", "<u4"),
+        ("local_port", ">u2"),
+        ("remote_port", ">u2"),
+        ("flags", "<u2"),
+        ("role", "u1"),
+        ("who", "u1"),
+        ("comm", "S16"),
+    ]
+)
+"""struct netmon_udp: 168 bytes; a row of udp_stats and a record of the ring buffer udp_records."""
+
+CONNECTION_TOTALS = np.dtype(
+    [
+        ("connections", "<u8"),
+        ("bytes_received", "<u8"),
+        ("bytes_sent", "<u8"),
+        ("packets_received", "<u8"),
+        ("packets_sent", "<u8"),
+        ("retransmits", "<u8"),
+    ]
+)
+"""struct netmon_connection_totals: an entry of connection_totals, what had no place in a table."""

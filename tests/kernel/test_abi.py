@@ -27,6 +27,9 @@ STRUCTS = {
     "netmon_message": layout.MESSAGE,
     "netmon_query_key": layout.QUERY_KEY,
     "netmon_query": layout.QUERY,
+    "netmon_connection": layout.CONNECTION,
+    "netmon_udp": layout.UDP,
+    "netmon_connection_totals": layout.CONNECTION_TOTALS,
 }
 ENUMS: dict[str, type[IntEnum]] = {
     "": enums.Direction,
@@ -34,6 +37,11 @@ ENUMS: dict[str, type[IntEnum]] = {
     "REASON_": enums.Reason,
     "MESSAGE_": enums.MessageKind,
     "COUNT_": enums.MessageCount,
+    "ROLE_": enums.Role,
+    "WHO_": enums.Who,
+    "ENDING_": enums.Ending,
+    "RETRANSMIT_": enums.Retransmit,
+    "CONNECTIONS_": enums.ConnectionCount,
 }
 CONSTANTS = {
     "NETMON_ABI_VERSION": enums.ABI_VERSION,
@@ -50,6 +58,10 @@ CONSTANTS = {
     "NETMON_PORT_FILTER_BITS": enums.PORT_FILTER_BITS,
     "NETMON_MESSAGE_BYTES_MAX": enums.MESSAGE_BYTES_MAX,
     "NETMON_QUESTION_BYTES_MAX": enums.QUESTION_BYTES_MAX,
+    "NETMON_RTT_BUCKETS": enums.RTT_BUCKETS,
+    "NETMON_TOTALS_UDP": enums.TOTALS_UDP,
+    "NETMON_TOTALS_NUMBER": enums.TOTALS_NUMBER,
+    **{f"NETMON_CONNECTION_{flag.name}": int(flag) for flag in enums.ConnectionFlags},
 }
 KERNEL_ONLY = {
     "NETMON_ABI_H",
