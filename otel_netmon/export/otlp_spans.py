@@ -6,16 +6,18 @@ Source: opentelemetry/proto/trace/v1/trace.proto and collector/trace/v1/trace_se
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from otel_netmon.export.otlp_requests import RequestBuilder
+from otel_netmon.export.otlp_resources import Index, together
 from otel_netmon.export.otlp_wire import (
     MAX_BYTES,
     MAX_ITEMS,
     Envelope,
     Records,
-    RequestBuilder,
     chunks,
     delimited,
     text,
@@ -46,9 +48,21 @@ def span_requests(
         max_bytes: bytes of a request at most; a span that is larger goes alone.
     """
     builder = RequestBuilder(Signal.TRACES, envelope, max_items, max_bytes)
+    order = together(batch.resources)
+    if order is not None:
+        batch = _ordered(batch, order)
     for rows in chunks(len(batch)):
-        yield from builder.add(_records(batch, rows))
+        yield from builder.add(_records(batch, rows), resources=batch.resources[rows])
     yield from builder.finish()
+
+
+def _ordered(batch: SpanBatch, order: Index) -> SpanBatch:
+    places = order.tolist()
+
+    def ordered(column: Any) -> Any:
+        return column[order] if isinstance(column, np.ndarray) else [column[place] for place in places if column]
+
+    return SpanBatch(*(ordered(getattr(batch, name)) for name in SpanBatch.__dataclass_fields__))
 
 
 def _records(batch: SpanBatch, rows: slice) -> Records:

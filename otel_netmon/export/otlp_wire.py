@@ -1,4 +1,4 @@
-"""Protocol Buffers by columns, and requests cut to size.
+"""Protocol Buffers by columns, and what stands around them in a request.
 
 Messages of one repeated field are joined from parts that are encoded already and a template that ends each of them; numbers of fixed
 width are then written into the template's gaps by numpy, a column at a time. No Python code runs for a single message.
@@ -9,7 +9,8 @@ Wire format: protobuf.dev/programming-guides/encoding; field numbers: openteleme
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon import __version__
-from otel_netmon.export.requests import Request, Signal
 from otel_netmon.otel import catalogue
-from otel_netmon.otel.attributes import Tag, encode, varint
+from otel_netmon.otel.attributes import Tag, decoded, encode, encode_one, varint
+from otel_netmon.otel.resource import host_attributes
 from otel_netmon.otel.text import portable_text
 
 CHUNK = 2048
@@ -31,6 +32,11 @@ MAX_ITEMS = 8192
 
 MAX_BYTES = 3 << 20
 """A gRPC receiver takes 4 MiB by default, an HTTP receiver 20 MiB."""
+
+# Tags and fields of all data points.
+POINTS = 0x0A
+START = b"\x11" + bytes(8)
+TIME = struct.Struct("<BQ")
 
 Buffer = bytes | memoryview
 Rows = npt.NDArray[np.int64] | npt.NDArray[np.bool_] | slice
@@ -149,30 +155,55 @@ class Records:
 
 
 class Envelope:
-    """What stands around the items of every request: the resource and the instrumentation scope, encoded once.
+    """What stands around the items of every request: their resource and the instrumentation scope.
+
+    A resource other than the agent's own has, beside its attributes, those of the agent's that say where both run; its own win.
 
     Args:
         resource: the agent's resource.
     """
 
-    __slots__ = ("_resource", "_schema", "_scope", "overhead")
+    __slots__ = ("_host", "_host_keys", "_own", "_schema", "_scope")
 
     def __init__(self, resource: Mapping[str, str]) -> None:
-        self._resource = delimited(0x0A, encode(resource, Tag.RESOURCE))
+        self._own = delimited(0x0A, encode(resource, Tag.RESOURCE))
+        self._host = {key: encode_one(key, value, Tag.RESOURCE) for key, value in host_attributes(resource).items()}
+        self._host_keys = [delimited(0x0A, key.encode()) for key in self._host]
         self._scope = delimited(0x0A, text(0x0A, catalogue.SCOPE_NAME) + text(0x12, __version__))
         self._schema = text(0x1A, catalogue.SCHEMA_URL)
-        self.overhead = len(self._resource) + len(self._scope) + 2 * (len(self._schema) + _HEAD)
 
-    def around(self, contents: list[Buffer], length: int) -> bytes:
-        """The body of a request with these fields of ScopeMetrics, ScopeSpans or ScopeLogs, ``length`` bytes in all.
+    def resource(self, encoded: bytes) -> bytes:
+        """The field ``resource`` of ResourceMetrics, ResourceSpans and ResourceLogs.
+
+        Args:
+            encoded: attributes with the tag of a resource; nothing for the agent's own.
+        """
+        if not encoded:
+            return self._own
+        added: Iterable[bytes] = self._host.values()
+        if any(key in encoded for key in self._host_keys):  # as a key, or by chance within a value
+            known = decoded(encoded)
+            added = [attribute for key, attribute in self._host.items() if key not in known]
+        return delimited(0x0A, b"".join([encoded, *added]))
+
+    def overhead(self, resource: bytes) -> int:
+        """Bytes that a resource adds to a request at most, given its field."""
+        return len(resource) + len(self._scope) + 2 * (len(self._schema) + _HEAD)
+
+    def around(self, resource: bytes, contents: list[Buffer], length: int) -> list[Buffer]:
+        """A field of a request in parts, around fields of ScopeMetrics, ScopeSpans or ScopeLogs.
 
         The three have the same field numbers at this depth, and so have what holds them.
+
+        Args:
+            resource: the field ``resource``.
+            contents: what it holds, ``length`` bytes in all.
         """
         length += len(self._scope) + len(self._schema)
         scope = b"\x12" + varint(length)
-        length += len(scope) + len(self._resource) + len(self._schema)
-        begin = b"\x0a" + varint(length) + self._resource + scope + self._scope
-        return b"".join([begin, *contents, self._schema, self._schema])
+        length += len(scope) + len(resource) + len(self._schema)
+        begin = b"\x0a" + varint(length) + resource + scope + self._scope
+        return [begin, *contents, self._schema, self._schema]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,51 +232,3 @@ class Group:
         length += len(begin)
         head = b"\x12" + varint(length) + begin
         return [head, *records, self.closing], length - len(begin) + len(head)
-
-
-class RequestBuilder:
-    """Puts records into requests of at most ``max_items`` items and ``max_bytes`` bytes; a record beyond that goes alone."""
-
-    def __init__(self, signal: Signal, envelope: Envelope, max_items: int, max_bytes: int) -> None:
-        self._signal = signal
-        self._envelope = envelope
-        self._max_items = max_items
-        self._max_bytes = max_bytes - envelope.overhead
-        self._groups: list[tuple[Group | None, list[Buffer], int]] = []
-        self._items = 0
-        self._bytes = 0
-
-    def add(self, records: Records, group: Group | None = None) -> Iterator[Request]:
-        """Takes all records; gives each request that is full."""
-        while len(records):
-            opens = group is not None and (not self._groups or self._groups[-1][0] != group)
-            overhead = group.overhead if group is not None and opens else 0
-            count = records.fitting(self._max_items - self._items, self._max_bytes - self._bytes - overhead)
-            if not count:
-                if self._items:
-                    yield self._request()
-                    continue
-                count = 1
-            data = records.take(count)
-            if opens or not self._groups:
-                self._groups.append((group, [], 0))
-            _, parts, length = self._groups.pop()
-            self._groups.append((group, [*parts, data], length + len(data)))
-            self._items += count
-            self._bytes += len(data) + overhead
-
-    def finish(self) -> Iterator[Request]:
-        """Gives the last request, if anything is left."""
-        if self._items:
-            yield self._request()
-
-    def _request(self) -> Request:
-        contents: list[Buffer] = []
-        total = 0
-        for group, records, length in self._groups:
-            parts, size = (records, length) if group is None else group.around(records, length)
-            contents += parts
-            total += size
-        request = Request(self._signal, self._envelope.around(contents, total), self._items)
-        self._groups, self._items, self._bytes = [], 0, 0
-        return request

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 from opentelemetry.sdk.metrics import Exemplar as SdkExemplar
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -31,8 +32,9 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from otel_netmon import __version__
 from otel_netmon.otel import catalogue
-from otel_netmon.otel.attributes import AttributeSet, Value
+from otel_netmon.otel.attributes import AttributeSet, Value, decoded
 from otel_netmon.otel.points import Exemplar, HistogramSeries, NumberSeries, Point, Points, Snapshot, portable_text
+from otel_netmon.otel.resource import host_attributes
 
 SCOPE = InstrumentationScope(catalogue.SCOPE_NAME, __version__, catalogue.SCHEMA_URL)
 
@@ -50,14 +52,18 @@ def batches(
 ) -> Iterator[tuple[int, MetricsData]]:
     """The snapshot cut into requests of at most ``max_points`` points, built one at a time. All values are cumulative.
 
-    One request for everything would meet the 4 MiB that a gRPC receiver takes by default at some 20,000 points.
+    One request for everything would meet the 4 MiB that a gRPC receiver takes by default at some 20,000 points. Each has every
+    resource once. Resources other than the agent's have what the agent's says of their host as well.
+
+    Args:
+        resource: the agent's.
 
     Yields:
         Number of points and the data; nothing for a snapshot without points.
     """
-    sdk_resource = Resource({key: portable_text(value) for key, value in resource.items()}, catalogue.SCHEMA_URL)
+    own = {key: portable_text(value) for key, value in resource.items()}
     room = max_points
-    metrics: list[Metric] = []
+    metrics: dict[bytes, list[Metric]] = {}
     for name, points in snapshot.points.items():
         definition = catalogue.CATALOGUE[name]
         if definition.prometheus_only:
@@ -65,19 +71,40 @@ def batches(
         start = 0
         while start < len(points):
             part = points[start : start + room]
-            metrics.append(_metric(definition, part, snapshot.time_unix_nano, histograms))
+            for of, some in _by_resource(part).items():
+                metrics.setdefault(of, []).append(_metric(definition, some, snapshot.time_unix_nano, histograms))
             start += len(part)
             room -= len(part)
             if room == 0:
-                yield max_points, _wrap(metrics, sdk_resource)
-                metrics, room = [], max_points
+                yield max_points, _wrap(metrics, own)
+                metrics, room = {}, max_points
     if metrics:
-        yield max_points - room, _wrap(metrics, sdk_resource)
+        yield max_points - room, _wrap(metrics, own)
 
 
-def _wrap(metrics: list[Metric], resource: Resource) -> MetricsData:
-    scope = ScopeMetrics(scope=SCOPE, metrics=metrics, schema_url=catalogue.SCHEMA_URL)
-    return MetricsData([ResourceMetrics(resource=resource, scope_metrics=[scope], schema_url=resource.schema_url)])
+def _by_resource(points: Points) -> dict[bytes, Points]:
+    """Points by their resource, encoded."""
+    if not isinstance(points, NumberSeries | HistogramSeries):
+        some: dict[bytes, list[Point]] = {}
+        for point in points:
+            some.setdefault(point.resource, []).append(point)
+        return dict(some)
+    rows: dict[bytes, list[int]] = {}
+    for row, each in enumerate(points.attributes):
+        rows.setdefault(each.resource, []).append(row)
+    return {resource: points.at(np.array(places)) for resource, places in rows.items()}
+
+
+def _wrap(metrics: Mapping[bytes, list[Metric]], own: Mapping[str, str]) -> MetricsData:
+    host = host_attributes(own)
+    found = []
+    for encoded, some in metrics.items():
+        attributes = decoded(encoded) or dict(own)
+        missing = {key: value for key, value in host.items() if key not in attributes}
+        resource = Resource({**attributes, **missing}, catalogue.SCHEMA_URL)
+        scope = ScopeMetrics(scope=SCOPE, metrics=some, schema_url=catalogue.SCHEMA_URL)
+        found.append(ResourceMetrics(resource=resource, scope_metrics=[scope], schema_url=resource.schema_url))
+    return MetricsData(found)
 
 
 def _metric(

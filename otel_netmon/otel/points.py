@@ -74,6 +74,12 @@ class NumberSeries(Sequence[Point]):
         one = self.attributes[index]
         return Point(dict(one.items()), self.values[index].item(), int(self.start_time_unix_nano[index]), one.resource)
 
+    def at(self, rows: npt.NDArray[np.int64]) -> NumberSeries:
+        """Some series of many, in the order of ``rows``."""
+        return NumberSeries(
+            [self.attributes[row] for row in rows.tolist()], self.start_time_unix_nano[rows], self.values[rows]
+        )
+
     def __iter__(self) -> Iterator[Point]:
         for attributes, start, value in zip(
             self.attributes, self.start_time_unix_nano.tolist(), self.values.tolist(), strict=True
@@ -165,6 +171,25 @@ class HistogramSeries:
             bounds=self.bounds,
             bucket_counts=self.bucket_counts[rows],
             exemplars=self.exemplars[rows],
+        )
+
+    def at(self, rows: npt.NDArray[np.int64]) -> HistogramSeries:
+        """Some series of many, in the order of ``rows``."""
+        places = rows.tolist()
+        return HistogramSeries(
+            attributes=[self.attributes[place] for place in places],
+            start_time_unix_nano=self.start_time_unix_nano[rows],
+            count=self.count[rows],
+            sum=self.sum[rows],
+            minimum=self.minimum[rows],
+            maximum=self.maximum[rows],
+            scale=self.scale[rows],
+            offset=self.offset[rows],
+            zero_count=self.zero_count[rows],
+            buckets=self.buckets[rows],
+            bounds=self.bounds,
+            bucket_counts=self.bucket_counts[rows],
+            exemplars=[self.exemplars[place] for place in places],
         )
 
     __iter__ = None  # else Python would iterate by __getitem__(0), __getitem__(1), …

@@ -117,27 +117,7 @@ def histogram_differences(
             for exemplars, known in zip(now.exemplars, goes_on.tolist(), strict=True)
         ],
     )
-    return _chosen(differences, np.flatnonzero(count))
-
-
-def _chosen(series: HistogramSeries, rows: Index) -> HistogramSeries:
-    """Some series of many, in the order of ``rows``."""
-    chosen = rows.tolist()
-    return HistogramSeries(
-        [series.attributes[row] for row in chosen],
-        series.start_time_unix_nano[rows],
-        series.count[rows],
-        series.sum[rows],
-        series.minimum[rows],
-        series.maximum[rows],
-        series.scale[rows],
-        series.offset[rows],
-        series.zero_count[rows],
-        series.buckets[rows],
-        series.bounds,
-        series.bucket_counts[rows],
-        [series.exemplars[row] for row in chosen],
-    )
+    return differences.at(np.flatnonzero(count))
 
 
 class _Rows:

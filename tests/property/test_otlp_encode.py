@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,12 +15,13 @@ from opentelemetry.exporter.otlp.proto.common._log_encoder import encode_logs
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource as SentResource
 from opentelemetry.sdk._logs import ReadableLogRecord
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind as SdkSpanKind, Status, StatusCode as SdkStatusCode, TraceState
 
-from otel_netmon.export import otlp_metrics, otlp_wire
+from otel_netmon.export import otlp_histograms, otlp_metrics, otlp_wire
 from otel_netmon.export.otlp_logs import event_requests
 from otel_netmon.export.otlp_metrics import count_points, metric_requests
 from otel_netmon.export.otlp_spans import span_requests
@@ -51,6 +52,14 @@ TEXT = st.text(st.characters(exclude_categories=()), max_size=40) | st.sampled_f
 VALUES = TEXT | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.booleans()
 KEYS = st.sampled_from(["client.address", "server.port", "k", "x" * 200])
 ATTRIBUTES = st.dictionaries(KEYS, VALUES, max_size=4)
+RESOURCES: list[dict[str, Value]] = [
+    {},
+    {},
+    {"service.name": "nginx", "process.pid": 4711},
+    {"service.name": "nginx", "process.pid": 4712},
+    {"host.name": "a pod's own", "container.id": "f" * 64},
+    {"text": "\x0a\x09host.name", "long": "x" * 300},
+]
 TIMES = st.integers(0, 2**63 - 1)
 COUNTS = st.integers(0, 2**63 - 1)
 IDS = st.integers(1, 2**64 - 1)
@@ -58,13 +67,14 @@ TRACE_IDS = st.integers(1, 2**128 - 1)
 
 
 def attribute_sets(count: int) -> st.SearchStrategy[list[AttributeSet]]:
-    return st.lists(ATTRIBUTES.map(AttributeSet.of), min_size=count, max_size=count, unique=True)
+    one = st.builds(AttributeSet.of, ATTRIBUTES, st.sampled_from(RESOURCES))
+    return st.lists(one, min_size=count, max_size=count, unique=True)
 
 
 @st.composite
 def numbers(draw: st.DrawFn, values: st.SearchStrategy[int | float]) -> Sequence[Point]:
     sets = draw(st.integers(0, 6).flatmap(attribute_sets))
-    points = [Point(dict(each.items()), draw(values), draw(TIMES)) for each in sets]
+    points = [Point(dict(each.items()), draw(values), draw(TIMES), each.resource) for each in sets]
     if draw(st.booleans()):
         return points
     kind = draw(st.sampled_from([np.int64, np.uint64])) if all(type(point.value) is int for point in points) else None
@@ -135,8 +145,8 @@ def test_points_equal_those_of_the_stock_encoder(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(otlp_wire, "CHUNK", chunk)
-        patch.setattr(otlp_metrics, "_CELLS", 20 * chunk)
-        patch.setattr(otlp_metrics, "_VARINTS", 5 * chunk)
+        patch.setattr(otlp_metrics, "CELLS", 20 * chunk)
+        patch.setattr(otlp_histograms, "_VARINTS", 5 * chunk)
         requests = list(
             metric_requests(
                 snapshot,
@@ -150,15 +160,24 @@ def test_points_equal_those_of_the_stock_encoder(
         )
     expected = stock(snapshot, form)
     messages = [parsed(request) for request in requests]
-    assert comparable(flat(messages)) == comparable(flat([expected]))
+    assert by_resource(comparable(flat(messages))) == by_resource(comparable(flat([expected])))
     assert sum(request.items for request in requests) == count_points(snapshot)
     for request in requests:
         assert 1 <= request.items <= max_items
         assert len(request.body) <= max_bytes or request.items == 1
     if requests:
         assert frames(messages) == frames([expected])
+    assert len({one.resource for one in flat(messages)}) == len(expected.resource_metrics)
     if len(requests) == 1:
         assert canonical(messages[0]) == canonical(expected)
+
+
+def by_resource(items: Iterable[tuple[bytes, *tuple[Any, ...]]]) -> dict[bytes, list[Any]]:
+    """What follows the resource of each, in order."""
+    found = defaultdict[bytes, list[Any]](list)
+    for resource, *rest in items:
+        found[resource].append(rest)
+    return dict(found)
 
 
 # -------------------------------------------------------------------------------------------------- differences, ends
@@ -206,10 +225,22 @@ def play(world: list[list[tuple[str, list[float], int]]]) -> Any:
         yield time, dict(alive), gained, fell, {name: scales[name] for name in alive}
 
 
+SETS = [
+    AttributeSet.of({"server.port": 0}),
+    AttributeSet.of({"server.port": 0}, {"process.pid": 1}),
+    AttributeSet.of({"server.port": 1}, {"process.pid": 1}),
+]
+
+
 def name_of(sent: Sent) -> int:
-    (value,) = sent.attributes.values()
-    assert isinstance(value, int)
-    return value
+    """The place in ``SETS``."""
+    found = {pair.key: pair.value for pair in SentResource.FromString(sent.resource).attributes}
+    pid = found["process.pid"].int_value if "process.pid" in found else 0
+    (port,) = sent.attributes.values()
+    assert isinstance(port, int)
+    assert found["service.name"].string_value == RESOURCE["service.name"] if not pid else "service.name" not in found
+    assert found["host.name"].string_value == RESOURCE["host.name"]
+    return port + pid
 
 
 def send(snapshot: Snapshot, previous: Snapshot | None, temporality: Any, histograms: Any = "explicit") -> list[Sent]:
@@ -225,7 +256,7 @@ def test_counters_add_up(world: Any, temporality: Literal["delta", "cumulative",
     previous: Snapshot | None = None
     before: dict[int, int] = {}
     for time, alive, gained, _, _ in play(world):
-        sets = [AttributeSet.of({"server.port": name}) for name in alive]
+        sets = [SETS[name] for name in alive]
         starts = np.array([series.start for series in alive.values()], np.uint64)
         totals = np.array([int(4 * sum(series.values)) for series in alive.values()], np.uint64)
         snapshot = Snapshot(
@@ -234,7 +265,7 @@ def test_counters_add_up(world: Any, temporality: Literal["delta", "cumulative",
         sent = send(snapshot, previous, temporality)
         for metric, delta in ((COUNTER, temporality == "delta"), (UPDOWN, False)):
             points = [one for one in sent if one.name == metric]
-            assert [name_of(one) for one in points if not one.ended] == list(alive)
+            assert sorted(name_of(one) for one in points if not one.ended) == sorted(alive)
             for one in points:
                 name, point = name_of(one), one.point
                 assert point.time_unix_nano == time
@@ -248,7 +279,8 @@ def test_counters_add_up(world: Any, temporality: Literal["delta", "cumulative",
                 else:
                     assert point.start_time_unix_nano == alive[name].start
                     assert point.as_int == int(4 * sum(alive[name].values))
-            assert [name_of(one) for one in points if one.ended] == [name for name in before if name not in alive]
+            assert {name_of(one) for one in points if one.ended} == before.keys() - alive.keys()
+            assert len(points) == len(before.keys() | alive.keys())
         previous, before = snapshot, {name: series.start for name, series in alive.items()}
 
 
@@ -256,7 +288,7 @@ def test_counters_add_up(world: Any, temporality: Literal["delta", "cumulative",
 @settings(max_examples=200, deadline=None)
 def test_distributions_add_up(world: Any, temporality: Literal["delta", "lowmemory"], chunk: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(otlp_metrics, "_CELLS", 20 * chunk)
+        patch.setattr(otlp_metrics, "CELLS", 20 * chunk)
         check_distributions(world, temporality)
 
 
@@ -266,7 +298,7 @@ def check_distributions(world: Any, temporality: Literal["delta", "lowmemory"]) 
     before: dict[int, tuple[int, list[float]]] = {}
     for time, alive, gained, fell, scales in play(world):
         series = histogram_series(
-            [AttributeSet.of({"server.port": name}) for name in alive],
+            [SETS[name] for name in alive],
             [each.start for each in alive.values()],
             [each.values for each in alive.values()],
             list(scales.values()),
@@ -323,21 +355,22 @@ SPANS = st.lists(
         st.sampled_from(StatusCode),
         TEXT,
         st.sampled_from(["", "ot=th:8", "ot=th:c;rv:00000000000001,vendor=x"]),
+        st.sampled_from(RESOURCES),
     ),
     max_size=6,
 )
 
 
-@given(SPANS, st.booleans(), st.integers(1, 8), st.sampled_from([1, 300, 3 << 20]))
+@given(SPANS, st.booleans(), st.booleans(), st.integers(1, 8), st.sampled_from([1, 300, 3 << 20]))
 @settings(max_examples=200, deadline=None)
 def test_spans_equal_those_of_the_stock_encoder(
-    spans: list[Any], has_states: bool, max_items: int, max_bytes: int
+    spans: list[Any], has_states: bool, has_resources: bool, max_items: int, max_bytes: int
 ) -> None:
     def bytes_of(ids: list[int], size: int) -> Any:
         return np.array([list(number.to_bytes(size, "big")) for number in ids], np.uint8).reshape(len(ids), size)
 
     sdk = []
-    for name, kind, trace_id, span_id, parent, (start, end), attributes, status, message, state in spans:
+    for name, kind, trace_id, span_id, parent, (start, end), attributes, status, message, state, resource in spans:
         sdk.append(
             ReadableSpan(
                 name=portable_text(name),
@@ -348,7 +381,7 @@ def test_spans_equal_those_of_the_stock_encoder(
                     trace_state=TraceState.from_header([state]) if has_states else None,
                 ),
                 parent=SpanContext(trace_id, parent[0], is_remote=parent[1]) if parent else None,
-                resource=SDK_RESOURCE,
+                resource=sdk_resource(resource if has_resources else {}),
                 attributes=portable(attributes),
                 kind=SdkSpanKind[kind.name],
                 # An SDK has descriptions of errors only.
@@ -373,25 +406,20 @@ def test_spans_equal_those_of_the_stock_encoder(
         statuses=np.array([span[7] for span in spans], np.uint8),
         messages=[span[8] if span[7] is StatusCode.ERROR else "" for span in spans],
         trace_states=[span[9] for span in spans] if has_states else (),
+        resources=[encode(span[10], Tag.RESOURCE) for span in spans] if has_resources else (),
     )
     requests = list(span_requests(batch, ENVELOPE, max_items, max_bytes))
     messages = [ExportTraceServiceRequest.FromString(request.body) for request in requests]
-    ours = [message.resource_spans[0].scope_spans[0].spans for message in messages]
-    assert [len(part) for part in ours] == [request.items for request in requests]
-    expected = encode_spans(sdk)
-    wanted = list(expected.resource_spans[0].scope_spans[0].spans) if sdk else []
-    assert [canonical(span) for part in ours for span in part] == [canonical(span) for span in wanted]
+    parts = [message.resource_spans for message in messages]
+    check_parts([encode_spans(sdk).resource_spans], parts, "scope_spans", "spans", requests)
     check_limits(requests, Signal.TRACES, max_items, max_bytes)
-    for message in messages:
-        for around in (message, expected):
-            around.resource_spans[0].scope_spans[0].ClearField("spans")
-        assert canonical(message) == canonical(expected)
 
 
 EVENTS = st.lists(
     st.builds(
-        lambda attributes, ids, **rest: (attributes, ids, rest),
+        lambda attributes, resource, ids, **rest: (attributes, resource, ids, rest),
         ATTRIBUTES,
+        st.sampled_from(RESOURCES),
         st.none() | st.tuples(TRACE_IDS, IDS),
         name=TEXT.filter(bool),
         time_unix_nano=TIMES,
@@ -406,13 +434,14 @@ EVENTS = st.lists(
 @settings(max_examples=200, deadline=None)
 def test_events_equal_those_of_the_stock_encoder(events: list[Any], max_items: int, max_bytes: int) -> None:
     ours, sdk = [], []
-    for attributes, ids, rest in events:
+    for attributes, resource, ids, rest in events:
         trace_id, span_id = ids or (0, 0)
         ours.append(
             Event(
                 attributes=encode(attributes, Tag.LOG_RECORD),
                 trace_id=trace_id.to_bytes(16, "big") if ids else b"",
                 span_id=span_id.to_bytes(8, "big") if ids else b"",
+                resource=encode(resource, Tag.RESOURCE),
                 **rest,
             )
         )
@@ -426,19 +455,39 @@ def test_events_equal_those_of_the_stock_encoder(events: list[Any], max_items: i
             event_name=portable_text(rest["name"]),
         )
         record.trace_id, record.span_id, record.trace_flags = trace_id, span_id, 0  # type: ignore[assignment]
-        sdk.append(ReadableLogRecord(record, SDK_RESOURCE, SCOPE))
+        sdk.append(ReadableLogRecord(record, sdk_resource(resource), SCOPE))
     requests = list(event_requests(ours, ENVELOPE, max_items, max_bytes))
     messages = [ExportLogsServiceRequest.FromString(request.body) for request in requests]
-    parts = [message.resource_logs[0].scope_logs[0].log_records for message in messages]
-    assert [len(part) for part in parts] == [request.items for request in requests]
-    expected = encode_logs(sdk)
-    wanted = list(expected.resource_logs[0].scope_logs[0].log_records) if sdk else []
-    assert [canonical(record) for part in parts for record in part] == [canonical(record) for record in wanted]
+    parts = [message.resource_logs for message in messages]
+    check_parts([encode_logs(sdk).resource_logs], parts, "scope_logs", "log_records", requests)
     check_limits(requests, Signal.LOGS, max_items, max_bytes)
-    for message in messages:
-        for around in (message, expected):
-            around.resource_logs[0].scope_logs[0].ClearField("log_records")
-        assert canonical(message) == canonical(expected)
+
+
+def sdk_resource(attributes: dict[str, Value]) -> Resource:
+    """The agent's own for no attributes; where another one runs is known from the agent's."""
+    other = {**attributes, "host.name": attributes.get("host.name", RESOURCE["host.name"])}
+    return Resource(portable(other), SCHEMA_URL) if attributes else SDK_RESOURCE
+
+
+def check_parts(expected: list[Any], ours: list[Any], scopes: str, items: str, requests: list[Any]) -> None:
+    """Each resource once in a request, all items of it in order, and around them what the stock encoder has."""
+
+    def taken_apart(messages: list[Any]) -> tuple[dict[bytes, list[Any]], set[bytes], list[int]]:
+        found, around, counts = [], set(), []
+        for resources in messages:
+            assert len({canonical(each.resource) for each in resources}) == len(resources)
+            counts.append(0)
+            for each in resources:
+                (scope,) = getattr(each, scopes)
+                counts[-1] += len(getattr(scope, items))
+                found += [(canonical(each.resource), canonical(item)) for item in getattr(scope, items)]
+                scope.ClearField(items)
+                around.add(canonical(each))
+        return by_resource(found), around, counts
+
+    found, around, counts = taken_apart(ours)
+    assert (found, around) == taken_apart(expected)[:2]
+    assert counts == [request.items for request in requests]
 
 
 def portable(attributes: dict[str, Value]) -> dict[str, Value]:

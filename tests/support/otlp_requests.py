@@ -19,11 +19,12 @@ NO_RECORDED_VALUE = 1
 
 
 class Sent(NamedTuple):
-    """One data point and the metric around it."""
+    """One data point and what is around it."""
 
     name: str
     metric: bytes
     point: Any
+    resource: bytes
 
     @property
     def attributes(self) -> dict[str, Any]:
@@ -31,7 +32,7 @@ class Sent(NamedTuple):
 
     @property
     def key(self) -> tuple[str, str]:
-        return self.name, repr(sorted(self.attributes.items()))
+        return self.name, repr((sorted(self.attributes.items()), self.resource))
 
     @property
     def ended(self) -> bool:
@@ -48,6 +49,8 @@ def parsed(request: Request) -> ExportMetricsServiceRequest:
     assert request.signal is Signal.METRICS
     message = ExportMetricsServiceRequest.FromString(request.body)
     assert request.items == len(list(_points(message)))
+    resources = [canonical(each.resource) for each in message.resource_metrics]
+    assert len(set(resources)) == len(resources)
     return message
 
 
@@ -62,25 +65,26 @@ def flat(messages: Iterable[ExportMetricsServiceRequest]) -> list[Sent]:
     return [sent for message in messages for sent in _points(message)]
 
 
-def comparable(sent: Iterable[Sent]) -> list[tuple[str, bytes, bytes]]:
+def comparable(sent: Iterable[Sent]) -> list[tuple[bytes, str, bytes, bytes]]:
     """Points as values that can be compared."""
-    return [(one.name, one.metric, canonical(one.point)) for one in sent]
+    return [(one.resource, one.name, one.metric, canonical(one.point)) for one in sent]
 
 
 def frames(messages: Iterable[ExportMetricsServiceRequest]) -> set[bytes]:
-    """What stands around the metrics, each kind of it once."""
+    """What stands around the metrics of each resource, each kind of it once."""
     found = set()
     for message in messages:
         frame = ExportMetricsServiceRequest.FromString(message.SerializeToString())
         for resource_metrics in frame.resource_metrics:
             for scope_metrics in resource_metrics.scope_metrics:
                 scope_metrics.ClearField("metrics")
-        found.add(canonical(frame))
+            found.add(canonical(resource_metrics))
     return found
 
 
 def _points(message: ExportMetricsServiceRequest) -> Iterator[Sent]:
     for resource_metrics in message.resource_metrics:
+        resource = canonical(resource_metrics.resource)
         for scope_metrics in resource_metrics.scope_metrics:
             for metric in scope_metrics.metrics:
                 data = getattr(metric, metric.WhichOneof("data") or "")
@@ -88,4 +92,4 @@ def _points(message: ExportMetricsServiceRequest) -> Iterator[Sent]:
                 empty = Metric.FromString(metric.SerializeToString())
                 getattr(empty, metric.WhichOneof("data") or "").ClearField("data_points")
                 for point in points:
-                    yield Sent(metric.name, canonical(empty), point)
+                    yield Sent(metric.name, canonical(empty), point, resource)
