@@ -286,18 +286,13 @@ enum netmon_retransmit {
 };
 
 /* netmon_connection.flags and netmon_udp.flags */
-#define NETMON_CONNECTION_ENDED 1	   /* the ring had no place: the reader takes the row and deletes it */
-#define NETMON_CONNECTION_ADOPTED 2	   /* it was there before the programs were: begin and role are not known */
-#define NETMON_CONNECTION_RELEASED 4	   /* the last descriptor of the socket was closed */
-#define NETMON_CONNECTION_RESET_RECEIVED 8 /* a segment with RST came */
-#define NETMON_CONNECTION_RESET_SENT 16	   /* a segment with RST was sent */
-#define NETMON_CONNECTION_FIN_RECEIVED 32  /* the other side has closed */
-#define NETMON_CONNECTION_FIN_SENT 64	   /* this side has closed */
-#define NETMON_CONNECTION_FIN_ACKED 128	   /* ... and the other side knows */
-#define NETMON_CONNECTION_EXPIRED 256	   /* the retransmission timer gave up */
-#define NETMON_CONNECTION_SENT 512	   /* the SYN was sent */
-#define NETMON_CONNECTION_RECOVERS 1024	   /* recovery_point is set: a timeout is being recovered from */
-#define NETMON_CONNECTION_RECEIVED 2048	   /* next_sequence is set */
+#define NETMON_CONNECTION_ENDED 1	 /* the ring had no place: the reader takes the row and deletes it */
+#define NETMON_CONNECTION_ADOPTED 2	 /* it was there before the programs were: begin and role are not known */
+#define NETMON_CONNECTION_SENT 4	 /* the SYN was sent */
+#define NETMON_CONNECTION_FIN_RECEIVED 8 /* the other side has closed */
+#define NETMON_CONNECTION_FIN_ACKED 16	 /* this side has closed, and the other side knows */
+#define NETMON_CONNECTION_EXPIRED 32	 /* the retransmission timer gave up */
+#define NETMON_CONNECTION_RECOVERS 64	 /* recovery_point is set: a timeout is being recovered from */
 
 /* RTT buckets: 0 is below 2^-15 s (30.5 us), i is from 2^(i-16) s to below 2^(i-15) s, the last from 2^-1 s on. */
 #define NETMON_RTT_BUCKETS 16
@@ -320,7 +315,6 @@ struct netmon_connection {
 	__u32 local[4];
 	__u32 remote[4];
 	__u32 tgid;		 /* process, see who */
-	__u32 pid;		 /* its thread that made the call */
 	__u32 closer_tgid;	 /* the process that closed the last descriptor, 0: not closed yet */
 	__u32 segments_received; /* all segments; these four wrap */
 	__u32 segments_sent;	 /* retransmits included */
@@ -338,7 +332,8 @@ struct netmon_connection {
 	__u32 rtt_buckets[16];
 	__u32 recovery_point; /* for the programs: sequence number up to which a timeout is recovered from */
 	__u32 next_sequence;  /* for the programs: what is expected next of the other side */
-	__u32 acked_before;   /* for the programs: octets of sequence space acknowledged that were no payload */
+	__u32 fin_sequence;   /* for the programs: what the FIN of the other side, if fin_seen, ends at */
+	__u32 refreshed;      /* for the programs: jiffies when the counts were taken from the socket */
 	__u16 local_port;
 	__u16 remote_port;
 	__u16 flags;	     /* NETMON_CONNECTION_* */
@@ -349,8 +344,13 @@ struct netmon_connection {
 	__u8 who;	     /* enum netmon_who */
 	__u8 icmp_type;	     /* of the ICMP or ICMPv6 error that ended the attempt, 0: none */
 	__u8 icmp_code;
-	__u8 family; /* of the socket: AF_INET 2, AF_INET6 10 (that may speak IPv4: see the addresses) */
-	__u8 reserved[2];
+	__u8 family;	     /* of the socket: AF_INET 2, AF_INET6 10 (that may speak IPv4: see the addresses) */
+	__u8 released;	     /* 1: the last descriptor of the socket was closed */
+	__u8 reset_received; /* 1: a segment with RST came */
+	__u8 reset_sent;     /* 1: a segment with RST was sent */
+	__u8 fin_seen;	     /* for the programs: 1: a segment with FIN came */
+	__u8 sequence_known; /* for the programs: 1: next_sequence is set */
+	__u8 reserved[5];
 	__u8 comm[16];
 };
 
@@ -375,7 +375,7 @@ struct netmon_udp {
 	__u32 local[4];
 	__u32 remote[4];
 	__u32 tgid;
-	__u32 pid;
+	__u32 closer_tgid;
 	__u16 local_port;
 	__u16 remote_port;
 	__u16 flags; /* NETMON_CONNECTION_* */
@@ -407,12 +407,13 @@ enum netmon_connections {
 	NETMON_CONNECTIONS_NO_PLACE = 1,     /* connections without a row: connection_totals has what they were */
 	NETMON_CONNECTIONS_RECORDS = 2,	     /* rows that ended and went into the ring */
 	NETMON_CONNECTIONS_RING_FULL = 3,    /* rows that ended and stayed, marked, since the ring was full */
-	NETMON_CONNECTIONS_UDP_OPENED = 4,   /* likewise, of UDP */
-	NETMON_CONNECTIONS_UDP_NO_PLACE = 5, /* datagrams of sockets without a row */
-	NETMON_CONNECTIONS_UDP_RECORDS = 6,
-	NETMON_CONNECTIONS_UDP_RING_FULL = 7,
-	NETMON_CONNECTIONS_UDP_UNUSED = 8, /* rows of sockets that were closed without a datagram: no record */
-	NETMON_CONNECTIONS_NUMBER = 9,
+	NETMON_CONNECTIONS_UNUSED = 4,	     /* rows of sockets that were bound and closed, no more: no record */
+	NETMON_CONNECTIONS_UDP_OPENED = 5,   /* rows made in udp_stats */
+	NETMON_CONNECTIONS_UDP_NO_PLACE = 6, /* datagrams of sockets without a row */
+	NETMON_CONNECTIONS_UDP_RECORDS = 7,
+	NETMON_CONNECTIONS_UDP_RING_FULL = 8,
+	NETMON_CONNECTIONS_UDP_UNUSED = 9, /* rows of sockets that were closed without a datagram: no record */
+	NETMON_CONNECTIONS_NUMBER = 10,
 };
 
 #endif

@@ -161,16 +161,11 @@ class ConnectionFlags(IntFlag):
 
     ENDED = 1
     ADOPTED = 2
-    RELEASED = 4
-    RESET_RECEIVED = 8
-    RESET_SENT = 16
-    FIN_RECEIVED = 32
-    FIN_SENT = 64
-    FIN_ACKED = 128
-    EXPIRED = 256
-    SENT = 512
-    RECOVERS = 1024
-    RECEIVED = 2048
+    SENT = 4
+    FIN_RECEIVED = 8
+    FIN_ACKED = 16
+    EXPIRED = 32
+    RECOVERS = 64
 
 
 class ConnectionCount(IntEnum):
@@ -180,12 +175,13 @@ class ConnectionCount(IntEnum):
     NO_PLACE = 1
     RECORDS = 2
     RING_FULL = 3
-    UDP_OPENED = 4
-    UDP_NO_PLACE = 5
-    UDP_RECORDS = 6
-    UDP_RING_FULL = 7
-    UDP_UNUSED = 8
-    NUMBER = 9
+    UNUSED = 4
+    UDP_OPENED = 5
+    UDP_NO_PLACE = 6
+    UDP_RECORDS = 7
+    UDP_RING_FULL = 8
+    UDP_UNUSED = 9
+    NUMBER = 10
 
 
 class TcpState(IntEnum):

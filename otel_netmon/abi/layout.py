@@ -150,7 +150,6 @@ CONNECTION = np.dtype(
         ("local", "u1", 16),
         ("remote", "u1", 16),
         ("tgid", "<u4"),
-        ("pid", "<u4"),
         ("closer_tgid", "<u4"),
         ("segments_received", "<u4"),
         ("segments_sent", "<u4"),
@@ -168,7 +167,8 @@ CONNECTION = np.dtype(
         ("rtt_buckets", "<u4", 16),
         ("recovery_point", "<u4"),
         ("next_sequence", "<u4"),
-        ("acked_before", "<u4"),
+        ("fin_sequence", "<u4"),
+        ("refreshed", "<u4"),
         ("local_port", ">u2"),
         ("remote_port", ">u2"),
         ("flags", "<u2"),
@@ -180,11 +180,16 @@ CONNECTION = np.dtype(
         ("icmp_type", "u1"),
         ("icmp_code", "u1"),
         ("family", "u1"),
-        ("reserved", "u1", 2),
+        ("released", "u1"),
+        ("reset_received", "u1"),
+        ("reset_sent", "u1"),
+        ("fin_seen", "u1"),
+        ("sequence_known", "u1"),
+        ("reserved", "u1", 5),
         ("comm", "S16"),
     ]
 )
-"""struct netmon_connection: 304 bytes; a row of connection_stats and a record of the ring buffer connections.
+"""struct netmon_connection: 312 bytes; a row of connection_stats and a record of the ring buffer connections.
 
 The header says what each field means. comm ends at its first NUL, which numpy leaves out.
 """
@@ -207,7 +212,7 @@ UDP = np.dtype(
         ("local", "u1", 16),
         ("remote", "u1", 16),
         ("tgid", "<u4"),
-        ("pid", "<u4"),
+        ("closer_tgid", "<u4"),
         ("local_port", ">u2"),
         ("remote_port", ">u2"),
         ("flags", "<u2"),
