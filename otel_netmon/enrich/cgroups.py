@@ -161,6 +161,7 @@ class Cgroups:
         except (OSError, ValueError):
             return None
         self._see(inode, path)
+        self._asked.discard(inode)
         return inode
 
     def advance(self, now: float) -> None:
