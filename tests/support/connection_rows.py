@@ -59,8 +59,9 @@ def adopted(**fields: Any) -> npt.NDArray[Any]:
     return row
 
 
-def datagrams(local: str = CLIENT, remote: str = SERVER, **fields: Any) -> npt.NDArray[Any]:
-    """One row of udp_stats, shape (1,)."""
+def datagrams(*ends: str, **fields: Any) -> npt.NDArray[Any]:
+    """One row of udp_stats, shape (1,); the ends are the local and the remote address."""
+    local, remote = ends or (CLIENT, SERVER)
     row = np.zeros(1, UDP)
     row["cookie"] = next(_cookies)
     row["local"], row["remote"] = np.frombuffer(address(local), "u1"), np.frombuffer(address(remote), "u1")
