@@ -56,7 +56,7 @@ def test_nothing_is_nothing() -> None:
 def test_series_and_rest_are_all_bytes_also_over_a_restart(seed: int) -> None:
     generator = random.Random(seed)  # noqa: S311 - variety, not secrets
     owners = series()
-    given = heard = 0
+    given = heard = folded = 0
     before: dict[tuple[int, int, int], int] = {}
     for cycle in range(31):
         owners.set_limit(generator.randrange(2, 9))
@@ -82,4 +82,5 @@ def test_series_and_rest_are_all_bytes_also_over_a_restart(seed: int) -> None:
             owners = series()
             owners.restore(state)
         owners.end_cycle()
-    assert owners.folded > 0
+        folded = max(folded, owners.folded)
+    assert folded > 0
