@@ -30,6 +30,7 @@ MESSAGE_BYTES_MAX = 4096
 QUESTION_BYTES_MAX = 259
 
 RTT_BUCKETS = 16
+RTT_LOWEST_EXPONENT = -15  # bucket 0 ends at two to this in seconds
 TOTALS_UDP = 56
 TOTALS_NUMBER = 57
 
@@ -223,6 +224,7 @@ class Late(IntEnum):
     REPLAY = 4
     FAST_PATH = 5
     WAKEUP = 6
+    NETNS = 7
 
 
 LATE_MARK = 0x4E45544D4F4E0000
@@ -233,6 +235,7 @@ LATE_DEFAULTS: dict[Late, int] = {
     Late.REPLAY: 0,
     Late.FAST_PATH: 1,
     Late.WAKEUP: 1 << 14,
+    Late.NETNS: 1,
 }
 
 ETHERTYPE_IPV4 = 0x0800
