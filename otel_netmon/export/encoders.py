@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from otel_netmon.config.model import Receiver
 from otel_netmon.export import otlp_logs, otlp_metrics, otlp_spans
+from otel_netmon.export.otlp_resources import SeriesOrders
 from otel_netmon.export.otlp_wire import Envelope
 from otel_netmon.export.requests import Request
 from otel_netmon.export.snapshots import EncodeSnapshot
@@ -27,7 +28,7 @@ class Encoders:
 
 def encoders(settings: Receiver, resource: Mapping[str, str]) -> Encoders:
     """What makes the requests for a receiver."""
-    envelope = Envelope(resource)
+    envelope, orders = Envelope(resource), SeriesOrders()
 
     def metrics(snapshot: Snapshot, previous: Snapshot | None) -> Iterator[Request]:
         return otlp_metrics.metric_requests(
@@ -36,6 +37,7 @@ def encoders(settings: Receiver, resource: Mapping[str, str]) -> Encoders:
             previous=previous,
             temporality=settings.temporality,
             histograms=settings.histograms,
+            orders=orders,
         )
 
     return Encoders(

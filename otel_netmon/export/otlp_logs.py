@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from otel_netmon.export.otlp_requests import RequestBuilder
-from otel_netmon.export.otlp_resources import together
+from otel_netmon.export.otlp_resources import order
 from otel_netmon.export.otlp_wire import (
     MAX_BYTES,
     MAX_ITEMS,
@@ -41,11 +41,11 @@ def event_requests(
         max_bytes: bytes of a request at most; a record that is larger goes alone.
     """
     builder = RequestBuilder(Signal.LOGS, envelope, max_items, max_bytes)
-    order = together([event.resource for event in events])
-    if order is not None:
-        events = [events[place] for place in order.tolist()]
+    resources = order([event.resource for event in events])
+    if resources is not None and resources.rows is not None:
+        events = [events[place] for place in resources.rows.tolist()]
     for rows in chunks(len(events)):
-        yield from builder.add(_records(events[rows]), resources=[event.resource for event in events[rows]])
+        yield from builder.add(_records(events[rows]), runs=resources.runs(rows) if resources is not None else ())
     yield from builder.finish()
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from otel_netmon.export.otlp_histograms import CELLS, explicit, exponential
 from otel_netmon.export.otlp_requests import RequestBuilder
-from otel_netmon.export.otlp_resources import SeriesOrder
+from otel_netmon.export.otlp_resources import Index, Order, Runs, SeriesOrders, runs, series_order
 from otel_netmon.export.otlp_wire import (
     MAX_BYTES,
     MAX_ITEMS,
@@ -59,6 +59,7 @@ def metric_requests(
     histograms: HistogramForm,
     max_items: int = MAX_ITEMS,
     max_bytes: int = MAX_BYTES,
+    orders: SeriesOrders | None = None,
 ) -> Iterator[Request]:
     """The snapshot as requests, made one at a time.
 
@@ -71,9 +72,10 @@ def metric_requests(
         histograms: which of both kinds of buckets go out.
         max_items: data points in a request at most.
         max_bytes: bytes of a request at most; a point that is larger goes alone.
+        orders: what is known of the order of the series from one snapshot to the next.
     """
     builder = RequestBuilder(Signal.METRICS, envelope, max_items, max_bytes)
-    order = SeriesOrder()
+    orders = orders or SeriesOrders()
     before = previous or Snapshot(snapshot.time_unix_nano, {})
     for name in dict.fromkeys((*snapshot.points, *before.points)):
         if catalogue.CATALOGUE[name].prometheus_only:
@@ -83,11 +85,12 @@ def metric_requests(
         if isinstance(points, HistogramSeries) or isinstance(old, HistogramSeries):
             delta = is_delta("histogram", temporality)
             group = _group(name, histograms, delta)
+            order = orders.of(name, points.attributes) if isinstance(points, HistogramSeries) else None
             parts = _histograms(_distributions(points), _distributions(old), *times, delta, histograms, order)
         else:
             delta = is_delta(catalogue.CATALOGUE[name].kind, temporality)
             group = _group(name, "numbers", delta)
-            parts = _numbers(name, points, old, *times, delta, order)
+            parts = _numbers(name, points, old, *times, delta, orders)
         for records, resources in parts:
             yield from builder.add(records, group, resources)
     yield from builder.finish()
@@ -100,19 +103,19 @@ def _group(name: str, form: Literal["numbers", "exponential", "explicit"], delta
     opening = text(0x0A, metric.name) + text(0x12, metric.description) + text(0x1A, metric.unit)
     temporality = b"\x10\x01" if delta else b"\x10\x02"
     if form != "numbers":
-        return Group(opening, 0x52 if form == "exponential" else 0x4A, temporality)
+        return Group(opening + (b"\x52" if form == "exponential" else b"\x4a"), temporality)
     if metric.kind == "gauge":
-        return Group(opening, 0x2A, b"")
-    return Group(opening, 0x3A, temporality + (b"\x18\x01" if metric.kind == "counter" else b""))
+        return Group(opening + b"\x2a", b"")
+    return Group(opening + b"\x3a", temporality + (b"\x18\x01" if metric.kind == "counter" else b""))
 
 
-_Part = tuple[Records, Sequence[bytes]]
+_Part = tuple[Records, Runs]
 """Records and their resources, as ``RequestBuilder.add`` takes them."""
 
 
 # --------------------------------------------------------------------------------------------------------------- numbers
 def _numbers(
-    name: str, points: Sequence[Point], old: Sequence[Point], time: int, before: int, delta: bool, order: SeriesOrder
+    name: str, points: Sequence[Point], old: Sequence[Point], time: int, before: int, delta: bool, orders: SeriesOrders
 ) -> Iterator[_Part]:
     """NumberDataPoint messages: those of the series, then the marks of those that ended."""
     metric = catalogue.CATALOGUE[name]
@@ -124,17 +127,22 @@ def _numbers(
     start = START if has_start else b""
     value = b"\x21" if metric.value_type is float else b"\x31"
     tail = start + TIME.pack(0x19, time) + value + bytes(8)
-    several, rows_in_order = order.of(series.attributes)
-    if rows_in_order is not None:
-        series = series.at(rows_in_order)
+    order = orders.of(name, series.attributes)
+    in_order = order.rows if order is not None else None
     values = series.values.astype(np.float64 if metric.value_type is float else np.int64, copy=False)
-    for rows in chunks(len(series)):
-        sets = series.attributes[rows]
-        records = Records(POINTS, [[attributes.encoded for attributes in sets]], tail)
+    sets = series.attributes
+    for piece in chunks(len(series)):
+        if in_order is None:
+            rows: slice | Index = piece
+            encoded = [each.encoded for each in sets[piece]]
+        else:
+            rows = in_order[piece]
+            encoded = [sets[row].encoded for row in rows.tolist()]
+        records = Records(POINTS, [encoded], tail)
         if has_start:
             records.fill(len(tail) - 1, series.start_time_unix_nano[rows])
         records.fill(8, values[rows])
-        yield records, _resources(sets) if several else ()
+        yield records, order.runs(piece) if order is not None else ()
     gone = ended(index, len(base))
     starts = base.start_time_unix_nano[gone] if not delta else np.full(len(gone), min(before, time), np.uint64)
     yield from _marks([base.attributes[row] for row in gone.tolist()], Tag.NUMBER_DATA_POINT, start, starts, time)
@@ -146,18 +154,14 @@ def _marks(
     """Points without a value, for series that ended."""
     flags = b"\x40" if tag is Tag.NUMBER_DATA_POINT else b"\x50"
     tail = start + TIME.pack(0x19, time) + flags + _NO_RECORDED_VALUE
-    several, order = SeriesOrder().of(gone)
-    if order is not None:
-        gone, starts = [gone[row] for row in order.tolist()], starts[order]
+    order = series_order(gone)
+    if order is not None and order.rows is not None:
+        gone, starts = [gone[row] for row in order.rows.tolist()], starts[order.rows]
     for rows in chunks(len(gone)):
         records = Records(POINTS, [[each.with_tag(tag) for each in gone[rows]]], tail)
         if start:
             records.fill(len(tail) - 1, starts[rows])
-        yield records, _resources(gone[rows]) if several else ()
-
-
-def _resources(sets: Sequence[AttributeSet]) -> list[bytes]:
-    return [each.resource for each in sets]
+        yield records, order.runs(rows) if order is not None else ()
 
 
 # ------------------------------------------------------------------------------------------------------------ histograms
@@ -173,7 +177,7 @@ def _histograms(
     before: int,
     delta: bool,
     form: HistogramForm,
-    order: SeriesOrder,
+    order: Order | None,
 ) -> Iterator[_Part]:
     """HistogramDataPoint or ExponentialHistogramDataPoint messages, then the marks of series that ended."""
     tag = Tag.EXPONENTIAL_HISTOGRAM_DATA_POINT if form == "exponential" else Tag.HISTOGRAM_DATA_POINT
@@ -181,16 +185,16 @@ def _histograms(
     if series is not None:
         old = base or series[:0]
         step = max(1, CELLS // (series.buckets.shape[1] + series.bucket_counts.shape[1]))
-        several, rows_in_order = order.of(series.attributes)
+        in_order = order.rows if order is not None else None
         for begin in range(0, len(series), step):
             piece = slice(begin, begin + step)
-            rows = piece if rows_in_order is None else rows_in_order[piece]
+            rows = piece if in_order is None else in_order[piece]
             part = series[rows] if isinstance(rows, slice) else series.at(rows)
             if delta:
                 part = histogram_differences(part, old, index[rows], time, before)
             if len(part):
                 records = exponential(part, time) if form == "exponential" else explicit(part, time)
-                yield records, _resources(part.attributes) if several else ()
+                yield records, runs([each.resource for each in part.attributes]) if order is not None else ()
     if base is not None:
         gone = ended(index, len(base))
         starts = base.start_time_unix_nano[gone] if not delta else np.full(len(gone), min(before, time), np.uint64)

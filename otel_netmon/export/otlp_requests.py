@@ -5,9 +5,9 @@ Source: opentelemetry/proto/collector of the OTLP release 1.x.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from otel_netmon.export.otlp_resources import runs
+from otel_netmon.export.otlp_resources import Runs
 from otel_netmon.export.otlp_wire import Buffer, Envelope, Group, Records
 from otel_netmon.export.requests import Request, Signal
 
@@ -20,10 +20,6 @@ class _Part:
     def __init__(self, resource: bytes) -> None:
         self.resource = resource
         self.groups: list[tuple[Group | None, list[Buffer]]] = []
-
-    def opens(self, group: Group | None) -> bool:
-        """Whether a record of this group needs another one."""
-        return not self.groups or (self.groups[-1][0] is not group and self.groups[-1][0] != group)
 
 
 class RequestBuilder:
@@ -41,29 +37,34 @@ class RequestBuilder:
         self._items = 0
         self._bytes = 0
 
-    def add(self, records: Records, group: Group | None = None, resources: Sequence[bytes] = ()) -> Iterator[Request]:
+    def add(self, records: Records, group: Group | None = None, runs: Runs = ()) -> Iterator[Request]:
         """Takes all records; gives each request that is full.
 
         Args:
-            resources: encoded, of each record, nothing for the agent's own; an empty sequence where all are.
+            records: at least one.
+            runs: the resources of the records; none where all are of the agent's own.
         """
-        for resource, count in runs(resources) if resources else ((b"", len(records)),):
-            left = count
+        runs = runs or ((b"", len(records)),)
+        for (resource, count), size in zip(runs, records.sizes([count for _, count in runs]), strict=True):
+            left, left_bytes = count, size
             while left:
                 part = self._parts.get(resource)
                 overhead = 0
                 if part is None:
-                    part = _Part(self._envelope.resource(resource))
-                    overhead = self._envelope.overhead(part.resource)
-                opens = part.opens(group)
+                    field, overhead = self._envelope.resource(resource)
+                    part = _Part(field)
+                opens = not part.groups or part.groups[-1][0] is not group
                 if opens and group is not None:
                     overhead += group.overhead
-                room = min(left, self._max_items - self._items)
-                fitting = records.fitting(room, self._max_bytes - self._bytes - overhead)
-                if not fitting and self._items:
-                    yield self._request()
-                    continue
-                taken = max(1, fitting)
+                room, room_bytes = self._max_items - self._items, self._max_bytes - self._bytes - overhead
+                taken = (
+                    left if left <= room and left_bytes <= room_bytes else records.fitting(min(left, room), room_bytes)
+                )
+                if not taken:
+                    if self._items:
+                        yield self._request()
+                        continue
+                    taken = 1
                 data = records.take(taken)
                 self._parts[resource] = part
                 if opens:
@@ -71,7 +72,7 @@ class RequestBuilder:
                 part.groups[-1][1].append(data)
                 self._items += taken
                 self._bytes += len(data) + overhead
-                left -= taken
+                left, left_bytes = left - taken, left_bytes - len(data)
 
     def finish(self) -> Iterator[Request]:
         """Gives the last request, if anything is left."""

@@ -5,6 +5,7 @@ Source: opentelemetry/proto/trace/v1/trace.proto and collector/trace/v1/trace_se
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.export.otlp_requests import RequestBuilder
-from otel_netmon.export.otlp_resources import Index, together
+from otel_netmon.export.otlp_resources import Index, order
 from otel_netmon.export.otlp_wire import (
     MAX_BYTES,
     MAX_ITEMS,
@@ -48,19 +49,19 @@ def span_requests(
         max_bytes: bytes of a request at most; a span that is larger goes alone.
     """
     builder = RequestBuilder(Signal.TRACES, envelope, max_items, max_bytes)
-    order = together(batch.resources)
-    if order is not None:
-        batch = _ordered(batch, order)
+    resources = order(batch.resources)
+    if resources is not None and resources.rows is not None:
+        batch = _ordered(batch, resources.rows)
     for rows in chunks(len(batch)):
-        yield from builder.add(_records(batch, rows), resources=batch.resources[rows])
+        yield from builder.add(_records(batch, rows), runs=resources.runs(rows) if resources is not None else ())
     yield from builder.finish()
 
 
-def _ordered(batch: SpanBatch, order: Index) -> SpanBatch:
-    places = order.tolist()
+def _ordered(batch: SpanBatch, rows: Index) -> SpanBatch:
+    chosen = operator.itemgetter(*rows.tolist())  # there are two at least: an order is of several
 
     def ordered(column: Any) -> Any:
-        return column[order] if isinstance(column, np.ndarray) else [column[place] for place in places if column]
+        return column[rows] if isinstance(column, np.ndarray) else chosen(column) if column else column
 
     return SpanBatch(*(ordered(getattr(batch, name)) for name in SpanBatch.__dataclass_fields__))
 

@@ -9,8 +9,9 @@ Wire format: protobuf.dev/programming-guides/encoding; field numbers: openteleme
 from __future__ import annotations
 
 import functools
+import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +105,7 @@ class Records:
         tail: how every message ends, with zeros for ``fill``.
     """
 
-    __slots__ = ("_data", "_ends", "_taken")
+    __slots__ = ("_at", "_data", "_ends", "_taken")
 
     def __init__(self, tag: int, columns: Sequence[Sequence[bytes]], tail: bytes) -> None:
         count = len(columns[0])
@@ -123,9 +124,15 @@ class Records:
         self._data = bytearray(b"".join(parts))
         self._ends = np.cumsum(lengths + varint_sizes(lengths) + 1)
         self._taken = 0
+        self._at = 0
 
     def __len__(self) -> int:
         return len(self._ends) - self._taken
+
+    def sizes(self, counts: Sequence[int]) -> list[int]:
+        """Bytes of the first messages, of those behind them, and so on, ``counts`` of them in turn and all together."""
+        sizes: list[int] = np.diff(self._ends[self._taken + np.cumsum(counts) - 1], prepend=self._at).tolist()
+        return sizes
 
     def fill(self, before_end: int | npt.NDArray[np.int64], values: npt.NDArray[Any], rows: Rows = _ALL) -> None:
         """Writes one number into each message.
@@ -141,17 +148,15 @@ class Records:
 
     def fitting(self, items: int, size: int) -> int:
         """How many of the first messages are at most ``items`` and together at most ``size`` bytes."""
-        until = np.searchsorted(self._ends, self._offset() + size, "right")
+        until = np.searchsorted(self._ends, self._at + size, "right")
         return max(0, min(items, int(until) - self._taken))
 
     def take(self, count: int) -> memoryview:
         """The first ``count`` messages; they leave."""
-        begin = self._offset()
+        begin = self._at
         self._taken += count
-        return memoryview(self._data)[begin : self._offset()]
-
-    def _offset(self) -> int:
-        return int(self._ends[self._taken - 1]) if self._taken else 0
+        self._at = int(self._ends[self._taken - 1])
+        return memoryview(self._data)[begin : self._at]
 
 
 class Envelope:
@@ -159,36 +164,36 @@ class Envelope:
 
     A resource other than the agent's own has, beside its attributes, those of the agent's that say where both run; its own win.
 
+    Attributes:
+        resource: gives the field ``resource`` of ResourceMetrics, ResourceSpans and ResourceLogs for attributes that have the tag of
+            a resource already, and for none the agent's own; and how many bytes the resource adds to a request at most.
+
     Args:
         resource: the agent's resource.
     """
 
-    __slots__ = ("_host", "_host_keys", "_own", "_schema", "_scope")
+    __slots__ = ("_host", "_host_key", "_own", "_schema", "_scope", "_whole_host", "resource")
 
     def __init__(self, resource: Mapping[str, str]) -> None:
         self._own = delimited(0x0A, encode(resource, Tag.RESOURCE))
         self._host = {key: encode_one(key, value, Tag.RESOURCE) for key, value in host_attributes(resource).items()}
-        self._host_keys = [delimited(0x0A, key.encode()) for key in self._host]
+        self._whole_host = b"".join(self._host.values())
+        keys = (re.escape(delimited(0x0A, key.encode())) for key in self._host)
+        self._host_key = re.compile(b"|".join(keys) or b"$.")
         self._scope = delimited(0x0A, text(0x0A, catalogue.SCOPE_NAME) + text(0x12, __version__))
         self._schema = text(0x1A, catalogue.SCHEMA_URL)
+        self.resource = functools.lru_cache(256)(self._resource)
 
-    def resource(self, encoded: bytes) -> bytes:
-        """The field ``resource`` of ResourceMetrics, ResourceSpans and ResourceLogs.
+    def _resource(self, encoded: bytes) -> tuple[bytes, int]:
+        field = self._field(encoded) if encoded else self._own
+        return field, len(field) + len(self._scope) + 2 * (len(self._schema) + _HEAD)
 
-        Args:
-            encoded: attributes with the tag of a resource; nothing for the agent's own.
-        """
-        if not encoded:
-            return self._own
-        added: Iterable[bytes] = self._host.values()
-        if any(key in encoded for key in self._host_keys):  # as a key, or by chance within a value
+    def _field(self, encoded: bytes) -> bytes:
+        added = self._whole_host
+        if self._host_key.search(encoded):  # as a key, or by chance within a value
             known = decoded(encoded)
-            added = [attribute for key, attribute in self._host.items() if key not in known]
-        return delimited(0x0A, b"".join([encoded, *added]))
-
-    def overhead(self, resource: bytes) -> int:
-        """Bytes that a resource adds to a request at most, given its field."""
-        return len(resource) + len(self._scope) + 2 * (len(self._schema) + _HEAD)
+            added = b"".join([attribute for key, attribute in self._host.items() if key not in known])
+        return delimited(0x0A, encoded + added)
 
     def around(self, resource: bytes, contents: list[Buffer], length: int) -> list[Buffer]:
         """A field of a request in parts, around fields of ScopeMetrics, ScopeSpans or ScopeLogs.
@@ -211,13 +216,11 @@ class Group:
     """What stands around records that share a message of their own: a metric around its points.
 
     Attributes:
-        opening: fields of the outer message.
-        tag: tag byte of the inner message, which repeats the records.
+        opening: fields of the outer message, and the tag byte of the inner one, which repeats the records.
         closing: fields of the inner message behind the records.
     """
 
     opening: bytes
-    tag: int
     closing: bytes
 
     @property
@@ -228,7 +231,7 @@ class Group:
     def around(self, records: list[Buffer], length: int) -> tuple[list[Buffer], int]:
         """The outer message in parts, as a field of ScopeMetrics, and its length."""
         length += len(self.closing)
-        begin = self.opening + self.tag.to_bytes(1, "little") + varint(length)
+        begin = self.opening + varint(length)
         length += len(begin)
         head = b"\x12" + varint(length) + begin
         return [head, *records, self.closing], length - len(begin) + len(head)

@@ -35,6 +35,10 @@ def varint(value: int) -> bytes:
     value &= 0xFFFFFFFFFFFFFFFF
     if value < 0x80:
         return value.to_bytes(1, "little")
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
+    if value < 0x200000:
+        return bytes((value & 0x7F | 0x80, value >> 7 & 0x7F | 0x80, value >> 14))
     parts = bytearray()
     while value > 0x7F:
         parts.append(value & 0x7F | 0x80)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,9 @@ Temporality = Literal["cumulative", "delta", "lowmemory"]
 Index = npt.NDArray[np.int64]
 
 
+_identity = operator.attrgetter("encoded", "resource")  # both keep their hash, what is made of both would not
+
+
 def is_delta(kind: str, temporality: Temporality) -> bool:
     """Whether metrics of this kind go out as differences.
 
@@ -31,17 +34,28 @@ def is_delta(kind: str, temporality: Temporality) -> bool:
     return (kind == "counter" and temporality == "delta") or (kind == "histogram" and temporality != "cumulative")
 
 
+def same(now: Sequence[AttributeSet], before: Sequence[AttributeSet]) -> bool:
+    """Whether they are the same objects in the same order, which says that they are equal, and at once."""
+    return len(now) == len(before) and all(map(operator.is_, now, before))
+
+
 def match(now: Sequence[AttributeSet], before: Sequence[AttributeSet]) -> Index:
     """For each series of ``now`` its place in ``before``, -1 where it is new.
 
     Series are told by their attributes and their resource alone.
     """
-    if len(now) == len(before) and all(map(operator.is_, now, before)):
+    if same(now, before):
         return np.arange(len(now))
     if not before:
         return np.full(len(now), -1)
-    places = {each.resource + each.encoded: place for place, each in enumerate(before)}
-    identities = [each.resource + each.encoded for each in now]
+    places: dict[Any, int]
+    identities: Iterable[Any]
+    if any({each.resource for each in now}):  # noqa: C419 - a set is made at a third of the time of a generator
+        places = dict(zip(map(_identity, before), itertools.count(), strict=False))
+        identities = map(_identity, now)
+    else:
+        places = {each.encoded: place for place, each in enumerate(before) if not each.resource}
+        identities = [each.encoded for each in now]
     return np.fromiter(map(places.get, identities, itertools.repeat(-1)), np.int64, len(now))
 
 

@@ -28,6 +28,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind as SdkSpanKind, Status
 
 from otel_netmon.export.otlp_metrics import HistogramForm, metric_requests
+from otel_netmon.export.otlp_resources import SeriesOrders
 from otel_netmon.export.otlp_spans import span_requests
 from otel_netmon.export.otlp_wire import Envelope
 from otel_netmon.export.requests import Request
@@ -184,9 +185,12 @@ def encoder(
     temporality: Temporality = "cumulative",
     histograms: HistogramForm = "explicit",
 ) -> Callable[[], int]:
-    """The work of one export."""
+    """The work of one export, one of many of the same series."""
+    orders = SeriesOrders()
     return lambda: drain(
-        metric_requests(snapshot, ENVELOPE, previous=previous, temporality=temporality, histograms=histograms)
+        metric_requests(
+            snapshot, ENVELOPE, previous=previous, temporality=temporality, histograms=histograms, orders=orders
+        )
     )
 
 

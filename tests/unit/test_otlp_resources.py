@@ -13,9 +13,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from otel_netmon.export.otlp_logs import event_requests
 from otel_netmon.export.otlp_metrics import metric_requests
-from otel_netmon.export.otlp_resources import runs, together
+from otel_netmon.export.otlp_resources import SeriesOrders, order, runs
 from otel_netmon.export.otlp_spans import span_requests
-from otel_netmon.export.otlp_wire import Envelope
+from otel_netmon.export.otlp_wire import MAX_BYTES, MAX_ITEMS, Envelope
 from otel_netmon.export.requests import Request
 from otel_netmon.otel.attributes import AttributeSet, Value, encoded_resource
 from otel_netmon.otel.points import NumberSeries, Snapshot
@@ -46,10 +46,22 @@ def numbers(*series: tuple[int, int | None], start: int = START) -> NumberSeries
 
 
 def requests(
-    snapshot: Snapshot, previous: Snapshot | None = None, temporality: Temporality = "cumulative", **limits: int
+    snapshot: Snapshot,
+    previous: Snapshot | None = None,
+    temporality: Temporality = "cumulative",
+    max_items: int = MAX_ITEMS,
+    max_bytes: int = MAX_BYTES,
 ) -> list[Request]:
     return list(
-        metric_requests(snapshot, ENVELOPE, previous=previous, temporality=temporality, histograms="explicit", **limits)
+        metric_requests(
+            snapshot,
+            ENVELOPE,
+            previous=previous,
+            temporality=temporality,
+            histograms="explicit",
+            max_items=max_items,
+            max_bytes=max_bytes,
+        )
     )
 
 
@@ -186,8 +198,39 @@ def test_spans_and_events_stand_under_their_resource() -> None:
 
 
 def test_an_order_is_made_only_where_it_is_needed() -> None:
-    assert together([]) is together([b"a"]) is together([b"a", b"a", b"", b"b"]) is None
-    order = together([b"a", b"", b"a", b"b", b""])
-    assert order is not None
-    assert order.tolist() == [0, 2, 1, 4, 3]
+    assert order([]) is order([b"", b""]) is None
+    for grouped in ([b"a"], [b"a", b"a", b"", b"b"]):
+        found = order(grouped)
+        assert found is not None
+        assert found.rows is None
+        assert found.runs(slice(0, None)) == runs(grouped)
+    found = order([b"a", b"", b"a", b"b", b""])
+    assert found is not None
+    assert found.rows is not None
+    assert found.rows.tolist() == [0, 2, 1, 4, 3]
+    assert found.runs(slice(1, 4)) == [(b"a", 1), (b"", 2)]
     assert runs([b"a", b"a", b"", b"a"]) == [(b"a", 2), (b"", 1), (b"a", 1)]
+
+
+def test_more_resources_than_sixteen_bits_number() -> None:
+    resources = [b"%d" % (number % 65_537) for number in range(2 * 65_537)]
+    found = order(resources)
+    assert found is not None
+    assert found.rows is not None
+    assert found.rows[:4].tolist() == [0, 65_537, 1, 65_538]
+    assert found.rows[-2:].tolist() == [65_536, 131_073]
+
+
+def test_the_order_of_a_metric_is_kept_while_its_series_are_the_same() -> None:
+    orders = SeriesOrders()
+    first, second = numbers((1, 0), (2, 1), (3, 0)).attributes, numbers((1, None)).attributes
+    found = orders.of(IO, first)
+    assert found is not None
+    assert orders.of(PACKETS, first) is found
+    assert orders.of(DURATION, second) is None
+    assert orders.of(IO, list(first)) is orders.of(PACKETS, list(first)) is found
+    changed = orders.of(IO, [*first[:2], AttributeSet.of({"server.port": 3}, PROCESSES[2])])
+    assert changed is not None
+    assert changed.rows is None
+    again = orders.of(PACKETS, list(first))
+    assert again is found
