@@ -17,6 +17,7 @@ from pathlib import Path
 
 from otel_netmon.errors import ImageError, PrivilegeError
 from otel_netmon.kernel import compiler, image, loader, syscalls
+from otel_netmon.kernel.cgroup import cgroup2_mounts
 from otel_netmon.kernel.features import Finding
 from otel_netmon.kernel.namespaces import open_netdev, own_namespace
 
@@ -115,13 +116,13 @@ def memlock() -> Finding:
 
 
 def cgroup2() -> Finding:
-    """Where cgroup v2 is mounted; no probe of this version needs it."""
-    mounts = [line.split(" - ") for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    points = [before.split()[4] for before, after in mounts if after.split()[0] == "cgroup2"]
+    """Where cgroup v2 is mounted: the hooks of the probe `connections` are attached to it."""
+    text = Path("/proc/self/mountinfo").read_bytes()
+    points = [mount.path for mount in cgroup2_mounts(text)]
     if not points:
-        remedy = "mount -t cgroup2 none /sys/fs/cgroup; no probe of this version needs it"
+        remedy = "mount -t cgroup2 none /sys/fs/cgroup; without it the probe connections is off"
         return Finding("cgroup v2", "degraded", "not mounted", remedy)
-    hybrid = any(after.split()[0] == "cgroup" for _, after in mounts)
+    hybrid = any(b" - cgroup " in line for line in text.splitlines())
     return Finding("cgroup v2", "ok", f"{', '.join(points)}{' (hybrid: cgroup v1 is there too)' if hybrid else ''}")
 
 

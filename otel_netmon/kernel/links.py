@@ -61,6 +61,33 @@ def attach_xdp(namespace: Namespace, ifindex: int, program: int, generic: bool) 
     return _link(namespace, ifindex, syscalls.ATTACH_XDP, program, flags)
 
 
+def attach_cgroup(cgroup: int, hook: int, program: int) -> int:
+    """Attaches a program to a cgroup v2 and all below it, beside those of others, by a link (kernel 5.7); gives the link's fd.
+
+    Args:
+        cgroup: the open folder.
+        hook: enum bpf_attach_type.
+        program: loaded for that hook.
+
+    Raises:
+        Refused: lacks_feature is set where the kernel has no such hook, or no links of cgroups.
+    """
+    try:
+        return syscalls.link_create(program, cgroup, hook)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise Refused("no_cgroup_hook", True) from error
+        if error.errno == errno.EBADF:
+            raise Refused("no_cgroup2") from error
+        if (
+            error.errno == errno.EPERM
+        ):  # whoever may load the program may attach it, but beside one that wants to be alone
+            raise Refused("another_program_attached") from error
+        if error.errno == errno.E2BIG:
+            raise Refused("too_many_programs") from error
+        raise Refused(errno.errorcode.get(error.errno or 0, "error").lower()) from error
+
+
 def _link(namespace: Namespace, ifindex: int, attach_type: int, program: int, flags: int) -> int:
     try:
         return opened_in(namespace, lambda: syscalls.link_create(program, ifindex, attach_type, flags))

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from otel_netmon.enrich.cgroups import CgroupMount, Cgroups, find_cgroup2
+from otel_netmon.enrich.cgroups import Cgroups
 from otel_netmon.enrich.identities import Identity
 from otel_netmon.enrich.processes import Processes
+from otel_netmon.kernel.cgroup import CgroupMount, find_cgroup2
 from otel_netmon.readers.procfs import read_process
 
 pytestmark = pytest.mark.kernel

@@ -15,11 +15,9 @@ from otel_netmon.enrich.cgroups import (
     GONE_KEPT_SECONDS,
     MISSING_SECONDS,
     WALK_SECONDS,
-    CgroupMount,
     Cgroups,
-    cgroup2_mounts,
-    find_cgroup2,
 )
+from otel_netmon.kernel.cgroup import CgroupMount, cgroup2_mounts, find_cgroup2
 
 NOT_THERE = (1 << 62) + 7
 ID = "6dc3fdffbf66b1239d55e98da9aaa759ea51ed35d04eb09d19ebd78963aa26c2"

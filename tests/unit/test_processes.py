@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otel_netmon.enrich.cgroups import CgroupMount, Cgroups
+from otel_netmon.enrich.cgroups import Cgroups
 from otel_netmon.enrich.identities import Identity
 from otel_netmon.enrich.processes import NAMES_MAX, SURE_NS, Processes
+from otel_netmon.kernel.cgroup import CgroupMount
 from support.processes import fake_process, fake_procfs
 
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
