@@ -36,7 +36,7 @@ class Distributions(NamedTuple):
     Attributes:
         series: intp, shape (m,): place in the reading, -1 for the rest.
         kinds: intp, shape (m,): number in OUTCOMES or ENDS.
-        values: in ns.
+        values: in seconds.
     """
 
     series: npt.NDArray[np.intp]

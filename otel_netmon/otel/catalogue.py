@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from otel_netmon.abi.enums import RTT_BUCKETS, RTT_LOWEST_EXPONENT
 from otel_netmon.otel import prometheus_names
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
@@ -162,7 +163,9 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         "otel.component.type": Attribute(
             "What sends.", str, ("otlp_http_metric_exporter", "otlp_grpc_span_exporter"), "semconv"
         ),
-        "error.type": Attribute("Why it failed. Left out when it did not.", str, ("timeout", "503"), "semconv"),
+        "error.type": Attribute(
+            "Why it failed. Left out when it did not.", str, ("timeout", "refused", "503"), "semconv"
+        ),
         "http.response.status_code": Attribute("Status code of the response.", int, (200, 503), "semconv"),
         "rpc.response.status_code": Attribute("Status code of the gRPC call.", str, ("OK", "UNAVAILABLE"), "semconv"),
         "netmon.series.family": Attribute(
@@ -207,7 +210,7 @@ _HANDSHAKE_SECONDS = (
 _CONNECTION_SECONDS = (
     0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 86400.0,
 )  # fmt: skip
-_RTT_SECONDS = tuple(2.0**exponent for exponent in range(-15, 3))
+_RTT_SECONDS = tuple(2.0**exponent for exponent in range(RTT_LOWEST_EXPONENT, RTT_LOWEST_EXPONENT + RTT_BUCKETS - 1))
 """Powers of two, as the kernel program counts them: nothing between two of them is known."""
 
 _CONNECTIONS_OF = (
@@ -355,19 +358,23 @@ def _metrics() -> Iterable[Metric]:
     )  # fmt: skip
     yield Metric(
         "netmon.connection.untracked", "{connection}", "counter", int,
-        "Connections that had no place in the kernel's table: they are in no other metric of connections but those of bytes and packets.",
-        ("network.transport", "network.tcp.handshake.role"),
+        "TCP connections, and connects that failed, that had no place in the kernel's table: of other metrics only those of bytes and "
+        "retransmits have them, in the points with otel.metric.overflow.",
+        ("network.tcp.handshake.role", "error.type"),
     )  # fmt: skip
     yield Metric(
         "netmon.tcp.handshake.duration", "s", "histogram", float,
         "Time from the first SYN of a local process to the end of the handshake, or from the SYN of a peer; with error.type the time "
-        f"until a connect failed: `refused`, `reset`, `timed_out`, `host_unreachable`, `net_unreachable`. {_CONNECTIONS_OF}",
+        "until a connect failed: `refused`, `timed_out`, `host_unreachable`, `net_unreachable`, `not_sent` where it did before there was a "
+        "SYN, `cancelled` by the process, `_OTHER`. Its count is that of all connections that began since the agent did, but for "
+        f"netmon.connection.untracked. {_CONNECTIONS_OF}",
         (*_CONNECTION, "error.type"), bounds=_HANDSHAKE_SECONDS,
     )  # fmt: skip
     yield Metric(
         "netmon.tcp.connection.duration", "s", "histogram", float,
-        f"Time from the end of the handshake to the end of the connection, told when it ends. {_CONNECTIONS_OF}",
-        _CONNECTION, bounds=_CONNECTION_SECONDS,
+        "Time from the end of the handshake to the end of the connection, told when it ends; with error.type `reset` or `timed_out` "
+        f"where the end was not orderly. Those that are older than the agent are not in it. {_CONNECTIONS_OF}",
+        (*_CONNECTION, "error.type"), bounds=_CONNECTION_SECONDS,
     )  # fmt: skip
     yield Metric(
         "netmon.tcp.rtt", "s", "histogram", float,
@@ -406,6 +413,23 @@ def _metrics() -> Iterable[Metric]:
         "Payload bytes of TCP and UDP that the processes of the container received and transmitted. The resource is the container; "
         "what belongs to no container that is told is in the point with otel.metric.overflow, exactly.",
         ("network.io.direction", "network.transport", "otel.metric.overflow"), "semconv",
+    )  # fmt: skip
+    yield Metric(
+        "netmon.udp.io", "By", "counter", int,
+        "Payload bytes of UDP by process and server: the first peer of a socket that sent first, the socket's own end where the peer "
+        "did. What a socket exchanges with other peers than its first has no server. The resource is the process.",
+        ("server.address", "server.port", "network.io.direction", "otel.metric.overflow"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.udp.packets", "{packet}", "counter", int,
+        "Datagrams by process and server, see netmon.udp.io. The resource is the process.",
+        ("server.address", "server.port", "network.io.direction", "otel.metric.overflow"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.udp.drops", "{packet}", "counter", int,
+        "Datagrams that the kernel dropped because the receive queue of a socket was full, of sockets that lived at a comparison with "
+        "sock_diag. The resource is the process.",
+        ("otel.metric.overflow",),
     )  # fmt: skip
     yield Metric(
         "netmon.coverage", "1", "gauge", float,
@@ -509,6 +533,15 @@ EVENTS: Mapping[str, EventType] = MappingProxyType(
         "netmon.series.folded": EventType(
             "A family of metrics begins to fold attribute sets into the overflow point. Told once for each time of shedding.",
             ("netmon.series.family",),
+        ),
+        "netmon.tcp.reset_burst": EventType(
+            "Connections of one server are reset so often as probes.connections.reset_burst_per_second says. Told once for each time of "
+            "trouble. Without a server: of those without a series together.",
+            ("network.tcp.handshake.role", "server.address", "server.port"),
+        ),
+        "netmon.tcp.connect_failures": EventType(
+            "Connects to one server fail so often as probes.connections.connect_failures_per_second says. Told as a burst of resets.",
+            ("network.tcp.handshake.role", "server.address", "server.port"),
         ),
     }
 )
