@@ -10,6 +10,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ from otel_netmon.errors import ConfigError, NetmonError, PrivilegeError
 
 NAMES_FOLDER = "/run/netns"
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
-_NETDEV = "/proc/thread-self/net/dev"
+_PROC_NET = "/proc/thread-self/net"
+_NETLINK_SOCK_DIAG = 4
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
 
@@ -147,7 +149,31 @@ def open_netdev(namespace: Namespace) -> int:
     Raises:
         PrivilegeError: as `opened_in`.
     """
-    return opened_in(namespace, lambda: os.open(_NETDEV, os.O_RDONLY | os.O_CLOEXEC))
+    return open_proc_net(namespace, "dev")
+
+
+def open_proc_net(namespace: Namespace, name: str) -> int:
+    """An open file of the namespace's /proc/net/NAME; whoever inherits it reads that namespace.
+
+    Raises:
+        PrivilegeError: as `opened_in`.
+        FileNotFoundError: the kernel has no such file, as snmp6 without IPv6.
+    """
+    return opened_in(namespace, lambda: os.open(f"{_PROC_NET}/{name}", os.O_RDONLY | os.O_CLOEXEC))
+
+
+def open_sock_diag(namespace: Namespace) -> int:
+    """A socket of NETLINK_SOCK_DIAG; whoever inherits it is told the sockets of that namespace.
+
+    Raises:
+        PrivilegeError: as `opened_in`.
+        OSError: the kernel has no sock_diag.
+    """
+
+    def opener() -> int:
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG).detach()
+
+    return opened_in(namespace, opener)
 
 
 def _open(name: str, path: str) -> Namespace | None:
