@@ -21,5 +21,6 @@ NETMON_LATE(decapsulate, "0x4e45544d4f4e0003") /* 1: key flows by the innermost 
 NETMON_LATE(replay, "0x4e45544d4f4e0004")      /* 1: time and length come from the test run's context */
 NETMON_LATE(fast_path, "0x4e45544d4f4e0005")   /* 0: only the general parser (tests compare both) */
 NETMON_LATE(wakeup, "0x4e45544d4f4e0006")      /* bytes of messages of one CPU after which the consumer is called */
+NETMON_LATE(netns, "0x4e45544d4f4e0007")       /* 1: sockops may ask for the cookie of the network namespace */
 
 #endif

@@ -36,8 +36,36 @@ SOURCES: dict[str, dict[str, int]] = {
         "netmon_clock": syscalls.PROG_TYPE_SCHED_CLS,
     },
     "xdp_monitor": {"netmon_xdp": syscalls.PROG_TYPE_XDP},
+    "socket_monitor": {
+        "netmon_sockops": syscalls.PROG_TYPE_SOCK_OPS,
+        "netmon_ingress": syscalls.PROG_TYPE_CGROUP_SKB,
+        "netmon_egress": syscalls.PROG_TYPE_CGROUP_SKB,
+        "netmon_connect4": syscalls.PROG_TYPE_CGROUP_SOCK_ADDR,
+        "netmon_connect6": syscalls.PROG_TYPE_CGROUP_SOCK_ADDR,
+        "netmon_accept4": syscalls.PROG_TYPE_CGROUP_SOCK_ADDR,
+        "netmon_accept6": syscalls.PROG_TYPE_CGROUP_SOCK_ADDR,
+        "netmon_bind4": syscalls.PROG_TYPE_CGROUP_SOCK,
+        "netmon_bind6": syscalls.PROG_TYPE_CGROUP_SOCK,
+        "netmon_socket": syscalls.PROG_TYPE_CGROUP_SOCK,
+        "netmon_release": syscalls.PROG_TYPE_CGROUP_SOCK,
+    },
 }
 """Image name (bpf/NAME.c) -> its programs and their types."""
+
+CGROUP_HOOKS: dict[str, int] = {
+    "netmon_sockops": syscalls.ATTACH_CGROUP_SOCK_OPS,
+    "netmon_ingress": syscalls.ATTACH_CGROUP_INET_INGRESS,
+    "netmon_egress": syscalls.ATTACH_CGROUP_INET_EGRESS,
+    "netmon_connect4": syscalls.ATTACH_CGROUP_INET4_CONNECT,
+    "netmon_connect6": syscalls.ATTACH_CGROUP_INET6_CONNECT,
+    "netmon_accept4": syscalls.ATTACH_CGROUP_INET4_GETPEERNAME,
+    "netmon_accept6": syscalls.ATTACH_CGROUP_INET6_GETPEERNAME,
+    "netmon_bind4": syscalls.ATTACH_CGROUP_INET4_POST_BIND,
+    "netmon_bind6": syscalls.ATTACH_CGROUP_INET6_POST_BIND,
+    "netmon_socket": syscalls.ATTACH_CGROUP_INET_SOCK_CREATE,
+    "netmon_release": syscalls.ATTACH_CGROUP_INET_SOCK_RELEASE,
+}
+"""Program -> the hook of a cgroup it is for (enum bpf_attach_type): it is loaded for that one and attached there."""
 
 TAIL_CALLS: dict[str, tuple[str, int]] = {"netmon_dns": ("message_programs", PROGRAM_DNS)}
 """Program -> the program array and the slot by which others call it."""

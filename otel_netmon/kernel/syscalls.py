@@ -46,8 +46,23 @@ ENABLE_STATS = 32
 # enum bpf_prog_type
 PROG_TYPE_SCHED_CLS = 3
 PROG_TYPE_XDP = 6
+PROG_TYPE_CGROUP_SKB = 8
+PROG_TYPE_CGROUP_SOCK = 9
+PROG_TYPE_SOCK_OPS = 13
+PROG_TYPE_CGROUP_SOCK_ADDR = 18
 
 # enum bpf_attach_type
+ATTACH_CGROUP_INET_INGRESS = 0
+ATTACH_CGROUP_INET_EGRESS = 1
+ATTACH_CGROUP_INET_SOCK_CREATE = 2
+ATTACH_CGROUP_SOCK_OPS = 3
+ATTACH_CGROUP_INET4_CONNECT = 10
+ATTACH_CGROUP_INET6_CONNECT = 11
+ATTACH_CGROUP_INET4_POST_BIND = 12
+ATTACH_CGROUP_INET6_POST_BIND = 13
+ATTACH_CGROUP_INET4_GETPEERNAME = 29
+ATTACH_CGROUP_INET6_GETPEERNAME = 30
+ATTACH_CGROUP_INET_SOCK_RELEASE = 34
 ATTACH_XDP = 37
 ATTACH_TCX_INGRESS = 46
 ATTACH_TCX_EGRESS = 47
@@ -158,9 +173,17 @@ class VerifierRefusal(Exception):
 
 
 def program_load(
-    kind: int, instructions: bytes, name: str, log_level: int = 0, licence: str = "GPL"
+    kind: int, instructions: bytes, name: str, log_level: int = 0, licence: str = "GPL", attach_type: int = 0
 ) -> tuple[int, str]:
     """Loads a program; gives its file descriptor and the verifier's log (empty at log level 0).
+
+    Args:
+        kind: enum bpf_prog_type.
+        instructions: 8 bytes each.
+        name: at most 15 characters are kept.
+        log_level: 0 none, 1 the verifier's way, 4 its statistics.
+        licence: helpers for GPL programs need one.
+        attach_type: enum bpf_attach_type of the hook, where a kind has several that differ in what they may do.
 
     Raises:
         VerifierRefusal: with the log of a second try at level 1.
@@ -171,7 +194,7 @@ def program_load(
     def attempt(level: int, size: int) -> tuple[int, str]:
         log = ctypes.create_string_buffer(size) if level else None
         attribute = struct.pack(
-            "<IIQQIIQII16s",
+            "<IIQQIIQII16sII",
             kind,
             len(instructions) // 8,
             ctypes.addressof(code),
@@ -182,6 +205,8 @@ def program_load(
             0,
             0,
             name.encode()[:15],
+            0,
+            attach_type,
         )
         try:
             return bpf(PROG_LOAD, attribute), (log.value.decode(errors="replace") if log else "")

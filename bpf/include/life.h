@@ -1,0 +1,491 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* The life of a TCP connection as sockops tells it: opened, established, its RTT and retransmits, and how it ended. */
+#ifndef NETMON_LIFE_H
+#define NETMON_LIFE_H
+
+/* Fields of the context are read one by one: two at once the verifier refuses. */
+typedef const volatile struct bpf_sock_ops operation;
+
+#define LIFE_FLAGS                                                                                                     \
+	(BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG |                        \
+	 BPF_SOCK_OPS_RTO_CB_FLAG)
+/* Of a connection without a row; RETRANS tells the role when it ends. */
+#define LIFE_FLAGS_CLIENT (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
+#define LIFE_FLAGS_SERVER BPF_SOCK_OPS_STATE_CB_FLAG
+
+/* Calls are added to those that others asked for. */
+static __always_inline void life_follow(struct bpf_sock_ops *ctx, u32 flags)
+{
+	u32 present = ((operation *)ctx)->bpf_sock_ops_cb_flags;
+
+	if ((present & flags) != flags)
+		bpf_sock_ops_cb_flags_set(ctx, present | flags);
+}
+
+static __always_inline u64 life_netns(struct bpf_sock_ops *ctx)
+{
+	return late_netns() ? bpf_get_netns_cookie(ctx) : 0;
+}
+
+static __always_inline void life_addresses(operation *ctx, struct netmon_connection *row)
+{
+	row->family = ctx->family;
+	if (row->family == AF_INET) {
+		v4_mapped(row->local, ctx->local_ip4);
+		v4_mapped(row->remote, ctx->remote_ip4);
+	} else {
+		row->local[0] = ctx->local_ip6[0];
+		row->local[1] = ctx->local_ip6[1];
+		row->local[2] = ctx->local_ip6[2];
+		row->local[3] = ctx->local_ip6[3];
+		row->remote[0] = ctx->remote_ip6[0];
+		row->remote[1] = ctx->remote_ip6[1];
+		row->remote[2] = ctx->remote_ip6[2];
+		row->remote[3] = ctx->remote_ip6[3];
+	}
+	row->local_port = bpf_htons(ctx->local_port);
+	row->remote_port = ctx->remote_port >> 16; /* it lies in the upper half, in network order */
+}
+
+/* What the kernel has counted. SYN and FIN take a place in sequence space like an octet of payload: they are taken out. */
+static __always_inline void life_refresh(operation *ctx, struct netmon_connection *row)
+{
+	u64 received = ctx->bytes_received;
+	u64 acked = ctx->bytes_acked;
+
+	if (received && (row->flags & NETMON_CONNECTION_FIN_RECEIVED))
+		received--;
+	if (acked && row->role == NETMON_ROLE_CLIENT)
+		acked--;
+	if (acked && (row->flags & NETMON_CONNECTION_FIN_ACKED))
+		acked--;
+	row->bytes_received = received;
+	row->bytes_sent = acked;
+	row->segments_received = ctx->segs_in;
+	row->segments_sent = ctx->segs_out;
+	row->data_received = ctx->data_segs_in;
+	row->data_sent = ctx->data_segs_out;
+	row->refreshed = bpf_jiffies64();
+}
+
+static __always_inline struct netmon_connection_totals *life_totals(u8 role, u8 ending)
+{
+	u32 place = connection_place(role, ending);
+	struct netmon_connection_totals *totals = connection_totals.lookup(&place);
+
+	if (totals)
+		__sync_fetch_and_add(&totals->connections, 1);
+	return totals;
+}
+
+/* ---- opened and established */
+
+/* connect() sends the SYN: addresses and ports are known. */
+static __always_inline void life_connect(struct bpf_sock_ops *ctx)
+{
+	u64 cookie = socket_cookie(ctx);
+	struct netmon_connection *row = connection_make(cookie);
+	u64 now;
+
+	if (!row) {
+		connection_count(NETMON_CONNECTIONS_NO_PLACE);
+		life_follow(ctx, LIFE_FLAGS_CLIENT);
+		return;
+	}
+	now = bpf_ktime_get_ns();
+	if (row->role != NETMON_ROLE_CLIENT) { /* no hook saw connect(): the kernel's own socket */
+		row->role = NETMON_ROLE_CLIENT;
+		row->begin_ns = now;
+		row->netns = life_netns(ctx);
+	}
+	life_addresses(ctx, row);
+	row->handshake_ns = now; /* until it is established: when the SYN was sent */
+	row->flags |= NETMON_CONNECTION_SENT;
+	row->previous_state = BPF_TCP_CLOSE;
+	row->state = BPF_TCP_SYN_SENT;
+	life_follow(ctx, LIFE_FLAGS);
+}
+
+static __always_inline void life_active(struct bpf_sock_ops *ctx)
+{
+	struct netmon_connection *row = connection_of(socket_cookie(ctx));
+	u64 now;
+
+	if (!row) {
+		life_totals(NETMON_ROLE_CLIENT, NETMON_ENDING_NONE);
+		return;
+	}
+	now = bpf_ktime_get_ns();
+	row->established_ns = now;
+	row->handshake_ns = now - row->handshake_ns;
+	life_addresses(ctx, row);
+	if (!row->rtt_count)
+		rtt_sample(row, ((operation *)ctx)->srtt_us);
+	life_refresh(ctx, row);
+}
+
+/* The SYN has come and the request for a connection is made; the connection will have its cookie. */
+static __always_inline void life_request(struct bpf_sock_ops *ctx)
+{
+	u64 cookie = socket_cookie(ctx);
+	u32 slot = cookie % SYN_TIMES;
+	struct syn_time *time = syn_times.lookup(&slot);
+
+	if (!time)
+		return;
+	time->time_ns = bpf_ktime_get_ns();
+	time->cookie = cookie;
+}
+
+static __always_inline struct netmon_connection *life_listener(struct listener_key *key, int family)
+{
+	struct listener *found = listeners.lookup(key);
+
+	if (!found) {
+		key->local[0] = key->local[1] = key->local[2] = key->local[3] = 0;
+		found = listeners.lookup(key);
+	}
+	if (!found && family == AF_INET) {
+		key->local[2] = bpf_htonl(0xffff);
+		found = listeners.lookup(key);
+	}
+	if (!found || !found->cookie)
+		return 0;
+	return connection_of(found->cookie);
+}
+
+static __always_inline void life_passive(struct bpf_sock_ops *ctx)
+{
+	operation *fields = ctx;
+	u64 cookie = socket_cookie(ctx);
+	struct netmon_connection *row = connection_make(cookie);
+	struct netmon_connection *listening;
+	struct listener_key key = {};
+	struct syn_time *time;
+	u32 srtt = fields->srtt_us;
+	u32 slot = cookie % SYN_TIMES;
+	u64 now;
+
+	if (!row) {
+		connection_count(NETMON_CONNECTIONS_NO_PLACE);
+		life_totals(NETMON_ROLE_SERVER, NETMON_ENDING_NONE);
+		life_follow(ctx, LIFE_FLAGS_SERVER);
+		return;
+	}
+	now = bpf_ktime_get_ns();
+	row->role = NETMON_ROLE_SERVER;
+	row->netns = life_netns(ctx);
+	life_addresses(ctx, row);
+	row->begin_ns = row->established_ns = now;
+	time = syn_times.lookup(&slot);
+	if (time && time->cookie == cookie) {
+		row->begin_ns = time->time_ns;
+		row->handshake_ns = now - time->time_ns;
+	} else if (srtt) { /* measured from the SYN-ACK, which was sent once */
+		row->handshake_ns = (u64)srtt * 125;
+		row->begin_ns = now - row->handshake_ns;
+	}
+	row->retransmits[NETMON_RETRANSMIT_SYN_ACK] = fields->total_retrans;
+	rtt_sample(row, srtt);
+	life_refresh(ctx, row);
+	if (late_netns()) {
+		key.netns = row->netns;
+		__builtin_memcpy(key.local, row->local, 16);
+		key.port = row->local_port;
+		listening = life_listener(&key, row->family);
+		if (listening && listening->who) {
+			row->tgid = listening->tgid;
+			row->cgroup = listening->cgroup;
+			__builtin_memcpy(row->comm, listening->comm, 16);
+			row->who = NETMON_WHO_LISTENER;
+		}
+	}
+	row->previous_state = BPF_TCP_SYN_RECV;
+	row->state = fields->state; /* SYN_RECV still: the change is told next */
+	life_follow(ctx, LIFE_FLAGS);
+}
+
+static __always_inline void life_listen(struct bpf_sock_ops *ctx)
+{
+	u64 cookie = socket_cookie(ctx);
+	struct netmon_connection *row = connection_make(cookie);
+	struct netmon_connection *other;
+	struct listener_key key = {};
+	struct listener fresh = {}, *present;
+
+	life_follow(ctx, LIFE_FLAGS_SERVER);
+	if (!row) {
+		connection_count(NETMON_CONNECTIONS_NO_PLACE);
+		return;
+	}
+	if (!row->begin_ns)
+		row->begin_ns = bpf_ktime_get_ns();
+	row->role = NETMON_ROLE_LISTENER;
+	row->netns = life_netns(ctx);
+	life_addresses(ctx, row);
+	row->previous_state = BPF_TCP_CLOSE;
+	row->state = BPF_TCP_LISTEN;
+	if (!late_netns())
+		return; /* addresses alone do not tell listeners of several namespaces apart */
+	key.netns = row->netns;
+	__builtin_memcpy(key.local, row->local, 16);
+	key.port = row->local_port;
+	fresh.cookie = cookie;
+	fresh.many = 1;
+	if (!listeners.insert(&key, &fresh))
+		return;
+	present = listeners.lookup(&key);
+	if (!present || present->cookie == cookie)
+		return;
+	__sync_fetch_and_add(&present->many, 1);
+	other = connection_of(present->cookie);
+	if (!other || other->tgid != row->tgid)
+		present->cookie = 0;
+}
+
+static __always_inline void life_unlisten(struct netmon_connection *row)
+{
+	struct listener_key key = {};
+	struct listener *present;
+
+	key.netns = row->netns;
+	__builtin_memcpy(key.local, row->local, 16);
+	key.port = row->local_port;
+	present = listeners.lookup(&key);
+	if (!present)
+		return;
+	if (present->many <= 1) {
+		listeners.delete(&key);
+		return;
+	}
+	__sync_fetch_and_add(&present->many, -1);
+	if (present->cookie == row->cookie)
+		present->cookie = 0;
+}
+
+/* ---- while it lives */
+
+static __always_inline void life_rtt(struct bpf_sock_ops *ctx)
+{
+	struct netmon_connection *row = connection_of(socket_cookie(ctx));
+	u32 srtt = ((operation *)ctx)
+			   ->args[1]; /* the new one, from 6.10 on; before that there is only the one it replaces */
+
+	if (!row)
+		return;
+	rtt_sample(row, srtt ? srtt : ((operation *)ctx)->srtt_us);
+	life_refresh(ctx, row);
+}
+
+/* The retransmission timer ran out; what lies beyond snd_una now is sent again because of it. */
+static __always_inline void life_timeout(struct bpf_sock_ops *ctx)
+{
+	struct netmon_connection *row = connection_of(socket_cookie(ctx));
+	operation *fields = ctx;
+
+	if (!row)
+		return;
+	row->timeouts++;
+	row->recovery_point = fields->snd_nxt;
+	row->flags |= fields->args[2] ? NETMON_CONNECTION_EXPIRED : NETMON_CONNECTION_RECOVERS;
+}
+
+static __always_inline u32 life_retransmit_kind(operation *ctx, struct netmon_connection *row)
+{
+	if (ctx->state == BPF_TCP_SYN_SENT)
+		return NETMON_RETRANSMIT_SYN;
+	if (row->flags & NETMON_CONNECTION_RECOVERS) {
+		if ((s32)(ctx->snd_una - row->recovery_point) < 0)
+			return NETMON_RETRANSMIT_TIMEOUT;
+		row->flags &= ~NETMON_CONNECTION_RECOVERS;
+	}
+	/* A probe is sent while nothing is held to be lost; whatever else is sent again was marked lost before. */
+	return ctx->lost_out ? NETMON_RETRANSMIT_FAST : NETMON_RETRANSMIT_TAIL_LOSS;
+}
+
+static __always_inline void life_retransmit(struct bpf_sock_ops *ctx)
+{
+	struct netmon_connection *row = connection_of(socket_cookie(ctx));
+	u64 kind;
+
+	if (!row)
+		return;
+	kind = life_retransmit_kind(ctx, row);
+	asm volatile("%0 &= 7" : "+r"(kind));
+	if (kind < NETMON_RETRANSMIT_NUMBER)
+		row->retransmits[kind] += ((operation *)ctx)->args[1];
+}
+
+/* ---- the end */
+
+/* The ICMP error about this connection since it began: its ending, 0 where there is none. */
+static __always_inline u8 life_unreachable(struct netmon_connection *row)
+{
+	struct unreachable_key key = {};
+	struct unreachable *error;
+	u8 code;
+
+	__builtin_memcpy(key.local, row->local, 16);
+	__builtin_memcpy(key.remote, row->remote, 16);
+	key.local_port = row->local_port;
+	key.remote_port = row->remote_port;
+	error = unreachable.lookup(&key);
+	if (!error || error->time_ns < row->begin_ns)
+		return 0;
+	code = error->code;
+	row->icmp_type = error->type;
+	row->icmp_code = code;
+	if (error->type == ICMPV6_DEST_UNREACH) { /* RFC 4443, 3.1 */
+		if (code == 4)
+			return NETMON_ENDING_REFUSED;
+		return code == 0 ? NETMON_ENDING_NET_UNREACHABLE : NETMON_ENDING_HOST_UNREACHABLE;
+	}
+	if (code == 3) /* RFC 792, RFC 1122, 3.2.2.1 */
+		return NETMON_ENDING_REFUSED;
+	if (code == 0 || code == 6 || code == 9 || code == 11)
+		return NETMON_ENDING_NET_UNREACHABLE;
+	return NETMON_ENDING_HOST_UNREACHABLE;
+}
+
+static __always_inline u8 life_failed(struct netmon_connection *row)
+{
+	u8 told;
+
+	if (row->reset_received && !(row->flags & NETMON_CONNECTION_EXPIRED))
+		return NETMON_ENDING_REFUSED;
+	told = life_unreachable(row);
+	if (told)
+		return told;
+	if (row->flags & NETMON_CONNECTION_EXPIRED)
+		return NETMON_ENDING_CONNECT_TIMED_OUT;
+	return row->released ? NETMON_ENDING_ABANDONED : NETMON_ENDING_CONNECT_UNKNOWN;
+}
+
+/*
+ * How an established connection came to CLOSE. The timer says so itself. A FIN of this side that was acknowledged makes it
+ * orderly. From ESTABLISHED and CLOSE_WAIT it is no orderly way: without RST from there, the close() of the process sent
+ * one, since data was left unread or SO_LINGER asked for it; without either, probes of a closed window had no answer.
+ */
+static __always_inline u8 life_ended(struct netmon_connection *row, u8 old)
+{
+	if (row->flags & NETMON_CONNECTION_EXPIRED)
+		return NETMON_ENDING_TIMED_OUT;
+	if (row->reset_received)
+		return NETMON_ENDING_RESET_REMOTE;
+	if (row->reset_sent)
+		return NETMON_ENDING_RESET_LOCAL;
+	if (old == BPF_TCP_LAST_ACK)
+		return NETMON_ENDING_FIN_REMOTE;
+	if (old == BPF_TCP_FIN_WAIT2 || old == BPF_TCP_CLOSING)
+		return NETMON_ENDING_FIN_LOCAL;
+	if (old == BPF_TCP_FIN_WAIT1)
+		return NETMON_ENDING_UNKNOWN;
+	return row->released ? NETMON_ENDING_RESET_LOCAL : NETMON_ENDING_TIMED_OUT;
+}
+
+/* A connection without a row has ended: what can be told of it. */
+static __always_inline void life_ended_without_row(operation *ctx, u64 cookie, u8 old)
+{
+	struct connection_scratch *scratch = connection_scratch_here();
+	u8 role = ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RETRANS_CB_FLAG ? NETMON_ROLE_CLIENT : NETMON_ROLE_SERVER;
+	u64 received = ctx->bytes_received, acked = ctx->bytes_acked;
+	struct netmon_connection_totals *totals;
+	u8 ending = NETMON_ENDING_UNKNOWN;
+	int reset;
+
+	if (!scratch)
+		return;
+	reset = scratch->reset_cookie == cookie;
+	if (old == BPF_TCP_SYN_SENT)
+		ending = reset ? NETMON_ENDING_REFUSED : NETMON_ENDING_CONNECT_UNKNOWN;
+	else if (reset)
+		ending = NETMON_ENDING_RESET_REMOTE;
+	else if (old == BPF_TCP_LAST_ACK)
+		ending = NETMON_ENDING_FIN_REMOTE;
+	else if (old == BPF_TCP_FIN_WAIT2 || old == BPF_TCP_CLOSING)
+		ending = NETMON_ENDING_FIN_LOCAL;
+	totals = life_totals(role, ending);
+	if (!totals)
+		return;
+	if (acked && role == NETMON_ROLE_CLIENT)
+		acked--;
+	if (acked && (ending == NETMON_ENDING_FIN_LOCAL || ending == NETMON_ENDING_FIN_REMOTE))
+		acked--;
+	if (received && (old == BPF_TCP_CLOSE_WAIT || old == BPF_TCP_LAST_ACK || old == BPF_TCP_CLOSING ||
+			 (scratch->fin_cookie == cookie && scratch->fin_sequence == ctx->rcv_nxt)))
+		received--;
+	__sync_fetch_and_add(&totals->bytes_received, received);
+	__sync_fetch_and_add(&totals->bytes_sent, acked);
+	__sync_fetch_and_add(&totals->packets_received, ctx->data_segs_in);
+	__sync_fetch_and_add(&totals->packets_sent, ctx->data_segs_out);
+	__sync_fetch_and_add(&totals->retransmits, ctx->total_retrans);
+}
+
+static __always_inline void life_close(struct bpf_sock_ops *ctx, u64 cookie, u8 old)
+{
+	struct netmon_connection *row = connection_of(cookie);
+	operation *fields = ctx;
+	u32 told = 0;
+	u8 ending;
+	int i;
+
+	if (old == BPF_TCP_CLOSE)
+		return;
+	if (!row) {
+		if (old != BPF_TCP_LISTEN)
+			life_ended_without_row(fields, cookie, old);
+		return;
+	}
+	if (old == BPF_TCP_LISTEN) {
+		if (late_netns())
+			life_unlisten(row);
+		row->previous_state = old;
+		row->state = BPF_TCP_CLOSE;
+		connection_end(row, NETMON_ENDING_NONE);
+		return;
+	}
+	ending = row->established_ns ? life_ended(row, old) : life_failed(row);
+	if (!row->established_ns)
+		row->handshake_ns = 0;
+	if (ending == NETMON_ENDING_RESET_LOCAL)
+		row->reset_sent = 1; /* it follows */
+	if (ending == NETMON_ENDING_FIN_LOCAL || ending == NETMON_ENDING_FIN_REMOTE)
+		row->flags |= NETMON_CONNECTION_FIN_ACKED;
+	if (row->fin_seen && fields->rcv_nxt == row->fin_sequence)
+		row->flags |= NETMON_CONNECTION_FIN_RECEIVED;
+	life_refresh(ctx, row);
+#pragma unroll
+	for (i = 0; i < NETMON_RETRANSMIT_OTHER; i++)
+		told += row->retransmits[i];
+	row->retransmits[NETMON_RETRANSMIT_OTHER] = fields->total_retrans - told;
+	row->previous_state = old;
+	row->state = BPF_TCP_CLOSE;
+	connection_end(row, ending);
+}
+
+static __always_inline void life_state(struct bpf_sock_ops *ctx)
+{
+	operation *fields = ctx;
+	u64 cookie = socket_cookie(ctx);
+	u8 old = fields->args[0], new = fields->args[1];
+	struct netmon_connection *row;
+
+	if (new == BPF_TCP_CLOSE) {
+		life_close(ctx, cookie, old);
+		return;
+	}
+	row = connection_of(cookie);
+	if (!row)
+		return;
+	row->previous_state = old;
+	row->state = new;
+	if (new == BPF_TCP_FIN_WAIT2)
+		row->flags |= NETMON_CONNECTION_FIN_ACKED;
+	else if (new == BPF_TCP_CLOSE_WAIT || new == BPF_TCP_CLOSING)
+		row->flags |= NETMON_CONNECTION_FIN_RECEIVED;
+	else
+		return;
+	life_refresh(ctx, row);
+}
+
+#endif

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What no field of a TCP socket tells: segments that came out of order, windows that closed, RST and FIN as they come. A
+ * segment without payload and with nothing of this costs a look at its header; one with payload, the row.
+ */
+#ifndef NETMON_SEGMENTS_H
+#define NETMON_SEGMENTS_H
+
+#define REFRESH_JIFFIES 32 /* a connection that only receives has no round trips: its counts are taken so often */
+#define TCP_STATE_FLAGS (TCP_SYN | TCP_FIN | TCP_RST)
+
+/* A transport header in the packet of a socket; at is its offset from the IP header. */
+struct segment {
+	u32 at;
+	u32 sequence;
+	u32 payload;
+	u16 source_port;
+	u16 destination_port;
+	u16 window; /* as it is on the wire */
+	u8 flags;
+	u8 protocol;
+	u8 v6;
+};
+
+/* The rare case: IPv4 options, IPv6 extension headers, headers outside of the linear part. 0: nothing that is counted. */
+static __always_inline int segment_load(struct __sk_buff *skb, struct segment *s)
+{
+	u8 header[40];
+	int i;
+
+	if (bpf_skb_load_bytes(skb, 0, header, 20))
+		return 0;
+	if (header[0] >> 4 == 4) {
+		s->v6 = 0;
+		s->at = (header[0] & 15) << 2;
+		s->protocol = header[9];
+		if (be16(header + 6) & 0x1fff)
+			return 0;
+	} else {
+		s->v6 = 1;
+		s->at = 40;
+		s->protocol = header[6];
+		for (i = 0; i < IPV6_EXTENSIONS_MAX; i++) {
+			if (!is_extension(s->protocol) || bpf_skb_load_bytes(skb, s->at, header, 4))
+				break;
+			if (s->protocol == 44 && (be16(header + 2) & 0xfff8))
+				return 0;
+			if (s->protocol == 44)
+				s->at += 8;
+			else if (s->protocol == 51)
+				s->at += (header[1] + 2) << 2;
+			else
+				s->at += (header[1] + 1) << 3;
+			s->protocol = header[0];
+		}
+	}
+	if (s->protocol == PROTOCOL_TCP) {
+		if (bpf_skb_load_bytes(skb, s->at, header, 16))
+			return 0;
+		s->sequence = bpf_ntohl(*(u32 *)(header + 4));
+		s->flags = header[13];
+		s->window = *(u16 *)(header + 14);
+		s->payload = skb->len - s->at - ((header[12] >> 4) << 2);
+	} else if (s->protocol == PROTOCOL_UDP) {
+		if (bpf_skb_load_bytes(skb, s->at, header, 8))
+			return 0;
+		s->payload = skb->len - s->at - 8;
+	} else {
+		return 1;
+	}
+	s->source_port = *(u16 *)header;
+	s->destination_port = *(u16 *)(header + 2);
+	return 1;
+}
+
+static __always_inline int segment_read(struct __sk_buff *skb, struct segment *s)
+{
+	u8 *data = (u8 *)(long)skb->data;
+	u8 *end = (u8 *)(long)skb->data_end;
+	u8 *at;
+
+	if (data + 36 > end)
+		return segment_load(skb, s);
+	if (data[0] == 0x45 && !(*(u16 *)(data + 6) & bpf_htons(0x1fff))) {
+		s->v6 = 0;
+		s->at = 20;
+		s->protocol = data[9];
+		at = data + 20;
+	} else if (data[0] >> 4 == 6 && data + 56 <= end) {
+		s->v6 = 1;
+		s->at = 40;
+		s->protocol = data[6];
+		at = data + 40;
+	} else {
+		return segment_load(skb, s);
+	}
+	if (s->protocol == PROTOCOL_TCP) {
+		s->sequence = bpf_ntohl(*(u32 *)(at + 4));
+		s->flags = at[13];
+		s->window = *(u16 *)(at + 14);
+		s->payload = skb->len - s->at - ((at[12] >> 4) << 2);
+	} else if (s->protocol == PROTOCOL_UDP) {
+		s->payload = skb->len - s->at - 8;
+	} else {
+		return segment_load(skb, s);
+	}
+	s->source_port = *(u16 *)at;
+	s->destination_port = *(u16 *)(at + 2);
+	return 1;
+}
+
+/* How many segments or datagrams of the wire this packet stands for. */
+static __always_inline u32 segment_many(struct __sk_buff *skb)
+{
+	u32 many = skb->gso_segs;
+
+	return many > 1 ? many : 1;
+}
+
+/* The TCP socket of a packet; 0: it has none that is more than a request or a memory of a connection. */
+static __always_inline struct bpf_tcp_sock *segment_socket(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk)
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	return sk ? bpf_tcp_sock(sk) : 0;
+}
+
+/*
+ * Counts a segment that begins behind what is expected next. The socket's own expectation is asked where ours does not
+ * fit: it moves over what a filled gap made whole, but lags where a process holds the socket and packets queue up.
+ */
+static __always_inline void segment_order(struct __sk_buff *skb, struct netmon_connection *row, const struct segment *s)
+{
+	u32 end = s->sequence + s->payload;
+	u32 next = row->next_sequence;
+	struct bpf_tcp_sock *tcp;
+
+	if (!row->sequence_known || (s32)(s->sequence - next) > 0) {
+		tcp = segment_socket(skb);
+		if (!tcp)
+			return;
+		if (!row->sequence_known || (s32)(tcp->rcv_nxt - next) > 0)
+			next = tcp->rcv_nxt;
+		row->sequence_known = 1;
+		if ((s32)(s->sequence - next) > 0) {
+			row->next_sequence = next;
+			__sync_fetch_and_add(&row->out_of_order, segment_many(skb));
+			return;
+		}
+	}
+	row->next_sequence = (s32)(end - next) > 0 ? end : next;
+}
+
+static __always_inline void segment_refresh(struct __sk_buff *skb, struct netmon_connection *row)
+{
+	struct bpf_tcp_sock *tcp = segment_socket(skb);
+	u64 received, acked;
+
+	if (!tcp)
+		return;
+	received = tcp->bytes_received;
+	acked = tcp->bytes_acked;
+	if (received && (row->flags & NETMON_CONNECTION_FIN_RECEIVED))
+		received--;
+	if (acked && row->role == NETMON_ROLE_CLIENT)
+		acked--;
+	if (acked && (row->flags & NETMON_CONNECTION_FIN_ACKED))
+		acked--;
+	row->bytes_received = received;
+	row->bytes_sent = acked;
+	row->segments_received = tcp->segs_in;
+	row->segments_sent = tcp->segs_out;
+	row->data_received = tcp->data_segs_in;
+	row->data_sent = tcp->data_segs_out;
+}
+
+/* A segment came to a socket without a row: what its end will ask for. */
+static __always_inline void segment_without_row(const struct segment *s, u64 cookie)
+{
+	struct connection_scratch *scratch = connection_scratch_here();
+
+	if (!scratch)
+		return;
+	if (s->flags & TCP_RST)
+		scratch->reset_cookie = cookie;
+	if (s->flags & TCP_FIN) {
+		scratch->fin_cookie = cookie;
+		scratch->fin_sequence = s->sequence + s->payload + 1;
+	}
+}
+
+static __always_inline void segment_received(struct __sk_buff *skb, const struct segment *s)
+{
+	struct netmon_connection *row;
+	u64 cookie;
+	u32 now;
+
+	if (!s->payload && s->window && !(s->flags & (TCP_FIN | TCP_RST)))
+		return;
+	cookie = socket_cookie(skb);
+	row = connection_of(cookie);
+	if (!row) {
+		segment_without_row(s, cookie);
+		return;
+	}
+	if (row->role == NETMON_ROLE_LISTENER)
+		return; /* the ACK that ends a handshake, with data: the connection it makes is not there yet */
+	if (s->flags & TCP_RST) {
+		row->reset_received = 1;
+		return;
+	}
+	if (s->flags & TCP_FIN) {
+		row->fin_sequence = s->sequence + s->payload + 1;
+		row->fin_seen = 1;
+	}
+	if (!s->window && !(s->flags & TCP_STATE_FLAGS))
+		__sync_fetch_and_add(&row->zero_windows_received, 1);
+	if (!s->payload || (s->flags & TCP_SYN))
+		return;
+	if (row->reset_received)
+		row->reset_received = 0; /* that one was not valid, or nothing would come any more */
+	segment_order(skb, row, s);
+	if (row->released && (row->state == BPF_TCP_FIN_WAIT1 || row->state == BPF_TCP_FIN_WAIT2))
+		row->reset_sent =
+			1; /* data for a process that closed: the kernel answers with RST (RFC 1122, 4.2.2.13) */
+	now = bpf_jiffies64();
+	if (now - row->refreshed >= REFRESH_JIFFIES) {
+		row->refreshed = now;
+		segment_refresh(skb, row);
+	}
+}
+
+static __always_inline void segment_sent(struct __sk_buff *skb, const struct segment *s)
+{
+	struct netmon_connection *row;
+
+	if (s->window ? !(s->flags & TCP_RST) : s->flags & (TCP_SYN | TCP_FIN))
+		return;
+	row = connection_of(socket_cookie(skb));
+	if (!row)
+		return;
+	if (s->flags & TCP_RST)
+		row->reset_sent = 1;
+	else
+		__sync_fetch_and_add(&row->zero_windows_sent, 1);
+}
+
+#endif

@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/* udp_stats: one row a UDP socket, by its cookie, from socket() to close(). Datagrams are counted as their socket sees them. */
+#ifndef NETMON_UDP_H
+#define NETMON_UDP_H
+
+BPF_TABLE("hash", u64, struct netmon_udp, udp_stats, 16384); /* the loader sets the real size */
+BPF_TABLE("array", u32, struct netmon_udp, udp_zero, 1);     /* a new row; nobody writes it */
+
+static __always_inline struct netmon_udp *udp_make(u64 cookie)
+{
+	u32 only = 0;
+	struct netmon_udp *zero = udp_zero.lookup(&only);
+	struct netmon_udp *row;
+
+	if (!zero || udp_stats.insert(&cookie, zero))
+		return udp_stats.lookup(&cookie);
+	row = udp_stats.lookup(&cookie);
+	if (!row)
+		return 0;
+	row->cookie = cookie;
+	row->begin_ns = bpf_ktime_get_ns();
+	connection_count(NETMON_CONNECTIONS_UDP_OPENED);
+	return row;
+}
+
+/* The row of a socket that was there before the programs were, or was made by the kernel. */
+static __always_inline struct netmon_udp *udp_adopt(struct __sk_buff *skb, u64 cookie)
+{
+	u32 udp = 1;
+	u64 *full = connection_full.lookup(&udp);
+	u64 now = bpf_jiffies64();
+	struct netmon_udp *row;
+
+	if (!full || now < *full)
+		return 0;
+	row = udp_make(cookie);
+	if (!row) {
+		*full = now + FULL_BACKOFF_JIFFIES;
+		return 0;
+	}
+	row->cgroup = bpf_skb_cgroup_id(skb);
+	row->flags = NETMON_CONNECTION_ADOPTED;
+	return row;
+}
+
+static __always_inline void udp_without_row(u8 direction, u64 packets, u64 bytes)
+{
+	u32 place = NETMON_TOTALS_UDP, what = NETMON_CONNECTIONS_UDP_NO_PLACE;
+	struct netmon_connection_totals *totals = connection_totals.lookup(&place);
+	u64 *count = connection_counts.lookup(&what);
+
+	if (!totals || !count)
+		return;
+	__sync_fetch_and_add(count, packets);
+	if (direction == NETMON_RECEIVE) {
+		__sync_fetch_and_add(&totals->packets_received, packets);
+		__sync_fetch_and_add(&totals->bytes_received, bytes);
+	} else {
+		__sync_fetch_and_add(&totals->packets_sent, packets);
+		__sync_fetch_and_add(&totals->bytes_sent, bytes);
+	}
+}
+
+/* The first datagram makes its peer the row's, and its direction the role. Of two at once one counts as somebody else's. */
+static __always_inline void udp_begin(struct netmon_udp *row, const u32 *local, const u32 *remote, u16 local_port,
+				      u16 remote_port, u8 direction)
+{
+	__builtin_memcpy(row->local, local, 16);
+	__builtin_memcpy(row->remote, remote, 16);
+	row->local_port = local_port;
+	row->role = direction == NETMON_TRANSMIT ? NETMON_ROLE_CLIENT : NETMON_ROLE_SERVER;
+	row->remote_port = remote_port;
+}
+
+static __always_inline void udp_datagram(struct __sk_buff *skb, const struct segment *s, const u8 direction)
+{
+	u64 cookie = socket_cookie(skb);
+	struct netmon_udp *row = udp_stats.lookup(&cookie);
+	u32 source[4], destination[4], *local, *remote;
+	u64 packets = segment_many(skb), bytes = s->payload;
+	u16 local_port, remote_port;
+
+	if (!row)
+		row = udp_adopt(skb, cookie);
+	if (!row || (row->flags & NETMON_CONNECTION_ENDED)) {
+		udp_without_row(direction, packets, bytes);
+		return;
+	}
+	if (s->v6) {
+		if (bpf_skb_load_bytes(skb, 8, source, 16) || bpf_skb_load_bytes(skb, 24, destination, 16))
+			return;
+	} else {
+		v4_mapped(source, 0);
+		v4_mapped(destination, 0);
+		if (bpf_skb_load_bytes(skb, 12, &source[3], 4) || bpf_skb_load_bytes(skb, 16, &destination[3], 4))
+			return;
+	}
+	local = direction == NETMON_TRANSMIT ? source : destination;
+	remote = direction == NETMON_TRANSMIT ? destination : source;
+	local_port = direction == NETMON_TRANSMIT ? s->source_port : s->destination_port;
+	remote_port = direction == NETMON_TRANSMIT ? s->destination_port : s->source_port;
+	if (!row->role)
+		udp_begin(row, local, remote, local_port, remote_port, direction);
+	if (row->remote_port == remote_port && row->remote[3] == remote[3] && row->remote[2] == remote[2] &&
+	    row->remote[1] == remote[1] && row->remote[0] == remote[0]) {
+		if (direction == NETMON_RECEIVE) {
+			__sync_fetch_and_add(&row->packets_received, packets);
+			__sync_fetch_and_add(&row->bytes_received, bytes);
+		} else {
+			__sync_fetch_and_add(&row->packets_sent, packets);
+			__sync_fetch_and_add(&row->bytes_sent, bytes);
+		}
+	} else if (direction == NETMON_RECEIVE) {
+		__sync_fetch_and_add(&row->other_packets_received, packets);
+		__sync_fetch_and_add(&row->other_bytes_received, bytes);
+	} else {
+		__sync_fetch_and_add(&row->other_packets_sent, packets);
+		__sync_fetch_and_add(&row->other_bytes_sent, bytes);
+	}
+}
+
+/* The socket is closed. One that never had a datagram leaves no record. */
+static __always_inline void udp_close(u64 cookie)
+{
+	struct netmon_udp *row = udp_stats.lookup(&cookie);
+
+	if (!row || (row->flags & NETMON_CONNECTION_ENDED))
+		return;
+	if (!row->role) {
+		connection_count(NETMON_CONNECTIONS_UDP_UNUSED);
+		udp_stats.delete(&cookie);
+		return;
+	}
+	row->closer_tgid = bpf_get_current_pid_tgid() >> 32;
+	row->end_ns = bpf_ktime_get_ns();
+	if (udp_records.ringbuf_output(row, sizeof(*row), connection_wakeup(1, sizeof(*row)))) {
+		connection_count(NETMON_CONNECTIONS_UDP_RING_FULL);
+		asm volatile("" ::: "memory");
+		row->flags |= NETMON_CONNECTION_ENDED;
+		return;
+	}
+	connection_count(NETMON_CONNECTIONS_UDP_RECORDS);
+	udp_stats.delete(&cookie);
+}
+
+#endif
