@@ -80,6 +80,11 @@ _END[[Ending.RESET_LOCAL, Ending.RESET_REMOTE]] = ENDS.index("reset")
 _END[Ending.TIMED_OUT] = ENDS.index("timed_out")
 
 
+def error_type(ending: Ending) -> str | None:
+    """error.type of a connection that ended so; None for an orderly end."""
+    return OUTCOMES[_OUTCOME[ending]] if ending >= Ending.REFUSED else ENDS[_END[ending]]
+
+
 class Gains(NamedTuple):
     """What n connections gained. Columns of length n.
 
