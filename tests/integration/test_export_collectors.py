@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from support import collectors
 from support.collectors import Collector
 from support.otlp_receiver import wait_until
 from support.points import Exponential, Histogram, Point, points_of_otlp_json
-from support.snapshots import END, START, every_metric, flows
+from support.snapshots import END, OF_PROCESS, PROCESS, START, every_metric, flows
 
 pytestmark = pytest.mark.collector
 
@@ -30,12 +30,15 @@ Form = Literal["exponential", "explicit"]
 
 
 def by_series(points: Iterable[Point]) -> dict[str, Point]:
-    """Points by name and attributes, of which there is one each; without their resource."""
-    result = {f"{point.name}{sorted(point.attributes.items())}": point._replace(resource={}) for point in points}
+    """Points by name, attributes and resource, of which there is one each."""
+    result = {f"{each.name}{sorted(each.attributes.items())}{sorted(each.resource.items())}": each for each in points}
     return dict(sorted(result.items()))
 
 
-def expected(snapshot: Snapshot, form: Form) -> Iterator[Point]:
+def expected(snapshot: Snapshot, form: Form, own: Mapping[str, str]) -> Iterator[Point]:
+    """A process has its own resource and the place of the agent's."""
+    place = {key: value for key, value in own.items() if key.split(".")[0] in {"host", "os", "deployment"}}
+    resources: dict[bytes, Mapping[str, Any]] = {b"": own, OF_PROCESS: {**PROCESS, **place}}
     for metric in CATALOGUE.values():
         points = snapshot.points[metric.name]
         if metric.prometheus_only:
@@ -44,11 +47,13 @@ def expected(snapshot: Snapshot, form: Form) -> Iterator[Point]:
             kind = "exponentialHistogram" if form == "exponential" else "histogram"
             for row, attributes in enumerate(points.attributes):
                 value = distribution(points, row, form)
-                yield Point(metric.name, metric.unit, kind, dict(attributes.items()), value, START, END, {})
+                told = dict(attributes.items()), value, START, END, resources[attributes.resource]
+                yield Point(metric.name, metric.unit, kind, *told)
             continue
         kind, start = ("gauge", 0) if metric.kind == "gauge" else ("sum", START)
         for point in points:
-            yield Point(metric.name, metric.unit, kind, point.attributes, point.value, start, END, {})
+            identity = point.attributes, point.value, start, END, resources[point.resource]
+            yield Point(metric.name, metric.unit, kind, *identity)
 
 
 def distribution(points: HistogramSeries, row: int, form: Form) -> Histogram | Exponential:
@@ -77,8 +82,7 @@ def test_every_metric_arrives_by_value(
         assert sink.stats()["points_delivered"] == count_points(snapshot)
         points = collector.wait_for(lambda points: len(points) >= count_points(snapshot))
     assert len(points) == count_points(snapshot)
-    assert by_series(points) == by_series(expected(snapshot, form))
-    assert all(point.resource == resource for point in points)
+    assert by_series(points) == by_series(expected(snapshot, form, resource))
 
 
 def test_a_snapshot_of_several_requests_arrives_whole(tmp_path: Path) -> None:

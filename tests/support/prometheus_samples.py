@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.points import HistogramSeries, Points, Snapshot
 from support.distributions import histogram_series
-from support.snapshots import END, START, every_metric
+from support.snapshots import END, OF_PROCESS, PROCESS, START, every_metric
 
 Sample = tuple[str, dict[str, str], float]
 
@@ -20,7 +20,7 @@ def whole_catalogue() -> Snapshot:
         metric = CATALOGUE[name]
         if metric.kind == "histogram" and not isinstance(found, HistogramSeries):
             values = [[2.0 ** (i - 3 * row) for i in range(-5, row + 3)] for row in range(len(found))]
-            attributes = [AttributeSet.of(point.attributes) for point in found]
+            attributes = [AttributeSet.of(point.attributes, point.resource) for point in found]
             points[name] = histogram_series(attributes, [START] * len(found), values, [3] * len(found), metric.bounds)
         else:
             points[name] = found
@@ -35,18 +35,24 @@ def samples_of(snapshot: Snapshot) -> Iterator[Sample]:
             yield from _histograms(sample, points)
             continue
         for point in points:
-            yield sample, dict(map(_label, point.attributes.items())), float(point.value)
+            yield sample, _labels(point.attributes, point.resource), float(point.value)
 
 
 def _histograms(name: str, series: HistogramSeries) -> Iterator[Sample]:
     for row, attributes in enumerate(series.attributes):
-        labels = dict(map(_label, attributes.items()))
+        labels = _labels(dict(attributes.items()), attributes.resource)
         below = 0
         for limit, count in zip([*series.bounds.tolist(), "+Inf"], series.bucket_counts[row].tolist(), strict=True):
             below += count
             yield f"{name}_bucket", {**labels, "le": str(limit)}, float(below)
         yield f"{name}_count", labels, float(series.count[row])
         yield f"{name}_sum", labels, float(series.sum[row])
+
+
+def _labels(attributes: Mapping[str, object], resource: bytes) -> dict[str, str]:
+    """Of the point, and of the process that it may be about."""
+    assert resource in {b"", OF_PROCESS}
+    return dict(map(_label, {**attributes, **(PROCESS if resource else {})}.items()))
 
 
 def _label(attribute: tuple[str, object]) -> tuple[str, str]:

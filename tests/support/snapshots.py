@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from otel_netmon.otel.attributes import AttributeSet
+from otel_netmon.otel.attributes import AttributeSet, encoded_resource
 from otel_netmon.otel.catalogue import ATTRIBUTES, CATALOGUE, Metric
 from otel_netmon.otel.points import Point, Points, Snapshot
 from support.distributions import histogram_series
 
 START, END = 1_700_000_000_000_000_001, 1_700_000_010_000_000_003
+PROCESS: dict[str, str | int | float | bool] = {
+    "service.name": "nginx",
+    "process.pid": 4711,
+    "process.executable.path": '/opt/"größe"/nginx',
+    "container.id": "0123456789abcdef" * 4,
+}
+"""The resource of the second point of each metric."""
+OF_PROCESS = encoded_resource(PROCESS)
 OVERFLOW: dict[str, str | int | float | bool] = {"network.io.direction": "receive", "otel.metric.overflow": True}
 
 
 def every_metric() -> Snapshot:
-    """Two points of each metric, the second with other values of all attributes where they have some, flows with their rest."""
+    """Two points of each metric, the second with other values of all attributes where they have some, flows with their rest.
+
+    The second is about a process, the others are of the agent's own resource.
+    """
     points: dict[str, Points] = {}
     for number, metric in enumerate(CATALOGUE.values(), start=1):
         keys = [key for key in metric.attributes if key not in {"otel.metric.overflow", "netmon.network.namespace"}]
@@ -22,13 +33,13 @@ def every_metric() -> Snapshot:
         attributes = [dict[str, str | int | float | bool](pairs) for pairs in sorted(sets, key=repr)]
         if metric.kind == "histogram":
             values = [[2.0 ** -(place + number % 4), 4.0] for place in range(len(attributes))]
-            of = [AttributeSet.of(each) for each in attributes]
+            of = [AttributeSet.of(each, OF_PROCESS if place else b"") for place, each in enumerate(attributes)]
             points[metric.name] = histogram_series(of, [START] * len(of), values, [2] * len(of), metric.bounds)
             continue
         points[metric.name] = [
             *(
-                Point(each, metric.value_type(value), START)
-                for value, each in enumerate(attributes, start=1000 * number)
+                Point(each, metric.value_type(1000 * number + place), START, OF_PROCESS if place else b"")
+                for place, each in enumerate(attributes)
             ),
             *([Point(rest, 2**53 + 1, START)] if (rest := _rest(metric)) else []),
         ]

@@ -14,10 +14,10 @@ from otel_netmon import __version__
 from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.catalogue import CATALOGUE, SCHEMA_URL
 from otel_netmon.otel.metrics_data import batches, count_points
-from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point, Snapshot, number_series, portable_text
-from support.snapshots import END, START, every_metric, flows
+from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point, Points, Snapshot, number_series, portable_text
+from support.snapshots import END, OF_PROCESS, PROCESS, START, every_metric, flows
 
-RESOURCE = {"service.name": "test"}
+RESOURCE = {"service.name": "test", "host.name": "node-1"}
 ANY_TEXT = st.text(st.characters(exclude_categories=()))
 
 
@@ -82,17 +82,51 @@ def test_points_become_columns_of_the_type_of_the_metric() -> None:
     assert len(number_series([], int)) == 0
 
 
+def test_points_keep_their_resource_in_columns_and_back() -> None:
+    points = [Point({"server.port": port}, port, START, resource) for port in (1, 2) for resource in (b"", OF_PROCESS)]
+    series = number_series(points, int)
+    assert [each.resource for each in series.attributes] == [b"", OF_PROCESS] * 2
+    assert list(series) == [series[row] for row in range(4)] == list(number_series(list(series), int)) == points
+    assert list(series.at(np.array([3, 0]))) == [points[3], points[0]]
+
+
 @pytest.mark.parametrize(("histograms", "words"), [("histogram", "explicit"), ("exponential_histogram", "exponential")])
 def test_every_metric_reaches_protobuf_by_value(histograms: str, words: Literal["explicit", "exponential"]) -> None:
     snapshot = every_metric()
     ((count, batch),) = batches(snapshot, RESOURCE, 10_000, words)
-    (resource_metrics,) = encode_metrics(batch).resource_metrics
+    assert count == count_points(snapshot)
+    own, process = encode_metrics(batch).resource_metrics
+    assert attributes(own.resource) == RESOURCE
+    assert attributes(process.resource) == {**PROCESS, "host.name": RESOURCE["host.name"]}
+    sizes = [
+        check_metrics(*pair, histograms) for pair in ((own, of(snapshot, b"")), (process, of(snapshot, OF_PROCESS)))
+    ]
+    assert sum(sizes) == count
+
+
+def attributes(message: Any) -> dict[str, Any]:
+    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "") for pair in message.attributes}
+
+
+def of(snapshot: Snapshot, resource: bytes) -> Snapshot:
+    """The points of one resource that go out by OTLP."""
+    points: dict[str, Points] = {}
+    for name, found in snapshot.points.items():
+        if isinstance(found, HistogramSeries):
+            points[name] = found.at(np.flatnonzero([each.resource == resource for each in found.attributes]))
+        else:
+            points[name] = [each for each in found if each.resource == resource]
+    return Snapshot(
+        END, {name: some for name, some in points.items() if len(some) and not CATALOGUE[name].prometheus_only}
+    )
+
+
+def check_metrics(resource_metrics: Any, snapshot: Snapshot, histograms: str) -> int:
     (scope_metrics,) = resource_metrics.scope_metrics
     assert resource_metrics.schema_url == scope_metrics.schema_url == SCHEMA_URL
     assert (scope_metrics.scope.name, scope_metrics.scope.version) == ("otel_netmon", __version__)
     sent = {metric.name: metric for metric in scope_metrics.metrics}
-    assert sent.keys() == {name for name, metric in CATALOGUE.items() if not metric.prometheus_only}
-    assert count == count_points(snapshot) == sum(len(snapshot.points[name]) for name in sent)
+    assert sent.keys() == snapshot.points.keys()
     for name, metric in sent.items():
         definition = CATALOGUE[name]
         assert (metric.unit, metric.description) == (definition.unit, definition.description)
@@ -113,14 +147,13 @@ def test_every_metric_reaches_protobuf_by_value(histograms: str, words: Literal[
             assert getattr(point, field) == original.value
             assert point.time_unix_nano == END
             assert point.start_time_unix_nano == (0 if definition.kind == "gauge" else START)
-            values = {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "") for pair in point.attributes}
-            assert values == original.attributes
+            assert attributes(point) == original.attributes
+    return sum(map(len, snapshot.points.values()))
 
 
 def check_distributions(points: Any, series: HistogramSeries) -> None:
     for row, point in enumerate(points):
-        values = {pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "") for pair in point.attributes}
-        assert values == dict(series.attributes[row].items())
+        assert attributes(point) == dict(series.attributes[row].items())
         assert (point.start_time_unix_nano, point.time_unix_nano) == (START, END)
         assert (point.count, point.sum) == (series.count[row], series.sum[row])
         assert (point.min, point.max) == (series.minimum[row], series.maximum[row])

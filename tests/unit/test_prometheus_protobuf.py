@@ -38,7 +38,7 @@ def test_every_point_is_there_by_value_with_its_family() -> None:
             continue
         for point, shown in zip(points, family.metric, strict=True):
             assert [(label.name, label.value) for label in shown.label] == AttributeSet.of(
-                point.attributes
+                point.attributes, point.resource
             ).label_pairs()
             value = shown.counter if metric.kind == "counter" else shown.gauge
             assert value.value == float(point.value)
