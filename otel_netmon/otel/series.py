@@ -18,6 +18,10 @@ from otel_netmon.selfmon.status import SeriesAttributeStatus, SeriesFamilyStatus
 FLOWS = "flows"
 DNS = "dns"
 DOMAINS = "domains"
+CONNECTIONS = "connections"
+PROCESSES = "processes"
+CONTAINERS = "containers"
+UDP = "udp"
 AGENT = "agent"
 
 _AGENT_WEIGHT = 16.0
@@ -25,10 +29,11 @@ _AGENT_WEIGHT = 16.0
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """A family whose sets are chosen in the analysis: its metrics, its claim, and overflow points of each metric."""
+    """A family whose sets are chosen in the analysis: its metrics, its claim, series of a set, overflow points of all metrics."""
 
     metrics: tuple[str, ...]
     weight: float
+    cost: int
     rests: int
 
 
@@ -41,15 +46,34 @@ class _Group:
 
 
 _CHOSEN: Mapping[str, _Chosen] = {
-    FLOWS: _Chosen(("netmon.flow.io", "netmon.flow.packets"), 8.0, 2),
-    DNS: _Chosen(("dns.lookup.duration",), 6.0, 1),
-    DOMAINS: _Chosen(("netmon.domain.io", "netmon.domain.connections"), 4.0, 2),
+    FLOWS: _Chosen(("netmon.flow.io", "netmon.flow.packets"), 8.0, 2, 4),
+    DNS: _Chosen(("dns.lookup.duration",), 6.0, 1, 1),
+    DOMAINS: _Chosen(("netmon.domain.io", "netmon.domain.connections"), 4.0, 2, 4),
+    # What is zero has no point: few servers have more than a handshake, a duration, a round-trip time and a few counters.
+    CONNECTIONS: _Chosen(
+        (
+            "netmon.tcp.handshake.duration",
+            "netmon.tcp.connection.duration",
+            "netmon.tcp.rtt",
+            "netmon.tcp.retransmits",
+            "netmon.tcp.resets",
+            "netmon.tcp.zero_windows",
+            "netmon.tcp.out_of_order",
+        ),
+        8.0,
+        7,
+        23,
+    ),
+    PROCESSES: _Chosen(("process.network.io", "netmon.udp.drops"), 4.0, 3, 6),
+    CONTAINERS: _Chosen(("container.network.io",), 4.0, 2, 4),
+    UDP: _Chosen(("netmon.udp.io", "netmon.udp.packets"), 3.0, 4, 4),
 }
 _GROUPS: Mapping[str, _Group] = {
     "interfaces": _Group(
         ("system.network.io", "system.network.packet.count", "system.network.packet.dropped", "system.network.errors"),
         4.0,
     ),
+    "states": _Group(("system.network.connection.count", "netmon.connection.drift"), 2.0),
     "protocols": _Group(("netmon.protocol.io", "netmon.protocol.packets"), 4.0),
     "wire": _Group(("netmon.wire.io", "netmon.wire.packets"), 2.0),
     "xdp": _Group(("netmon.xdp.io", "netmon.xdp.packets"), 2.0),
@@ -97,12 +121,10 @@ class SeriesBudget:
 
     def places(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """How many sets of each chosen family may have series in the next reading; as many as wanted at most."""
-        self._chosen = {
-            name: (sets + _CHOSEN[name].rests) * len(_CHOSEN[name].metrics) for name, sets in wanted.items()
-        }
-        self._share({name: _CHOSEN[name].rests * len(_CHOSEN[name].metrics) for name in wanted})
+        self._chosen = {name: sets * _CHOSEN[name].cost + _CHOSEN[name].rests for name, sets in wanted.items()}
+        self._share({name: _CHOSEN[name].rests for name in wanted})
         return {
-            name: max(0, min(sets, self._shares[name] // len(_CHOSEN[name].metrics) - _CHOSEN[name].rests))
+            name: max(0, min(sets, (self._shares[name] - _CHOSEN[name].rests) // _CHOSEN[name].cost))
             for name, sets in wanted.items()
         }
 
