@@ -32,7 +32,7 @@ from otel_netmon.export.otlp_resources import SeriesOrders
 from otel_netmon.export.otlp_spans import span_requests
 from otel_netmon.export.otlp_wire import Envelope
 from otel_netmon.export.requests import Request
-from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
+from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode, encoded_resource
 from otel_netmon.otel.catalogue import SCHEMA_URL
 from otel_netmon.otel.metrics_data import SCOPE, batches
 from otel_netmon.otel.points import HistogramSeries, NumberSeries, Snapshot
@@ -48,6 +48,8 @@ STOCK = 1000
 """Items that the stock encoder is given in a round: it takes as long for them as ours for a hundred thousand."""
 
 LEAST_RATIO = 10.0
+
+RESOURCES = 100
 
 
 def chance(seed: int) -> random.Random:
@@ -209,10 +211,33 @@ def points(rounds: int, count: int) -> float:
         ("points, differences", now, "delta"),
         ("points, differences, a tenth of the series new", changed, "delta"),
     ]
-    return min(
+    slowest = min(
         against(name, rounds, encoder(snapshot, before, temporality), stock, 2 * STOCK)
         for name, snapshot, temporality in cases
     )
+    for name, mixed in ((f"points of {RESOURCES} resources, one behind the other", False), ("the same, mixed", True)):
+        processes = of_processes(count, rng, mixed=mixed)
+        before, now = flows(processes, 1, NOW - 10 * SECOND), flows(processes, 1)
+        against(name, rounds, encoder(now, before), stock, 2 * STOCK)
+    return slowest
+
+
+def of_processes(count: int, rng: random.Random, *, mixed: bool) -> list[AttributeSet]:
+    """Series of processes in containers; in memory they lie in their order, as those that have one resource do here."""
+    resources = [
+        encoded_resource({
+            "service.name": f"service-{number}",
+            "process.pid": number,
+            "process.executable.name": f"program-{number}",
+            "container.id": f"{number:064x}",
+        })
+        for number in range(RESOURCES)
+    ]  # fmt: skip
+    chosen = rng.choices(resources, k=count)
+    return [
+        AttributeSet(encode(conversation(number, rng), Tag.NUMBER_DATA_POINT), resource)
+        for number, resource in enumerate(chosen if mixed else sorted(chosen))
+    ]
 
 
 def all_distributions(rounds: int, count: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
 from otel_netmon.otel.catalogue import SCHEMA_URL
 from otel_netmon.otel.metrics_data import SCOPE
 from otel_netmon.otel.points import Exemplar, HistogramSeries, NumberSeries, Point, Snapshot
+from otel_netmon.otel.snapshot_state import restored_snapshot, snapshot_state
 from otel_netmon.otel.spans import Event, Severity, SpanBatch, SpanKind, StatusCode
 from otel_netmon.otel.text import portable_text
 from support.distributions import bucket_of, histogram_series
@@ -170,6 +172,23 @@ def test_points_equal_those_of_the_stock_encoder(
     assert len({one.resource for one in flat(messages)}) == len(expected.resource_metrics)
     if len(requests) == 1:
         assert canonical(messages[0]) == canonical(expected)
+
+
+@given(SNAPSHOTS, FORMS)
+@settings(max_examples=100, deadline=None)
+def test_a_snapshot_from_a_checkpoint_goes_out_as_the_same_bytes(
+    snapshot: Snapshot, form: Literal["exponential", "explicit"]
+) -> None:
+    restored = restored_snapshot(snapshot_state(snapshot))
+    bare = {
+        name: replace(points, exemplars=[()] * len(points)) if isinstance(points, HistogramSeries) else points
+        for name, points in snapshot.points.items()
+    }
+    made = [
+        list(metric_requests(each, ENVELOPE, previous=None, temporality="cumulative", histograms=form))
+        for each in (restored, Snapshot(snapshot.time_unix_nano, bare))
+    ]
+    assert made[0] == made[1]
 
 
 def by_resource(items: Iterable[tuple[bytes, *tuple[Any, ...]]]) -> dict[bytes, list[Any]]:
