@@ -29,6 +29,7 @@ static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *t
 #include "flows.h"
 #include "messages.h"
 #include "dns.h"
+#include "unreachable.h"
 
 /* All that the hook saw, by interface and direction, apart from flows: what the sum of the rest is checked against. */
 BPF_TABLE("percpu_array", u32, struct netmon_counters, hook_totals, NETMON_HOOK_SLOTS * 2);
@@ -223,6 +224,23 @@ int netmon_transmit(struct __sk_buff *skb)
 int netmon_dns(struct __sk_buff *skb)
 {
 	dns(skb);
+	return VERDICT;
+}
+
+/* Likewise for packets without ports; of those with one port of 0, which a message may be in, the other program hears. */
+int netmon_errors(struct __sk_buff *skb)
+{
+	u32 only = 0;
+	struct message_scratch *s = message_scratch.lookup(&only);
+
+	if (!s)
+		return VERDICT;
+	if (s->packet.flow.protocol == PROTOCOL_ICMP)
+		unreachable_note(skb, s->packet.headers, 0);
+	else if (s->packet.flow.protocol == PROTOCOL_ICMPV6)
+		unreachable_note(skb, s->packet.headers, 1);
+	else
+		message_programs.call(skb, NETMON_PROGRAM_DNS);
 	return VERDICT;
 }
 

@@ -8,58 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import mmap
 import os
 import selectors
 import signal
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
-from otel_netmon.abi.enums import Late, PortProtocol
 from otel_netmon.attachments import TC_HOOKS, Attachments
+from otel_netmon.cgroup_attachments import CgroupAttachments
 from otel_netmon.config import reload
 from otel_netmon.config.checks import FIRST_DESTINATION
 from otel_netmon.config.load import Loaded
 from otel_netmon.config.model import Config
 from otel_netmon.control import Channel
-from otel_netmon.errors import ImageError, NetmonError
-from otel_netmon.kernel import loader, syscalls
-from otel_netmon.kernel.image import TAIL_CALLS
+from otel_netmon.errors import NetmonError
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
-from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
 from otel_netmon.kernel.namespaces import open_netdev
+from otel_netmon.loading import Images, load_images
 from otel_netmon.selfmon.journal import Journal
 
 RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
 STABLE_SECONDS = 60.0
 REFRESH_SECONDS = 1.0
-WAKEUP_BYTES_MIN = 4096
 KILL_GRACE_SECONDS = 2.0
 
 Reload = Callable[[], Loaded]
-
-
-class Images(NamedTuple):
-    """What the probes run.
-
-    Attributes:
-        loaded: images in the kernel, by the name of their file in bpf/.
-        origins: where each came from: shipped, cache or compiled.
-        failed: probes that the kernel refuses: a reason and a detail.
-    """
-
-    loaded: dict[str, loader.LoadedImage]
-    origins: dict[str, str]
-    failed: dict[str, tuple[str, str]]
-
-    def close(self) -> None:
-        """Gives maps and programs back."""
-        for image in self.loaded.values():
-            image.close()
-        self.loaded.clear()
 
 
 class Supervisor:
@@ -105,7 +81,7 @@ class Supervisor:
             signal.signal(number, lambda *_: None)
         self._selector.register(wake_read, selectors.EVENT_READ)
         try:
-            self._images = self._load(self._config)
+            self._images = load_images(self._config, self._journal)
             found = self._find_interfaces(self._config)
             try:
                 # The pipeline imports its libraries while this process attaches.
@@ -127,72 +103,6 @@ class Supervisor:
 
     # ---- kernel side
 
-    def _load(self, config: Config) -> Images:
-        """Loads the images of the enabled probes; one that the kernel refuses is off, the rest runs."""
-        loader.require_privilege()
-        cache = Path(config.images.directory)
-        sources = Path(config.images.sources) if config.images.sources else None
-        images = Images({}, {}, {})
-        try:
-            for name, stem, enabled, sizes in (
-                (
-                    "flows",
-                    "tc_monitor",
-                    config.probes.flows.enabled,
-                    _tc_sizes(config),
-                ),
-                ("xdp", "xdp_monitor", config.probes.xdp.enabled, {}),
-            ):
-                if not enabled:
-                    continue
-                try:
-                    image, images.origins[stem] = loader.obtain(
-                        stem, cache, sources, interpreter=config.images.compiler
-                    )
-                except OSError as error:
-                    raise ImageError(
-                        f"{error.filename}: {error.strerror}", "set images.sources to a folder made as bpf/ is"
-                    ) from error
-                try:
-                    loaded = loader.LoadedImage(image, sizes)
-                    try:
-                        for program in image.programs:
-                            if program not in TAIL_CALLS:
-                                loaded.program(program)
-                    except NetmonError:
-                        loaded.close()
-                        raise
-                except NetmonError as error:
-                    if error.exit_code == 77:
-                        raise  # nothing can run without privilege
-                    images.failed[name] = ("kernel_refuses", str(error))
-                    self._journal.error("probe.off", probe=name, reason="kernel_refuses", detail=str(error))
-                    continue
-                images.loaded[stem] = loaded
-            self._load_dns(config, images)
-        except BaseException:
-            images.close()
-            raise
-        return images
-
-    def _load_dns(self, config: Config, images: Images) -> None:
-        """Lets the programs of tc_monitor call the one for DNS; if the kernel refuses that one, flows are counted all the same."""
-        tc = images.loaded.get("tc_monitor")
-        if not config.probes.dns.enabled:
-            return
-        if tc is None:
-            images.failed["dns"] = ("needs_flows", "the programs of probes.flows call it, and that probe is off")
-            return
-        try:
-            # All CPUs together call the reader at a quarter of the ring, however many there are.
-            share = config.probes.dns.ring_bytes // (4 * syscalls.possible_cpus())
-            tc.program("netmon_dns", {Late.WAKEUP: max(share, WAKEUP_BYTES_MIN)})
-            own = {int(port): PortProtocol.DNS for port in config.probes.dns.ports}
-            set_message_ports(tc, {**DNS_PORTS, **own})
-        except (NetmonError, OSError) as error:
-            images.failed["dns"] = ("kernel_refuses", str(error))
-            self._journal.error("probe.off", probe="dns", reason="kernel_refuses", detail=str(error))
-
     def _find_interfaces(self, config: Config) -> tuple[InterfaceTable, list[Event]]:
         settings = config.interfaces
         table = InterfaceTable(settings.namespaces, settings.include, settings.exclude)
@@ -211,6 +121,7 @@ class Supervisor:
         self._attachments = Attachments(
             self._config, self._images.loaded.get("tc_monitor"), self._images.loaded.get("xdp_monitor")
         )
+        self._sockets = CgroupAttachments(self._config, self._images.loaded.get("socket_monitor"))
         self._start_child()
         self._apply(found)
         self._watch()
@@ -236,6 +147,7 @@ class Supervisor:
 
     def _close_interfaces(self) -> None:
         self._forget_watched()
+        self._sockets.close()
         self._attachments.close()
         self._table.close()
 
@@ -333,7 +245,7 @@ class Supervisor:
                 table, found = self._find_interfaces(config)
                 restart = restart or not _same_numbers(self._table, table)
             if restart:
-                images = self._load(config)
+                images = load_images(config, self._journal)
         except NetmonError as error:
             if table is not None:
                 table.close()
@@ -405,6 +317,7 @@ class Supervisor:
             self._selector.close()
             # A copy of a link in this process would keep the program attached after the supervisor is gone.
             self._attachments.leave_to_parent()
+            self._sockets.leave_to_parent()
             # A copy of an open namespace would keep the namespace after the supervisor has let go of it.
             self._table.close()
             from otel_netmon.selfmon.memory import give_back_early
@@ -454,18 +367,20 @@ class Supervisor:
         if self._channel is None:
             return
         probes = []
-        for name, hooks, enabled in (
-            ("flows", tuple(TC_HOOKS), self._config.probes.flows.enabled),
-            ("dns", tuple(TC_HOOKS), self._config.probes.dns.enabled),
-            ("xdp", ("xdp",), self._config.probes.xdp.enabled),
-            ("interfaces", (), self._config.probes.interfaces.enabled),
+        tc, enabled = tuple(TC_HOOKS), self._config.probes
+        for name, on, attached_state in (
+            ("flows", enabled.flows.enabled, partial(self._attachments.state, tc)),
+            ("dns", enabled.dns.enabled, partial(self._attachments.state, tc)),
+            ("xdp", enabled.xdp.enabled, partial(self._attachments.state, ("xdp",))),
+            ("interfaces", enabled.interfaces.enabled, partial(self._attachments.state, ())),
+            ("connections", enabled.connections.enabled, self._sockets.state),
         ):
-            if not enabled:
+            if not on:
                 state = ("off", "not_enabled", f"probes.{name}.enabled is false")
             elif name in self._images.failed:
                 state = ("off", *self._images.failed[name])
             else:
-                state = self._attachments.state(hooks)
+                state = attached_state()
             probes.append({"name": name, "state": state[0], "reason": state[1], "detail": state[2]})
         attached = self._attachments.table
         rows = [
@@ -550,12 +465,6 @@ class Supervisor:
             else:
                 with contextlib.suppress(BlockingIOError):
                     self._postponed += os.read(key.fd, 4096)
-
-
-def _tc_sizes(config: Config) -> dict[str, int]:
-    """Entries of the maps of tc_monitor; what belongs to a probe that is off takes next to nothing."""
-    sizes = {"flow_table": config.probes.flows.table_entries, "messages": config.probes.dns.ring_bytes}
-    return sizes if config.probes.dns.enabled else {**sizes, "messages": mmap.PAGESIZE, "dns_cache": 1}
 
 
 def _describe(interface: Interface, hooks: dict[str, str] | None) -> dict[str, Any]:

@@ -36,7 +36,7 @@ static __always_inline void message_tell_headers(struct __sk_buff *skb, u64 head
 BPF_TABLE("array", u32, struct netmon_ports, message_ports, 1);
 BPF_TABLE("percpu_array", u32, struct message_scratch, message_scratch, 1);
 BPF_TABLE("percpu_array", u32, u64, message_counts, NETMON_COUNT_NUMBER);
-BPF_PROG_ARRAY(message_programs, 4);
+BPF_PROG_ARRAY(message_programs, 8);
 BPF_RINGBUF_OUTPUT(messages, (1 << 20) / PAGE_SIZE); /* the loader sets the real size */
 
 static __always_inline int port_may_have_messages(const struct netmon_ports *ports, u64 port)
@@ -95,6 +95,8 @@ static __always_inline void message(struct __sk_buff *skb, const struct packet *
 		s->skipped = message_piece_skips(skb);
 		message_tell_headers(skb, p->tcp ? p->headers : 0);
 	}
+	if (protocols & NETMON_PORT_NONE)
+		message_programs.call(skb, NETMON_PROGRAM_ERRORS);
 	message_programs.call(skb, NETMON_PROGRAM_DNS);
 }
 

@@ -136,9 +136,10 @@ struct netmon_state {
 };
 
 /* What may be on a port: bits of netmon_ports.protocols. */
-#define NETMON_PORT_DNS 1   /* RFC 1035, over UDP and TCP */
-#define NETMON_PORT_MDNS 2  /* RFC 6762, over UDP */
-#define NETMON_PORT_LLMNR 4 /* RFC 4795, over UDP */
+#define NETMON_PORT_DNS 1    /* RFC 1035, over UDP and TCP */
+#define NETMON_PORT_MDNS 2   /* RFC 6762, over UDP */
+#define NETMON_PORT_LLMNR 4  /* RFC 4795, over UDP */
+#define NETMON_PORT_NONE 128 /* of port 0: packets without ports are looked at, for ICMP errors */
 
 /*
  * The one entry of message_ports. A port is looked at only where its bit in filter is set: one cache line decides about
@@ -153,6 +154,7 @@ struct netmon_ports {
 /* Slots of message_programs: who looks at the packets of which protocols. */
 #define NETMON_PROGRAM_DNS 0	/* DNS, multicast DNS, LLMNR */
 #define NETMON_PROGRAM_TUNNEL 1 /* in a replay: the program itself as it decapsulates */
+#define NETMON_PROGRAM_ERRORS 7 /* ICMP and ICMPv6 errors about connections */
 
 /* What a record of the ring buffer messages is. */
 enum netmon_message_kind {

@@ -24,6 +24,7 @@ SEQUENCE_SERVER = 8
 
 PROGRAM_DNS = 0
 PROGRAM_TUNNEL = 1
+PROGRAM_ERRORS = 7
 PORT_FILTER_BITS = 512
 PORTS_SIZE = PORT_FILTER_BITS // 8 + 65536
 MESSAGE_BYTES_MAX = 4096
@@ -75,6 +76,7 @@ class PortProtocol(IntFlag):
     DNS = 1
     MDNS = 2
     LLMNR = 4
+    NO_PORT = 128
 
 
 class MessageKind(IntEnum):

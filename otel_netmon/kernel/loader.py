@@ -78,10 +78,15 @@ class LoadedImage:
         source: the image.
         sizes: max_entries by map name, where they differ from the image's.
         flags: map flags by map name, likewise.
+        shared: file descriptors of maps by name that another image has made; they stay its own.
     """
 
     def __init__(
-        self, source: image.Image, sizes: Mapping[str, int] | None = None, flags: Mapping[str, int] | None = None
+        self,
+        source: image.Image,
+        sizes: Mapping[str, int] | None = None,
+        flags: Mapping[str, int] | None = None,
+        shared: Mapping[str, int] | None = None,
     ) -> None:
         self.image = source
         self.maps: dict[str, int] = {}
@@ -94,6 +99,9 @@ class LoadedImage:
                     flags=(flags or {}).get(definition.name, definition.flags),
                 )
                 self.definitions[definition.name] = wanted
+                if definition.name in (shared or {}):
+                    self.maps[definition.name] = os.dup((shared or {})[definition.name])
+                    continue
                 self.maps[definition.name] = syscalls.map_create(
                     wanted.kind, wanted.key_size, wanted.value_size, wanted.max_entries, wanted.flags, wanted.name
                 )

@@ -17,11 +17,11 @@ DNS_PORTS: Mapping[int, PortProtocol] = MappingProxyType(
 
 
 def ports_value(ports: Mapping[int, PortProtocol]) -> bytes:
-    """Gives struct netmon_ports for these ports and what may be on them."""
+    """Gives struct netmon_ports for these ports and what may be on them; port 0 stands for packets without ports."""
     protocols = bytearray(65536)
     bits = 0
     for port, protocol in ports.items():
-        if not 0 < port < 65536:
+        if not 0 <= port < 65536 or (port == 0) != (protocol == PortProtocol.NO_PORT):
             raise ValueError(f"{port} is no port that a packet can have")
         protocols[port] = protocol
         bits |= 1 << port % PORT_FILTER_BITS

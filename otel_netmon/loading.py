@@ -1,0 +1,174 @@
+"""Which images the enabled probes need, and their programs and maps in the kernel. What it refuses is off; the rest runs."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from otel_netmon.abi.enums import Late, PortProtocol
+from otel_netmon.config.model import Config
+from otel_netmon.errors import ImageError, NetmonError
+from otel_netmon.kernel import loader, syscalls
+from otel_netmon.kernel.cgroup import find_cgroup2
+from otel_netmon.kernel.image import CGROUP_HOOKS, TAIL_CALLS
+from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
+from otel_netmon.selfmon.journal import Journal
+
+WAKEUP_BYTES_MIN = 4096
+UDP_SHARE = 4
+"""A quarter of what TCP connections get is for UDP sockets."""
+
+
+class Images(NamedTuple):
+    """What the probes run.
+
+    Attributes:
+        loaded: images in the kernel, by the name of their file in bpf/.
+        origins: where each came from: shipped, cache or compiled.
+        failed: probes that the kernel refuses: a reason and a detail.
+    """
+
+    loaded: dict[str, loader.LoadedImage]
+    origins: dict[str, str]
+    failed: dict[str, tuple[str, str]]
+
+    def close(self) -> None:
+        """Gives maps and programs back."""
+        for image in self.loaded.values():
+            image.close()
+        self.loaded.clear()
+
+
+class Needed(NamedTuple):
+    """An image that a probe needs: its name in bpf/, and entries of its maps."""
+
+    probe: str
+    stem: str
+    sizes: Mapping[str, int]
+
+
+def load_images(config: Config, journal: Journal) -> Images:
+    """Loads the images of the enabled probes; one that the kernel refuses is off, the rest runs.
+
+    Raises:
+        PrivilegeError: nothing can run.
+        ImageError: an image is neither there nor can be made.
+    """
+    loader.require_privilege()
+    images = Images({}, {}, {})
+    try:
+        for needed in _needed(config, images):
+            try:
+                images.loaded[needed.stem] = _load(needed, config, images)
+            except ImageError:
+                raise
+            except NetmonError as error:
+                if error.exit_code == 77:
+                    raise  # nothing can run without privilege
+                _refused(images, journal, needed.probe, error)
+        _let_into_messages(config, images, journal)
+    except BaseException:
+        images.close()
+        raise
+    return images
+
+
+def wakeup_bytes(ring_bytes: int) -> int:
+    """Late.WAKEUP of a ring: all CPUs together call its reader at a quarter of it, however many there are."""
+    return max(ring_bytes // (4 * syscalls.possible_cpus()), WAKEUP_BYTES_MIN)
+
+
+def _needed(config: Config, images: Images) -> list[Needed]:
+    probes = config.probes
+    result = []
+    if probes.flows.enabled:
+        result.append(Needed("flows", "tc_monitor", _tc_sizes(config)))
+    if probes.xdp.enabled:
+        result.append(Needed("xdp", "xdp_monitor", {}))
+    if probes.connections.enabled:
+        if probes.connections.cgroup is None and find_cgroup2() is None:
+            images.failed["connections"] = ("no_cgroup2", "cgroup v2 is not mounted")
+        else:
+            result.append(Needed("connections", "socket_monitor", _socket_sizes(config)))
+    return result
+
+
+def _load(needed: Needed, config: Config, images: Images) -> loader.LoadedImage:
+    cache = Path(config.images.directory)
+    sources = Path(config.images.sources) if config.images.sources else None
+    try:
+        image, images.origins[needed.stem] = loader.obtain(
+            needed.stem, cache, sources, interpreter=config.images.compiler
+        )
+    except OSError as error:
+        raise ImageError(
+            f"{error.filename}: {error.strerror}", "set images.sources to a folder made as bpf/ is"
+        ) from error
+    shared = {name: fd for other in images.loaded.values() for name, fd in other.maps.items() if name in SHARED_MAPS}
+    loaded = loader.LoadedImage(image, needed.sizes, shared=shared)
+    try:
+        for program in image.programs:
+            if program not in TAIL_CALLS and program not in CGROUP_HOOKS:
+                loaded.program(program)
+    except NetmonError:
+        loaded.close()
+        raise
+    return loaded
+
+
+SHARED_MAPS = frozenset({"unreachable"})
+"""Maps that one image writes and another reads."""
+
+
+def _tc_sizes(config: Config) -> dict[str, int]:
+    """Entries of the maps of tc_monitor; what belongs to a probe that is off takes next to nothing."""
+    probes = config.probes
+    sizes = {"flow_table": probes.flows.table_entries, "messages": probes.dns.ring_bytes}
+    if not probes.dns.enabled:
+        sizes |= {"messages": mmap.PAGESIZE, "dns_cache": 1}
+    return sizes
+
+
+def _socket_sizes(config: Config) -> dict[str, int]:
+    """Entries of the maps of socket_monitor."""
+    probe = config.probes.connections
+    return {
+        "connection_stats": probe.table_entries,
+        "udp_stats": max(probe.table_entries // UDP_SHARE, 1),
+        "connections": probe.ring_bytes,
+        "udp_records": max(probe.ring_bytes // UDP_SHARE, mmap.PAGESIZE),
+    }
+
+
+def _let_into_messages(config: Config, images: Images, journal: Journal) -> None:
+    """Lets tc_monitor call the programs that look into packets; where the kernel refuses one, flows are counted all the same."""
+    tc = images.loaded.get("tc_monitor")
+    ports: dict[int, PortProtocol] = {}
+    if config.probes.dns.enabled and tc is None:
+        images.failed["dns"] = ("needs_flows", "the programs of probes.flows call it, and that probe is off")
+    if tc is None:
+        return
+    if config.probes.dns.enabled:
+        try:
+            tc.program("netmon_dns", {Late.WAKEUP: wakeup_bytes(config.probes.dns.ring_bytes)})
+            ports |= {**DNS_PORTS, **{int(port): PortProtocol.DNS for port in config.probes.dns.ports}}
+        except NetmonError as error:
+            _refused(images, journal, "dns", error)
+    if "socket_monitor" in images.loaded:
+        try:
+            tc.program("netmon_errors")
+            ports[0] = PortProtocol.NO_PORT
+        except NetmonError as error:  # connections are followed without ICMP errors of other hosts
+            journal.warning("program.refused", program="netmon_errors", probe="connections", detail=str(error))
+    if ports:
+        try:
+            set_message_ports(tc, ports)
+        except OSError as error:
+            _refused(images, journal, "dns", error)
+
+
+def _refused(images: Images, journal: Journal, probe: str, error: Exception) -> None:
+    images.failed[probe] = ("kernel_refuses", str(error))
+    journal.error("probe.off", probe=probe, reason="kernel_refuses", detail=str(error))
