@@ -208,6 +208,13 @@ def test_no_two_attributes_of_a_metric_are_one_label() -> None:
         assert len(set(names)) == len(names), metric.name
 
 
+def test_no_point_has_a_key_of_a_resource() -> None:
+    """As labels of one page, series that differ only in where a key stands would be one."""
+    entities = ("service.", "process.", "container.", "k8s.", "host.", "os.", "cloud.", "systemd.")
+    for metric in CATALOGUE.values():
+        assert not [key for key in metric.attributes if key.startswith(entities)], metric.name
+
+
 def test_without_points_a_metric_is_not_there_and_without_resource_no_target() -> None:
     snapshot = Snapshot(END, {"netmon.flow.io": []})
     for accept, content_type, body in (
