@@ -432,6 +432,30 @@ def _metrics() -> Iterable[Metric]:
         ("otel.metric.overflow",),
     )  # fmt: skip
     yield Metric(
+        "netmon.tcp.listen.overflows", "{connection}", "counter", int,
+        "Times that a queue of a listening socket was full, from the kernel's own counters: `accept_queue` of connections that wait for "
+        "accept(), `request_queue` of half-open ones; `request_queue_cookie` where a SYN cookie was sent in place of a drop.",
+        ("netmon.reason", "netmon.network.namespace"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tcp.listen.drops", "{connection}", "counter", int,
+        "Handshakes that listening sockets dropped, for whatever reason, from the kernel's own counters.",
+        ("netmon.network.namespace",),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tcp.memory_shortage", "{event}", "counter", int,
+        "Times that TCP ran short of memory, from the kernel's own counters: `queues_collapsed` to make room in a socket, "
+        "`receive_queue_pruned` and `out_of_order_queue_pruned` where segments were thrown away for it, `limit_reached` of all sockets "
+        "together.",
+        ("netmon.reason", "netmon.network.namespace"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.stack.drops", "{packet}", "counter", int,
+        "Packets that IP, UDP and TCP dropped, from the kernel's own counters, by why. `invalid` are segments that are damaged, `other` "
+        "datagrams that a filter or a tunnel refused. Drops by the kernel's own words are netmon.kernel.drops.",
+        ("network.type", "network.transport", "network.io.direction", "netmon.reason", "netmon.network.namespace"),
+    )  # fmt: skip
+    yield Metric(
         "netmon.coverage", "1", "gauge", float,
         "Share of the kernel's own packet count of the interface that the eBPF programs saw, packets compared as the stack "
         "handed them over.",
@@ -542,6 +566,11 @@ EVENTS: Mapping[str, EventType] = MappingProxyType(
         "netmon.tcp.connect_failures": EventType(
             "Connects to one server fail so often as probes.connections.connect_failures_per_second says. Told as a burst of resets.",
             ("network.tcp.handshake.role", "server.address", "server.port"),
+        ),
+        "netmon.tcp.listen_overflow": EventType(
+            "A queue of a listening socket is full. Told once for each time of trouble; the reasons are those of "
+            "netmon.tcp.listen.overflows.",
+            ("netmon.reason", "netmon.network.namespace"),
         ),
     }
 )

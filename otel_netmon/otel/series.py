@@ -79,6 +79,7 @@ _GROUPS: Mapping[str, _Group] = {
     "xdp": _Group(("netmon.xdp.io", "netmon.xdp.packets"), 2.0),
     "coverage": _Group(("netmon.coverage",), 1.0),
     "unparsed": _Group(("netmon.protocol.unparsed",), 1.0),
+    "stack": _Group(("netmon.stack.drops",), 2.0),
 }
 _OF_A_FAMILY = frozenset(
     name for families in (_CHOSEN, _GROUPS) for family in families.values() for name in family.metrics
