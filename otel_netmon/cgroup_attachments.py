@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from otel_netmon.abi.enums import Late
@@ -31,6 +30,7 @@ ORDER = (
 
 ATTACHED = "attached"
 NEEDED = "netmon_sockops"
+NO_NETNS = "sockops knows no network namespace: an accepted connection has its process from accept() on"
 _MAKES_ROWS = frozenset({"netmon_connect4", "netmon_connect6", "netmon_bind4", "netmon_bind6", "netmon_socket"})
 
 
@@ -77,27 +77,17 @@ class CgroupAttachments:
         if program in _MAKES_ROWS and self.hooks["release"] != ATTACHED:
             return "needs_release"  # a socket that is closed unused would keep its row for ever
         try:
-            fd = self._load(image, program, late)
+            fd, fallback = image.program_that_fits(program, late)
         except KernelLacksError as error:
             self._limits.append(error.message)
             return "kernel_refuses"
+        if fallback:
+            self._limits.append(NO_NETNS)
         try:
             self._links.append(links.attach_cgroup(cgroup, CGROUP_HOOKS[program], fd))
         except links.Refused as refused:
             return refused.reason
         return ATTACHED
-
-    def _load(self, image: LoadedImage, program: str, late: dict[Late, int]) -> int:
-        """The program; without the cookie of the network namespace where sockops may not ask for it (before Linux 5.15)."""
-        if program != NEEDED:
-            return image.program(program, late)
-        with contextlib.suppress(KernelLacksError):
-            return image.program(program, late)
-        fd = image.program(program, {**late, Late.NETNS: 0})
-        self._limits.append(
-            "sockops knows no network namespace: an accepted connection has its process from accept() on"
-        )
-        return fd
 
     def state(self) -> tuple[str, str, str]:
         """State of the probe: ok, degraded or off; a reason; a detail for people."""

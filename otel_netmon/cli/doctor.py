@@ -99,8 +99,15 @@ class Examination:
         self._compile_too = compile_too
         self._cache = Path(config.images.directory)
         self._sources = Path(config.images.sources) if config.images.sources else None
-        self._on = {"tc_monitor": config.probes.flows.enabled, "xdp_monitor": config.probes.xdp.enabled}
-        self._sizes = {"tc_monitor": {"flow_table": config.probes.flows.table_entries}}
+        self._on = {
+            "tc_monitor": config.probes.flows.enabled,
+            "xdp_monitor": config.probes.xdp.enabled,
+            "socket_monitor": False,  # whatever is refused of it, the agent runs
+        }
+        self._sizes = {
+            "tc_monitor": {"flow_table": config.probes.flows.table_entries},
+            "socket_monitor": {"connection_stats": config.probes.connections.table_entries},
+        }
         self._images: dict[str, image.Image] = {}
         self._loaded: dict[str, loader.LoadedImage] = {}
 
@@ -184,6 +191,9 @@ class Examination:
             yield attempt("test run", self._with(stem, features.test_run), blocked_by=blocked_by)
             yield attempt("clock", self._with(stem, _tick_rate), blocked_by=blocked_by)
             yield from self._hook_checks(blocked_by)
+        if stem == "socket_monitor":
+            blocked_by = blocked_by or next((each for each in programs.values() if each.state != "ok"), None)
+            yield attempt("hooks cgroup", self._with(stem, features.cgroup_hooks), blocked_by=blocked_by)
 
     def _load(self, stem: str) -> str:
         if stem not in self._images:

@@ -13,6 +13,7 @@ import os
 import re
 import socket
 import struct
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -21,6 +22,8 @@ from typing import Literal, NamedTuple, TypeVar
 from otel_netmon.abi.enums import SWEEP_HEADER_SIZE, Direction, hook_slot
 from otel_netmon.errors import KernelLacksError, NetmonError, PrivilegeError
 from otel_netmon.kernel import links, syscalls
+from otel_netmon.kernel.cgroup import find_cgroup2
+from otel_netmon.kernel.image import CGROUP_HOOKS, FALLBACKS
 from otel_netmon.kernel.link_monitor import LinkMonitor
 from otel_netmon.kernel.loader import CAPABILITIES, LoadedImage
 from otel_netmon.kernel.namespaces import Namespace, own_namespace
@@ -34,7 +37,7 @@ TC_PROGRAMS: Mapping[Direction, str] = {Direction.RECEIVE: "netmon_receive", Dir
 PACKETS = 23
 """Sent through the hooks of a trial; a prime, so that a doubled or halved count is seen."""
 
-MAP_TYPES: Mapping[int, str] = {1: "hash", 2: "array", 5: "percpu_hash", 6: "percpu_array"}
+MAP_TYPES: Mapping[int, str] = {1: "hash", 2: "array", 5: "percpu_hash", 6: "percpu_array", 9: "lru_hash"}
 """enum bpf_map_type of the maps that the programs have."""
 
 _PASS_ON = 0xFFFFFFFF  # TCX_NEXT = TC_ACT_UNSPEC = -1: whatever else is attached decides
@@ -163,10 +166,12 @@ def rtnetlink() -> str:
 
 def program_size(name: str, loaded: LoadedImage) -> str:
     """A program is loaded; what the verifier had to look at."""
-    count = syscalls.program_info(loaded.program(name)).verified_instructions
-    if not count and (found := _PROCESSED.search(loaded.verifier_report(name))):  # before 5.16 only its log tells
+    fd, fallback = loaded.program_that_fits(name)
+    late = FALLBACKS[name] if fallback else {}
+    count = syscalls.program_info(fd).verified_instructions
+    if not count and (found := _PROCESSED.search(loaded.verifier_report(name, late))):  # before 5.16 only its log tells
         count = int(found[1])
-    return f"loaded, {count:,} instructions verified"
+    return f"loaded, {count:,} instructions verified{', without a helper that this kernel lacks' if fallback else ''}"
 
 
 def test_run(loaded: LoadedImage) -> str:
@@ -223,6 +228,34 @@ def clsact(loaded: LoadedImage) -> str:
         NoNamespace: no namespace can be made.
     """
     return in_new_namespace(lambda namespace: _count_packets(loaded, namespace, _clsact_filters))
+
+
+def cgroup_hooks(loaded: LoadedImage) -> str:
+    """Every program of socket_monitor is attached to a cgroup made for that, and the cgroup is deleted again.
+
+    Raises:
+        KernelLacksError: there is no cgroup v2, none can be made, or the kernel refuses a hook.
+    """
+    mount = find_cgroup2()
+    if mount is None:
+        raise KernelLacksError("cgroup v2 is not mounted", "mount -t cgroup2 none /sys/fs/cgroup")
+    folder = tempfile.mkdtemp(prefix="otel-netmon-", dir=mount.path)
+    refused = []
+    try:
+        cgroup = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name, hook in CGROUP_HOOKS.items():
+                try:
+                    links.detach(links.attach_cgroup(cgroup, hook, loaded.program_that_fits(name)[0]))
+                except links.Refused as reason:
+                    refused.append(f"{name}: {reason.reason}")
+        finally:
+            os.close(cgroup)
+    finally:
+        os.rmdir(folder)
+    if refused:
+        raise KernelLacksError(f"refused: {', '.join(refused)}", "the probe connections runs without these")
+    return f"{len(CGROUP_HOOKS)} hooks of a cgroup made for it"
 
 
 def in_new_namespace(job: Callable[[Namespace], T]) -> T:

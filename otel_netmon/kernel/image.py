@@ -75,6 +75,10 @@ TAIL_CALLS: dict[str, tuple[str, int]] = {
 """Program -> the program array and the slot by which others call it."""
 
 
+FALLBACKS: dict[str, dict[Late, int]] = {"netmon_sockops": {Late.NETNS: 0}}
+"""Program -> late constants with which kernels take it that lack a helper: sockops has network namespaces from Linux 5.15 on."""
+
+
 class MapDefinition(NamedTuple):
     """What BPF_MAP_CREATE needs; sizes in bytes, kind is enum bpf_map_type."""
 

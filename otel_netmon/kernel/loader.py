@@ -124,6 +124,18 @@ class LoadedImage:
                 syscalls.map_update(self.maps[array], slot.to_bytes(4, "little"), fd.to_bytes(4, "little"))
         return self._programs[key]
 
+    def program_that_fits(self, name: str, late: Mapping[Late, int] | None = None) -> tuple[int, bool]:
+        """Gives the fd of a program, and whether it is the variant for kernels that lack a helper (``image.FALLBACKS``).
+
+        Raises:
+            KernelLacksError: the kernel refuses both.
+        """
+        if name in image.FALLBACKS:
+            with contextlib.suppress(KernelLacksError):
+                return self.program(name, late), False
+            return self.program(name, {**(late or {}), **image.FALLBACKS[name]}), True
+        return self.program(name, late), False
+
     def verifier_report(self, name: str, late: Mapping[Late, int] | None = None) -> str:
         """Loads the program once more for the verifier's statistics (BPF_LOG_STATS)."""
         fd, log = self._load(name, late or {}, 4)

@@ -7,11 +7,12 @@ from itertools import product
 
 import pytest
 
-from otel_netmon.abi.enums import MessageCount, PortProtocol
+from otel_netmon.abi.enums import ConnectionCount, MessageCount, PortProtocol
 from otel_netmon.kernel import image, messages, syscalls
+from otel_netmon.readers.connections import ConnectionCounts
 from otel_netmon.readers.messages import MessageCounts
 from support.frame_table import CASES, is_refused_by_test_run
-from support.programs import Programs, XdpRun
+from support.programs import Programs, XdpRun, shipped
 
 pytestmark = pytest.mark.kernel
 
@@ -34,16 +35,44 @@ def frames() -> list[bytes]:
 
 def test_no_image_has_a_program_of_another_kind() -> None:
     """Every program is either checked below or is one that is never attached."""
-    assert set(image.SOURCES) == {"tc_monitor", "xdp_monitor"}
+    assert set(image.SOURCES) == {"tc_monitor", "xdp_monitor", "socket_monitor"}
     assert set(image.SOURCES["tc_monitor"]) == {
         "netmon_receive",
         "netmon_transmit",
         "netmon_dns",
+        "netmon_errors",
         "netmon_sweep",
         "netmon_mark",
         "netmon_clock",
     }
     assert set(image.SOURCES["xdp_monitor"]) == {"netmon_xdp"}
+    assert set(image.SOURCES["socket_monitor"]) == set(image.CGROUP_HOOKS)
+
+
+def test_every_program_of_a_cgroup_gives_1_and_no_other_value() -> None:
+    """Its one exit follows the instruction r0 = 1, and no jump leads between them."""
+    for name, program in shipped("socket_monitor").programs.items():
+        code = program.instructions
+        number = len(code) // 8
+        (end,) = [at for at in range(number) if code[at * 8] == 0x95]
+        targets = {
+            at + 1 + int.from_bytes(code[at * 8 + 2 : at * 8 + 4], "little", signed=True)
+            for at in range(number)
+            if code[at * 8] & 7 in (5, 6) and code[at * 8] >> 4 not in (8, 9)
+        }
+        assert code[end * 8 - 8 : end * 8].hex() == "b700000001000000", name
+        assert end not in targets, name
+
+
+@pytest.mark.parametrize("program", ["netmon_ingress", "netmon_egress"])
+def test_the_programs_for_packets_of_sockets_pass_every_packet(program: str) -> None:
+    every = [frame for frame in frames() if not is_refused_by_test_run(frame)]
+    with Programs("socket_monitor", sizes={"connection_stats": 64, "udp_stats": 8}) as programs:
+        run = programs.runner(program).run
+        assert {run(frame) for frame in every} == {1}
+        counts = ConnectionCounts(programs.map_sizes(), syscalls.possible_cpus()).read()
+        assert counts[ConnectionCount.UDP_OPENED] == 8
+        assert counts[ConnectionCount.UDP_NO_PLACE], "the table was never full: that way is not checked"
 
 
 @pytest.mark.parametrize("program", ["netmon_receive", "netmon_transmit"])
@@ -53,8 +82,10 @@ def test_a_program_that_is_called_leaves_the_packet_to_the_next(program: str) ->
     with Programs("tc_monitor", sizes={"flow_table": 64, "dns_cache": 8, "messages": 4096}) as programs:
         for replay in (0, 1):
             programs.program("netmon_dns", replay=replay)
+            programs.program("netmon_errors")
             for protocols in (PortProtocol.DNS, PortProtocol.MDNS, PortProtocol.LLMNR):
-                messages.set_message_ports(programs.loaded, dict.fromkeys(range(1, 65536), protocols))
+                every_port = {**dict.fromkeys(range(1, 65536), protocols), 0: PortProtocol.NO_PORT}
+                messages.set_message_ports(programs.loaded, every_port)
                 run = programs.runner(program, replay=replay).run
                 assert {run(frame) for frame in every} == {TCX_NEXT}
         counts = MessageCounts(programs.loaded.maps["message_counts"], syscalls.possible_cpus()).read()
@@ -90,8 +121,17 @@ def test_no_program_calls_a_helper_that_changes_a_packet() -> None:
         3: "map_delete_elem",
         5: "ktime_get_ns",
         12: "tail_call",
+        14: "get_current_pid_tgid",
+        16: "get_current_comm",
         26: "skb_load_bytes",
+        46: "get_socket_cookie",
+        59: "sock_ops_cb_flags_set",  # asks for calls of the same program
+        79: "skb_cgroup_id",
+        80: "get_current_cgroup_id",
+        95: "sk_fullsock",
+        96: "tcp_sock",
         118: "jiffies64",
+        122: "get_netns_cookie",
         130: "ringbuf_output",
     }
     for name in image.SOURCES:

@@ -22,7 +22,9 @@ from otel_netmon.kernel.namespaces import find_namespace, opened_in
 from support.netns import NetNs
 
 PROGRAM_NAMES = frozenset(name[:15] for programs in SOURCES.values() for name in programs)
-MAP_NAMES = frozenset({"flow_table", "protocol_stats"[:15], "hook_totals", "agent_state", "dns_cache", "messages"})
+_MAPS = ("flow_table", "protocol_stats", "hook_totals", "agent_state", "dns_cache", "messages", "unreachable")
+_SOCKET_MAPS = ("connection_stats", "udp_stats", "connection_totals", "connection_counts", "connections", "listeners")
+MAP_NAMES = frozenset(name[:15] for name in (*_MAPS, *_SOCKET_MAPS))
 BPF_FOLDER = Path("/sys/fs/bpf")
 
 XDP_PASS = 2

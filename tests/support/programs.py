@@ -98,9 +98,10 @@ class Programs(AbstractContextManager["Programs"]):
         maps = self.loaded.maps
         if "flow_table" in maps:
             self.flow_reader = HashReader(maps["flow_table"], layout.FLOW_KEY, layout.FLOW, entries["flow_table"])
-        self.row_reader = HashReader(
-            maps["protocol_stats"], layout.PROTOCOL_KEY, layout.COUNTERS, entries["protocol_stats"], self._cpus
-        )
+        if "protocol_stats" in maps:
+            self.row_reader = HashReader(
+                maps["protocol_stats"], layout.PROTOCOL_KEY, layout.COUNTERS, entries["protocol_stats"], self._cpus
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +110,10 @@ class Programs(AbstractContextManager["Programs"]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.loaded.close()
+
+    def map_sizes(self) -> dict[str, tuple[int, int]]:
+        """File descriptor and max_entries of each map, as the pipeline is handed them."""
+        return {name: (fd, self.loaded.definitions[name].max_entries) for name, fd in self.loaded.maps.items()}
 
     def program(self, name: str, /, **late: int) -> int:
         """The fd of a program with these late constants, named as in Late without regard to case."""
