@@ -1,0 +1,210 @@
+"""Whose a packet is, by its two ends: for what is seen at interfaces, where nobody knows a process. Bounded.
+
+An end is an address and a port as they are in the packet. Network namespaces are not told apart: where two of them have the same ends
+at the same time, and they are of two processes, nobody knows.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.abi.enums import Role
+from otel_netmon.analysis.differences import fingerprints
+
+RECENT_MAX = 1 << 14
+"""Connections and sockets that are remembered after their end."""
+GRACE_NS = 2_000_000_000
+"""A packet may be told so long after the end of its connection, and so long before the row's begin was written."""
+
+ENDS = np.dtype(
+    [
+        ("local", "u1", 16),
+        ("remote", "u1", 16),
+        ("local_port", ">u2"),
+        ("remote_port", ">u2"),
+        ("protocol", "<u4"),
+    ]
+)
+"""The two ends as one of them sees it, addresses as in the contract with the kernel (IPv4 as v4-mapped IPv6), the IANA protocol number."""
+
+TCP, UDP = 6, 17
+
+_ENTRY = np.dtype(
+    [
+        ("mark", "<u8"),
+        ("number", "<u8"),
+        ("cgroup", "<u8"),
+        ("cookie", "<u8"),
+        ("begin_ns", "<i8"),
+        ("end_ns", "<i8"),
+        ("ends", ENDS),
+        ("role", "<u4"),
+    ]
+)
+_SEED = 0x5851F42D4C957F2D
+_FOREVER = 1 << 62
+
+
+class Owner(NamedTuple):
+    """Whose packets are; columns of length n, all 0 where it is not known.
+
+    Attributes:
+        number: of the identity (``enrich.identities``), may be 0 although the socket is known.
+        role: ``Role`` of the local process.
+        cgroup: its cgroup v2.
+        cookie: of the socket.
+    """
+
+    number: npt.NDArray[np.uint64]
+    role: npt.NDArray[np.uint8]
+    cgroup: npt.NDArray[np.uint64]
+    cookie: npt.NDArray[np.uint64]
+
+
+class ConnectionIndex:
+    """Living and lately ended connections and UDP sockets by their ends.
+
+    It costs next to nothing while nobody asks: what was read is sorted at the first question.
+    """
+
+    def __init__(self) -> None:
+        self._living: tuple[tuple[int, npt.NDArray[Any], npt.NDArray[np.uint64]], ...] = ()
+        self._ended: list[tuple[int, npt.NDArray[Any], npt.NDArray[np.uint64]]] = []
+        self._sorted: npt.NDArray[Any] | None = None
+
+    def read(
+        self,
+        tcp: npt.NDArray[Any],
+        tcp_numbers: npt.NDArray[np.uint64],
+        udp: npt.NDArray[Any],
+        udp_numbers: npt.NDArray[np.uint64],
+    ) -> None:
+        """Takes all that live: rows (layout.CONNECTION, layout.UDP) and the numbers of whose they are."""
+        self._living = ((TCP, tcp, tcp_numbers), (UDP, udp, udp_numbers))
+        self._sorted = None
+
+    def ended(self, rows: npt.NDArray[Any], numbers: npt.NDArray[np.uint64]) -> None:
+        """Takes connections that ended."""
+        self._take(TCP, rows, numbers)
+
+    def closed(self, rows: npt.NDArray[Any], numbers: npt.NDArray[np.uint64]) -> None:
+        """Takes UDP sockets that were closed."""
+        self._take(UDP, rows, numbers)
+
+    def find(self, ends: npt.NDArray[Any], times_ns: npt.NDArray[np.integer[Any]]) -> Owner:
+        """Tells whose packets are.
+
+        Args:
+            ends: dtype ENDS, shape (n,); of TCP both ends count, of UDP the remote one where it tells more.
+            times_ns: when each was seen, CLOCK_MONOTONIC.
+        """
+        number = len(ends)
+        found = Owner(
+            np.zeros(number, np.uint64),
+            np.zeros(number, np.uint8),
+            np.zeros(number, np.uint64),
+            np.zeros(number, np.uint64),
+        )
+        left = np.arange(number)
+        times = times_ns.astype(np.int64)
+        for asked in (ends, _without_remote(ends), _without_address(_without_remote(ends))):
+            if len(left):
+                left = self._find(asked, times, left, found)
+        return found
+
+    def _find(
+        self, ends: npt.NDArray[Any], times: npt.NDArray[np.int64], which: npt.NDArray[np.intp], found: Owner
+    ) -> npt.NDArray[np.intp]:
+        """Fills in what is known of some; gives those of which nothing is."""
+        entries = self._entries()
+        marks = fingerprints(ends[which], _SEED)
+        first = np.searchsorted(entries["mark"], marks, "left")
+        last = np.searchsorted(entries["mark"], marks, "right")
+        place = np.full(len(which), -1, np.intp)
+        alone = last - first == 1
+        place[alone] = first[alone]
+        sure = place >= 0
+        at = place[sure]
+        time = times[which[sure]]
+        fits = (
+            (entries["ends"][at] == ends[which[sure]])
+            & (entries["begin_ns"][at] - GRACE_NS <= time)
+            & (time <= entries["end_ns"][at] + GRACE_NS)
+        )
+        place[np.flatnonzero(sure)[~fits]] = -1
+        for one in np.flatnonzero(last - first > 1).tolist():
+            of = entries[first[one] : last[one]]
+            place[one] = first[one] + _choose(of, ends[which[one]], int(times[which[one]]))
+            if place[one] < first[one]:
+                place[one] = -1
+        known = place >= 0
+        rows = entries[place[known]]
+        for name in ("number", "cgroup", "cookie", "role"):
+            getattr(found, name)[which[known]] = rows[name]
+        return which[~known]
+
+    def _take(self, protocol: int, rows: npt.NDArray[Any], numbers: npt.NDArray[np.uint64]) -> None:
+        if not len(rows):
+            return
+        self._ended.append((protocol, rows[-RECENT_MAX:], numbers[-RECENT_MAX:]))
+        while sum(len(batch) for _, batch, _ in self._ended[1:]) >= RECENT_MAX:
+            del self._ended[0]
+        self._sorted = None
+
+    def _entries(self) -> npt.NDArray[Any]:
+        """All that is known, by mark and begin."""
+        if self._sorted is None:
+            parts = [_entries_of(*part) for part in (*self._living, *self._ended)]
+            every = np.concatenate([np.zeros(0, _ENTRY), *parts], dtype=_ENTRY)
+            self._sorted = every[np.lexsort((every["begin_ns"], every["mark"]))]
+        return self._sorted
+
+
+def _choose(entries: npt.NDArray[Any], ends: npt.NDArray[Any], time_ns: int) -> int:
+    """The place of the one that is meant: it lived then, and no other process had these ends; -1 where that cannot be told."""
+    fits = (
+        (entries["ends"] == ends)
+        & (entries["begin_ns"] - GRACE_NS <= time_ns)
+        & (time_ns <= entries["end_ns"] + GRACE_NS)
+    )
+    within = fits & (entries["begin_ns"] <= time_ns) & (time_ns <= entries["end_ns"])
+    places = np.flatnonzero(within if within.any() else fits)
+    return int(places[-1]) if len(places) and len(np.unique(entries["number"][places])) == 1 else -1
+
+
+def _entries_of(protocol: int, rows: npt.NDArray[Any], numbers: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
+    if protocol == TCP:
+        chosen = rows["role"] != Role.LISTENER
+        rows, numbers = rows[chosen], numbers[chosen]
+    entries = np.zeros(len(rows), _ENTRY)
+    for name in ("local", "remote", "local_port", "remote_port"):
+        entries["ends"][name] = rows[name]
+    entries["ends"]["protocol"] = protocol
+    for name in ("cgroup", "cookie", "begin_ns", "role"):
+        entries[name] = rows[name]
+    entries["number"] = numbers
+    entries["end_ns"] = np.where(rows["end_ns"] == 0, _FOREVER, rows["end_ns"])
+    if protocol == UDP:  # a socket has many peers, and may have several addresses
+        several = []
+        for make in (_without_remote, lambda ends: _without_address(_without_remote(ends))):
+            copy = entries.copy()
+            copy["ends"] = make(entries["ends"])
+            several.append(copy)
+        entries = np.concatenate([entries, *several], dtype=_ENTRY)
+    entries["mark"] = fingerprints(np.ascontiguousarray(entries["ends"]), _SEED)
+    return entries
+
+
+def _without_remote(ends: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    ends = ends.copy()
+    ends["remote"], ends["remote_port"] = 0, 0
+    return ends
+
+
+def _without_address(ends: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    ends = ends.copy()
+    ends["local"] = 0
+    return ends
