@@ -101,9 +101,12 @@ static __always_inline struct netmon_connection *connecting(struct bpf_sock_addr
 	u64 cookie = socket_cookie(ctx);
 	struct netmon_connection *row = connection_of(cookie);
 
-	if (row && row->role == NETMON_ROLE_CLIENT && !(row->flags & NETMON_CONNECTION_SENT))
+	if (row && row->role == NETMON_ROLE_CLIENT && !(row->flags & NETMON_CONNECTION_SENT)) {
 		connection_end(row, NETMON_ENDING_NOT_SENT);
-	row = connection_make(cookie);
+		row = 0;
+	}
+	if (!row)
+		row = connection_make(cookie);
 	if (!row)
 		return 0; /* sockops counts it */
 	row->begin_ns = bpf_ktime_get_ns();
@@ -176,7 +179,7 @@ static __always_inline void bound(struct bpf_sock *ctx)
 	if (ctx->type != SOCK_STREAM || ctx->protocol != PROTOCOL_TCP)
 		return;
 	row = connection_make(socket_cookie(ctx));
-	if (!row || row->role)
+	if (!row || row->role || row->who)
 		return;
 	row->begin_ns = bpf_ktime_get_ns();
 	row->netns = bpf_get_netns_cookie(ctx);

@@ -103,17 +103,18 @@ static __always_inline struct netmon_connection *connection_of(u64 cookie)
 /* The row of a socket, made if there is none; 0: it has no place. */
 static __always_inline struct netmon_connection *connection_make(u64 cookie)
 {
-	struct netmon_connection *row = connection_stats.lookup(&cookie);
-	struct netmon_connection *zero;
 	u32 only = 0;
+	struct netmon_connection *zero = connection_zero.lookup(&only);
+	struct netmon_connection *row;
+	int refused;
 
-	if (!row) {
-		zero = connection_zero.lookup(&only);
-		if (!zero || connection_stats.insert(&cookie, zero))
-			return 0;
-		row = connection_stats.lookup(&cookie);
-		if (!row)
-			return 0;
+	if (!zero)
+		return 0;
+	refused = connection_stats.insert(&cookie, zero);
+	row = connection_stats.lookup(&cookie); /* it is there, or there is no place */
+	if (!row)
+		return 0;
+	if (!refused) {
 		row->cookie = cookie;
 		connection_count(NETMON_CONNECTIONS_OPENED);
 	}

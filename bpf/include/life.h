@@ -84,9 +84,11 @@ static __always_inline struct netmon_connection_totals *life_totals(u8 role, u8 
 static __always_inline void life_connect(struct bpf_sock_ops *ctx)
 {
 	u64 cookie = socket_cookie(ctx);
-	struct netmon_connection *row = connection_make(cookie);
+	struct netmon_connection *row = connection_of(cookie);
 	u64 now;
 
+	if (!row)
+		row = connection_make(cookie);
 	if (!row) {
 		connection_count(NETMON_CONNECTIONS_NO_PLACE);
 		life_follow(ctx, LIFE_FLAGS_CLIENT);
@@ -208,11 +210,13 @@ static __always_inline void life_passive(struct bpf_sock_ops *ctx)
 static __always_inline void life_listen(struct bpf_sock_ops *ctx)
 {
 	u64 cookie = socket_cookie(ctx);
-	struct netmon_connection *row = connection_make(cookie);
+	struct netmon_connection *row = connection_of(cookie);
 	struct netmon_connection *other;
 	struct listener_key key = {};
 	struct listener fresh = {}, *present;
 
+	if (!row)
+		row = connection_make(cookie);
 	life_follow(ctx, LIFE_FLAGS_SERVER);
 	if (!row) {
 		connection_count(NETMON_CONNECTIONS_NO_PLACE);
@@ -363,8 +367,9 @@ static __always_inline u8 life_failed(struct netmon_connection *row)
 
 /*
  * How an established connection came to CLOSE. The timer says so itself. A FIN of this side that was acknowledged makes it
- * orderly. From ESTABLISHED and CLOSE_WAIT it is no orderly way: without RST from there, the close() of the process sent
- * one, since data was left unread or SO_LINGER asked for it; without either, probes of a closed window had no answer.
+ * orderly. RST behind a probe without an answer is the kernel's own farewell. From ESTABLISHED and CLOSE_WAIT there is no
+ * orderly way: without RST from there, the close() of the process sent one, since data was left unread or SO_LINGER asked
+ * for it; without either, probes of a closed window had no answer.
  */
 static __always_inline u8 life_ended(struct netmon_connection *row, u8 old)
 {
@@ -373,7 +378,7 @@ static __always_inline u8 life_ended(struct netmon_connection *row, u8 old)
 	if (row->reset_received)
 		return NETMON_ENDING_RESET_REMOTE;
 	if (row->reset_sent)
-		return NETMON_ENDING_RESET_LOCAL;
+		return row->probes && !row->released ? NETMON_ENDING_TIMED_OUT : NETMON_ENDING_RESET_LOCAL;
 	if (old == BPF_TCP_LAST_ACK)
 		return NETMON_ENDING_FIN_REMOTE;
 	if (old == BPF_TCP_FIN_WAIT2 || old == BPF_TCP_CLOSING)

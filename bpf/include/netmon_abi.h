@@ -336,6 +336,7 @@ struct netmon_connection {
 	__u32 next_sequence;  /* for the programs: what is expected next of the other side */
 	__u32 fin_sequence;   /* for the programs: what the FIN of the other side, if fin_seen, ends at */
 	__u32 refreshed;      /* for the programs: jiffies when the counts were taken from the socket */
+	__u32 probe_segments; /* for the programs: segments received when a probe was sent */
 	__u16 local_port;
 	__u16 remote_port;
 	__u16 flags;	     /* NETMON_CONNECTION_* */
@@ -352,7 +353,7 @@ struct netmon_connection {
 	__u8 reset_sent;     /* 1: a segment with RST was sent */
 	__u8 fin_seen;	     /* for the programs: 1: a segment with FIN came */
 	__u8 sequence_known; /* for the programs: 1: next_sequence is set */
-	__u8 reserved[5];
+	__u8 probes;	     /* for the programs: keep-alive probes since then */
 	__u8 comm[16];
 };
 
@@ -416,6 +417,19 @@ enum netmon_connections {
 	NETMON_CONNECTIONS_UDP_RING_FULL = 8,
 	NETMON_CONNECTIONS_UDP_UNUSED = 9, /* rows of sockets that were closed without a datagram: no record */
 	NETMON_CONNECTIONS_NUMBER = 10,
+};
+
+/*
+ * The one entry of drop_counts: packets that the kernel dropped, by its own number for the reason (enum skb_drop_reason). The
+ * core's numbers come first, then those of the subsystems (mac80211, openvswitch, ...), whose number is in the upper 16 bits;
+ * the last is for what is none of these.
+ */
+#define NETMON_DROPS_CORE 512
+#define NETMON_DROPS_SUBSYSTEMS 3
+#define NETMON_DROPS_SUBSYSTEM 128
+#define NETMON_DROPS_SLOTS 1024
+struct netmon_drops {
+	__u64 packets[1024]; /* NETMON_DROPS_SLOTS */
 };
 
 #endif

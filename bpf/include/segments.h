@@ -233,17 +233,53 @@ static __always_inline void segment_received(struct __sk_buff *skb, const struct
 	}
 }
 
+/*
+ * A keep-alive probe, or one of a closed window, repeats the octet before the first that is not acknowledged (RFC 9293,
+ * 3.8.4): no other segment is so. If nothing comes after it and then RST is sent, nobody closed: the other side is gone.
+ */
+static __always_inline void segment_probe(struct __sk_buff *skb, const struct segment *s)
+{
+	struct bpf_tcp_sock *tcp = segment_socket(skb);
+	struct netmon_connection *row;
+
+	if (!tcp || s->sequence + 1 != tcp->snd_una)
+		return;
+	row = connection_of(socket_cookie(skb));
+	if (!row)
+		return;
+	if (row->probe_segments != tcp->segs_in) {
+		row->probe_segments = tcp->segs_in;
+		row->probes = 0;
+	}
+	if (row->probes < 255)
+		row->probes++;
+}
+
+static __always_inline void segment_reset_sent(struct __sk_buff *skb, struct netmon_connection *row)
+{
+	struct bpf_tcp_sock *tcp = segment_socket(skb);
+
+	row->reset_sent = 1;
+	if (!tcp || tcp->segs_in != row->probe_segments)
+		row->probes = 0;
+}
+
 static __always_inline void segment_sent(struct __sk_buff *skb, const struct segment *s)
 {
 	struct netmon_connection *row;
 
-	if (s->window ? !(s->flags & TCP_RST) : s->flags & (TCP_SYN | TCP_FIN))
+	if (s->window && !(s->flags & TCP_RST)) {
+		if (!s->payload && !(s->flags & TCP_STATE_FLAGS))
+			segment_probe(skb, s);
+		return;
+	}
+	if (!s->window && (s->flags & (TCP_SYN | TCP_FIN)))
 		return;
 	row = connection_of(socket_cookie(skb));
 	if (!row)
 		return;
 	if (s->flags & TCP_RST)
-		row->reset_sent = 1;
+		segment_reset_sent(skb, row);
 	else
 		__sync_fetch_and_add(&row->zero_windows_sent, 1);
 }

@@ -61,24 +61,56 @@ static __always_inline void udp_without_row(u8 direction, u64 packets, u64 bytes
 	}
 }
 
-/* The first datagram makes its peer the row's, and its direction the role. Of two at once one counts as somebody else's. */
-static __always_inline void udp_begin(struct netmon_udp *row, const u32 *local, const u32 *remote, u16 local_port,
-				      u16 remote_port, u8 direction)
+/* An address of the packet as a row has it; from_source tells which. */
+static __always_inline int udp_address(struct __sk_buff *skb, const struct segment *s, const int from_source,
+				       u32 *address)
 {
-	__builtin_memcpy(row->local, local, 16);
-	__builtin_memcpy(row->remote, remote, 16);
-	row->local_port = local_port;
-	row->role = direction == NETMON_TRANSMIT ? NETMON_ROLE_CLIENT : NETMON_ROLE_SERVER;
-	row->remote_port = remote_port;
+	if (s->v6)
+		return bpf_skb_load_bytes(skb, from_source ? 8 : 24, address, 16);
+	v4_mapped(address, 0);
+	return bpf_skb_load_bytes(skb, from_source ? 12 : 16, &address[3], 4);
+}
+
+/* The first datagram makes its peer the row's, and its direction the role. Of two at once one counts as somebody else's. */
+static __always_inline void udp_begin(struct __sk_buff *skb, const struct segment *s, struct netmon_udp *row,
+				      const u8 direction)
+{
+	const int sent = direction == NETMON_TRANSMIT;
+
+	if (udp_address(skb, s, sent, row->local) || udp_address(skb, s, !sent, row->remote))
+		return;
+	row->local_port = sent ? s->source_port : s->destination_port;
+	row->remote_port = sent ? s->destination_port : s->source_port;
+	row->role = sent ? NETMON_ROLE_CLIENT : NETMON_ROLE_SERVER;
+}
+
+/* Whether a datagram is from or to the row's peer. */
+static __always_inline int udp_is_peer(struct __sk_buff *skb, const struct segment *s, const struct netmon_udp *row,
+				       const u8 direction)
+{
+	const int sent = direction == NETMON_TRANSMIT;
+	u8 *data = (u8 *)(long)skb->data;
+	u32 address[4];
+	u32 *at;
+
+	if (row->remote_port != (sent ? s->destination_port : s->source_port))
+		return 0;
+	if (data + 40 <= (u8 *)(long)skb->data_end && !s->v6) {
+		at = (u32 *)(data + (sent ? 16 : 12));
+		return row->remote[3] == at[0] && row->remote[2] == bpf_htonl(0xffff) && !row->remote[1] &&
+		       !row->remote[0];
+	}
+	if (udp_address(skb, s, !sent, address))
+		return 0;
+	return row->remote[3] == address[3] && row->remote[2] == address[2] && row->remote[1] == address[1] &&
+	       row->remote[0] == address[0];
 }
 
 static __always_inline void udp_datagram(struct __sk_buff *skb, const struct segment *s, const u8 direction)
 {
 	u64 cookie = socket_cookie(skb);
 	struct netmon_udp *row = udp_stats.lookup(&cookie);
-	u32 source[4], destination[4], *local, *remote;
 	u64 packets = segment_many(skb), bytes = s->payload;
-	u16 local_port, remote_port;
 
 	if (!row)
 		row = udp_adopt(skb, cookie);
@@ -86,23 +118,9 @@ static __always_inline void udp_datagram(struct __sk_buff *skb, const struct seg
 		udp_without_row(direction, packets, bytes);
 		return;
 	}
-	if (s->v6) {
-		if (bpf_skb_load_bytes(skb, 8, source, 16) || bpf_skb_load_bytes(skb, 24, destination, 16))
-			return;
-	} else {
-		v4_mapped(source, 0);
-		v4_mapped(destination, 0);
-		if (bpf_skb_load_bytes(skb, 12, &source[3], 4) || bpf_skb_load_bytes(skb, 16, &destination[3], 4))
-			return;
-	}
-	local = direction == NETMON_TRANSMIT ? source : destination;
-	remote = direction == NETMON_TRANSMIT ? destination : source;
-	local_port = direction == NETMON_TRANSMIT ? s->source_port : s->destination_port;
-	remote_port = direction == NETMON_TRANSMIT ? s->destination_port : s->source_port;
 	if (!row->role)
-		udp_begin(row, local, remote, local_port, remote_port, direction);
-	if (row->remote_port == remote_port && row->remote[3] == remote[3] && row->remote[2] == remote[2] &&
-	    row->remote[1] == remote[1] && row->remote[0] == remote[0]) {
+		udp_begin(skb, s, row, direction);
+	if (udp_is_peer(skb, s, row, direction)) {
 		if (direction == NETMON_RECEIVE) {
 			__sync_fetch_and_add(&row->packets_received, packets);
 			__sync_fetch_and_add(&row->bytes_received, bytes);

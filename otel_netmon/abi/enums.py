@@ -217,6 +217,13 @@ class TcpFlags(IntFlag):
     CWR = 128
 
 
+DROPS_CORE = 512
+DROPS_SUBSYSTEMS = 3
+DROPS_SUBSYSTEM = 128
+DROPS_SLOTS = 1024
+"""Layout of struct netmon_drops."""
+
+
 class Late(IntEnum):
     """Late constants: 64-bit immediates that the loader replaces; the value is the low byte of the mark."""
 

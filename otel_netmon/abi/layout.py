@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from otel_netmon.abi.enums import DROPS_SLOTS
+
 FLOW_KEY = np.dtype(
     [
         ("source", "u1", 16),
@@ -169,6 +171,7 @@ CONNECTION = np.dtype(
         ("next_sequence", "<u4"),
         ("fin_sequence", "<u4"),
         ("refreshed", "<u4"),
+        ("probe_segments", "<u4"),
         ("local_port", ">u2"),
         ("remote_port", ">u2"),
         ("flags", "<u2"),
@@ -185,7 +188,7 @@ CONNECTION = np.dtype(
         ("reset_sent", "u1"),
         ("fin_seen", "u1"),
         ("sequence_known", "u1"),
-        ("reserved", "u1", 5),
+        ("probes", "u1"),
         ("comm", "S16"),
     ]
 )
@@ -234,3 +237,6 @@ CONNECTION_TOTALS = np.dtype(
     ]
 )
 """struct netmon_connection_totals: an entry of connection_totals, what had no place in a table."""
+
+DROPS = np.dtype([("packets", "<u8", DROPS_SLOTS)])
+"""struct netmon_drops: the one entry of drop_counts."""
