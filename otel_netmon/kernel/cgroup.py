@@ -38,15 +38,20 @@ class CgroupMount:
         return None if below.startswith("/..") else self.path + below
 
 
-def cgroup2_mounts(mountinfo: bytes) -> list[CgroupMount]:
-    """Every mount of cgroup v2 in the text of /proc/PID/mountinfo, those that show most first."""
-    mounts = []
+def mounts(mountinfo: bytes, kind: bytes) -> list[tuple[str, str]]:
+    """Folder and root of every mount of a kind of file system in the text of /proc/PID/mountinfo, in order."""
+    found = []
     for line in mountinfo.split(b"\n"):
         before, separator, after = line.partition(b" - ")
         fields = before.split(b" ")
-        if separator and len(fields) > 4 and after.split(b" ", 1)[0] == b"cgroup2":
-            mounts.append(CgroupMount(_plain(fields[4]), _plain(fields[3])))
-    return sorted(mounts, key=_shown)
+        if separator and len(fields) > 4 and after.split(b" ", 1)[0] == kind:
+            found.append((_plain(fields[4]), _plain(fields[3])))
+    return found
+
+
+def cgroup2_mounts(mountinfo: bytes) -> list[CgroupMount]:
+    """Every mount of cgroup v2 in the text of /proc/PID/mountinfo, those that show most first."""
+    return sorted((CgroupMount(path, root) for path, root in mounts(mountinfo, b"cgroup2")), key=_shown)
 
 
 def find_cgroup2(mountinfo: Path = Path("/proc/self/mountinfo")) -> CgroupMount | None:

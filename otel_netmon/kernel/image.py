@@ -50,6 +50,10 @@ SOURCES: dict[str, dict[str, int]] = {
         "netmon_socket": syscalls.PROG_TYPE_CGROUP_SOCK,
         "netmon_release": syscalls.PROG_TYPE_CGROUP_SOCK,
     },
+    "drop_monitor": {
+        "netmon_drop": syscalls.PROG_TYPE_RAW_TRACEPOINT,
+        "netmon_drop_any": syscalls.PROG_TYPE_RAW_TRACEPOINT,
+    },
 }
 """Image name (bpf/NAME.c) -> its programs and their types."""
 

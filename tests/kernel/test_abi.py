@@ -30,6 +30,7 @@ STRUCTS = {
     "netmon_connection": layout.CONNECTION,
     "netmon_udp": layout.UDP,
     "netmon_connection_totals": layout.CONNECTION_TOTALS,
+    "netmon_drops": layout.DROPS,
 }
 ENUMS: dict[str, type[IntEnum]] = {
     "": enums.Direction,
@@ -63,6 +64,10 @@ CONSTANTS = {
     "NETMON_RTT_BUCKETS": enums.RTT_BUCKETS,
     "NETMON_TOTALS_UDP": enums.TOTALS_UDP,
     "NETMON_TOTALS_NUMBER": enums.TOTALS_NUMBER,
+    "NETMON_DROPS_CORE": enums.DROPS_CORE,
+    "NETMON_DROPS_SUBSYSTEMS": enums.DROPS_SUBSYSTEMS,
+    "NETMON_DROPS_SUBSYSTEM": enums.DROPS_SUBSYSTEM,
+    "NETMON_DROPS_SLOTS": enums.DROPS_SLOTS,
     **{f"NETMON_CONNECTION_{flag.name}": int(flag) for flag in enums.ConnectionFlags},
 }
 KERNEL_ONLY = {

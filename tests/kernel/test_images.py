@@ -89,7 +89,8 @@ def test_the_verifier_looks_at_few_instructions(capsys: pytest.CaptureFixture[st
         for program in sorted({variant.split()[0] for variant in counts}):
             variants = [count for variant, count in counts.items() if variant.split()[0] == program]
             sys.stdout.write(f"\n  verifier: {program}: {min(variants)} to {max(variants)} instructions")
-    once = len(image.SOURCES["socket_monitor"]) + 4  # and errors, sweep, mark, clock
+    once = len(image.SOURCES["socket_monitor"]) + len(image.SOURCES["drop_monitor"])
+    once += 4  # errors, sweep, mark, clock
     assert len(counts) == 16 + 2 + 8 + 8 + once  # receive and DNS, also in a replay; transmit; XDP
     assert all(0 < count <= INSTRUCTIONS_MAX for count in counts.values()), counts
 

@@ -35,7 +35,7 @@ def frames() -> list[bytes]:
 
 def test_no_image_has_a_program_of_another_kind() -> None:
     """Every program is either checked below or is one that is never attached."""
-    assert set(image.SOURCES) == {"tc_monitor", "xdp_monitor", "socket_monitor"}
+    assert set(image.SOURCES) == {"tc_monitor", "xdp_monitor", "socket_monitor", "drop_monitor"}
     assert set(image.SOURCES["tc_monitor"]) == {
         "netmon_receive",
         "netmon_transmit",
@@ -47,6 +47,8 @@ def test_no_image_has_a_program_of_another_kind() -> None:
     }
     assert set(image.SOURCES["xdp_monitor"]) == {"netmon_xdp"}
     assert set(image.SOURCES["socket_monitor"]) == set(image.CGROUP_HOOKS)
+    # At a tracepoint nobody looks at the result: the packet is dropped already.
+    assert set(image.SOURCES["drop_monitor"].values()) == {syscalls.PROG_TYPE_RAW_TRACEPOINT}
 
 
 def test_every_program_of_a_cgroup_gives_1_and_no_other_value() -> None:
