@@ -26,8 +26,9 @@ from otel_netmon.config.model import Config
 from otel_netmon.control import Channel
 from otel_netmon.errors import NetmonError
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
-from otel_netmon.kernel.namespaces import open_netdev
+from otel_netmon.kernel.namespaces import open_netdev, open_proc_net, open_sock_diag
 from otel_netmon.loading import Images, load_images
+from otel_netmon.readers.netstat import FILES as NETSTAT_FILES
 from otel_netmon.selfmon.journal import Journal
 
 RESTART_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0)
@@ -36,6 +37,9 @@ REFRESH_SECONDS = 1.0
 KILL_GRACE_SECONDS = 2.0
 
 Reload = Callable[[], Loaded]
+
+Files = tuple[int, str, dict[str, int]]
+"""A network namespace: number, name (empty for the agent's own), open files by name."""
 
 
 class Supervisor:
@@ -274,11 +278,11 @@ class Supervisor:
 
     def _start_child(self) -> None:
         parent_end, child_end = Channel.pair()
-        netdev = {number: open_netdev(namespace) for number, namespace in self._table.namespaces.items()}
+        files = self._open_namespaces()
         setup = {
             "started_monotonic": self._started,
             "started_unix_ns": self._started_unix_ns,
-            "netdev": netdev,
+            "namespaces": files,
             "checkpoint": self._checkpoint,
             "maps": {
                 stem: {name: (fd, image.definitions[name].max_entries) for name, fd in image.maps.items()}
@@ -298,8 +302,7 @@ class Supervisor:
             self._become_pipeline(child_end, setup, unblocked)
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         child_end.close()
-        for fd in netdev.values():
-            os.close(fd)
+        _close_files(files)
         self._channel = parent_end
         self._selector.register(parent_end.fileno(), selectors.EVENT_READ)
         self._child_started = time.monotonic()
@@ -387,12 +390,11 @@ class Supervisor:
             _describe(interface, attached[key].hooks if key in attached else None)
             for key, interface in self._table.interfaces.items()
         ]
-        fds, numbers = [], []
-        for number, namespace in self._table.namespaces.items():
-            fds.append(open_netdev(namespace))
-            numbers.append(number)
+        files = self._open_namespaces()
+        namespaces = [{"number": number, "name": name, "files": list(fds)} for number, name, fds in files]
+        fds = [fd for _, _, opened in files for fd in opened.values()]
         try:
-            self._channel.send("interfaces", {"interfaces": rows, "probes": probes, "netdev": numbers}, fds)
+            self._channel.send("interfaces", {"interfaces": rows, "probes": probes, "namespaces": namespaces}, fds)
         except (BrokenPipeError, ConnectionResetError):
             return  # it has ended; what it said before is read when it is reaped
         except OSError as error:
@@ -401,8 +403,26 @@ class Supervisor:
             if self._child:
                 os.kill(self._child, signal.SIGKILL)  # it has hung for seconds; the next one is told everything anew
         finally:
-            for fd in fds:
-                os.close(fd)
+            _close_files(files)
+
+    def _open_namespaces(self) -> list[Files]:
+        """What the pipeline reads of each observed namespace, opened inside it; what the kernel refuses is left out."""
+        probes = self._config.probes
+        files: list[Files] = []
+        try:
+            for number, namespace in self._table.namespaces.items():
+                fds = {"netdev": open_netdev(namespace)}
+                files.append((number, namespace.name, fds))
+                for name in NETSTAT_FILES:
+                    with contextlib.suppress(FileNotFoundError):
+                        fds[name] = open_proc_net(namespace, name)
+                if probes.connections.enabled:
+                    with contextlib.suppress(OSError):  # the pipeline tells what it has not
+                        fds["sock_diag"] = open_sock_diag(namespace)
+        except BaseException:
+            _close_files(files)
+            raise
+        return files
 
     def _reap(self) -> None:
         while True:
@@ -465,6 +485,12 @@ class Supervisor:
             else:
                 with contextlib.suppress(BlockingIOError):
                     self._postponed += os.read(key.fd, 4096)
+
+
+def _close_files(files: list[Files]) -> None:
+    for _, _, fds in files:
+        for fd in fds.values():
+            os.close(fd)
 
 
 def _describe(interface: Interface, hooks: dict[str, str] | None) -> dict[str, Any]:

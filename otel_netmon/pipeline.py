@@ -2,6 +2,7 @@
 
     maps ──FlowSource──> totals, conversations ──> netmon.protocol.*, netmon.flow.* ──┐
     /proc/net/dev ──InterfaceSource──> system.network.*, netmon.coverage ─────────────┼──> SeriesBudget ──> Snapshot ──┬──> OtlpSink, one a receiver
+    maps, rings, sock_diag ──ConnectionSource──> netmon.tcp.*, process.network.io, … ─┤                                │
     maps ──XdpSource──> netmon.xdp.* ─────────────────────────────────────────────────┘                                └──> Server (/metrics)
 
 Each ``sources`` module puts readers, analysis and points of one probe together. Their state is saved (``checkpoint``) before a
@@ -43,7 +44,7 @@ from otel_netmon.otel.series import SeriesBudget
 from otel_netmon.otel.status_rows import flow_rows, interface_rows
 from otel_netmon.selfmon import logging
 from otel_netmon.selfmon.status import ExportStatus, FlowsStatus, ProbeStatus, StageStatus, Status, build
-from otel_netmon.sources.probes import Sources
+from otel_netmon.sources.probes import NamespaceFiles, Sources
 
 DRAIN_SECONDS = 1.0
 """Messages are taken out of the ring so often, and at once when a quarter of it is full."""
@@ -79,7 +80,8 @@ class Pipeline:
         self._accepted = 0
         self._snapshot: Snapshot | None = None
         self._status: Status | None = None
-        self._sources = Sources(config, setup["maps"], setup["programs"], setup["netdev"], start_ns, boot_ns)
+        namespaces = [NamespaceFiles(*each) for each in setup["namespaces"]]
+        self._sources = Sources(config, setup["maps"], setup["programs"], namespaces, start_ns, boot_ns)
         self._budget = SeriesBudget(config.limits.series, config.limits.series_idle_seconds)
         self._events = AgentEvents()
         self._durations = Distribution("netmon.pipeline.cycle.duration", self._process_start_ns)
@@ -151,15 +153,15 @@ class Pipeline:
         selector = selectors.DefaultSelector()
         selector.register(wake_read, selectors.EVENT_READ)
         selector.register(self._channel.fileno(), selectors.EVENT_READ)
-        alarm = self._sources.alarm
-        if alarm is not None:
-            selector.register(alarm.fileno(), selectors.EVENT_READ)
+        alarms = {alarm.fileno(): alarm for alarm in self._sources.alarms}
+        for fileno in alarms:
+            selector.register(fileno, selectors.EVENT_READ)
         told = self._receivers.told
         if told is not None:
             selector.register(told, selectors.EVENT_READ)
         interval = self._config.export.interval_seconds
         next_cycle: float | None = None  # the first one follows the first list of interfaces
-        next_drain = time.monotonic() + DRAIN_SECONDS if alarm is not None else float("inf")
+        next_drain = time.monotonic() + DRAIN_SECONDS if alarms else float("inf")
         stopping = False
         while not stopping:
             now = time.monotonic()
@@ -171,8 +173,8 @@ class Pipeline:
                     received = os.read(wake_read, 4096)
                     stopping = stopping or signal.SIGTERM in received
                     flush = signal.SIGUSR1 in received
-                elif alarm is not None and key.fd == alarm.fileno():
-                    alarm.clear()
+                elif key.fd in alarms:
+                    alarms[key.fd].clear()
                     next_drain = now
                 elif key.fd == told:
                     self._save_told(key.fd)
@@ -199,7 +201,13 @@ class Pipeline:
         for message, fds in self._channel.receive():
             if message["kind"] != "interfaces":
                 continue
-            self._sources.interfaces.set_namespaces(dict(zip(message["netdev"], fds, strict=True)))
+            opened = iter(fds)
+            self._sources.set_namespaces(
+                [
+                    NamespaceFiles(each["number"], each["name"], {name: next(opened) for name in each["files"]})
+                    for each in message["namespaces"]
+                ]
+            )
             self._take_interfaces(message)
 
     def _take_interfaces(self, message: Mapping[str, Any]) -> None:
@@ -251,7 +259,8 @@ class Pipeline:
             self._gone = set()
         self._receivers.offer(snapshot)
         self._hand_on_spans()
-        self._receivers.offer_events(self._events.probes(self._probes, now_ns))
+        self._receivers.offer_events(self._sources.take_events(now_ns))
+        self._receivers.offer_events(self._events.probes(self._sources.probes(self._probes), now_ns))
         folded = self._budget.folded(self._sources.diversity())
         self._receivers.offer_events(self._events.folded(folded, self._config.limits.series, now_ns))
         self._durations.record([({}, time.perf_counter() - began)])
@@ -265,7 +274,7 @@ class Pipeline:
         self._attempts.record(self._receivers.take_attempts())
         return {
             **selfmon.stage_points(self._sources.stages(), self._receivers.stages(), start_ns),
-            **selfmon.probe_points(self._probes, start_ns),
+            **selfmon.probe_points(self._sources.probes(self._probes), start_ns),
             **selfmon.program_points(map(syscalls.program_info, self._programs.values()), start_ns),
             **selfmon.map_points(self._sources.map_sizes(), start_ns),
             **selfmon.receiver_points(self._accepted, start_ns),
@@ -308,7 +317,7 @@ class Pipeline:
         return build(
             uptime_seconds=time.monotonic() - self._started_monotonic,
             interval_seconds=interval,
-            probes=self._probes,
+            probes=self._sources.probes(self._probes),
             stages=self._stages(),
             interfaces=interface_rows(
                 self._known.values(),

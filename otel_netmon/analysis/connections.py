@@ -147,6 +147,12 @@ class Connections:
         self._told.replace(counted)
         return gains.where(gains.counters.any(axis=0) | (gains.outcomes >= 0))
 
+    def begin(self, rows: npt.NDArray[Any]) -> None:
+        """Takes rows of which what they have does not count; only what they gain from here on."""
+        counted = _counted(rows)
+        counted["handshake"] = True
+        self._told.add(counted)
+
     def state(self) -> dict[str, Any]:
         """What another process needs to go on."""
         return self._told.state()

@@ -64,6 +64,15 @@ class Told:
                 rows = rows[np.argsort(rows["cookie"])]
         self._rows, self._taken = rows, np.zeros(len(rows), np.bool_)
 
+    def add(self, rows: npt.NDArray[Any]) -> None:
+        """Keeps what was told of rows that are not known yet, as ``replace`` has them."""
+        more = np.zeros(len(rows), self._dtype)
+        for name in self._kept:
+            more[name] = rows[name]
+        every = np.concatenate([self._rows[~self._taken], more])
+        self._rows = every[np.argsort(every["cookie"])]
+        self._taken = np.zeros(len(self._rows), np.bool_)
+
     def state(self) -> dict[str, Any]:
         """What another process needs to go on."""
         return {"rows": self._rows[~self._taken]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,7 +50,7 @@ class KeptSpans(NamedTuple):
 
 
 def connection_spans(
-    gains: Gains, resources: Sequence[bytes], rule: KeepRule, unix_offset_ns: int, now_ns: int
+    gains: Gains, resource: Callable[[int], bytes], rule: KeepRule, unix_offset_ns: int, now_ns: int
 ) -> KeptSpans:
     """Gives a span for each connection that the rule keeps; slow is one whose handshake was slow.
 
@@ -58,7 +58,7 @@ def connection_spans(
 
     Args:
         gains: of connections that ended.
-        resources: of each the encoded attributes of whose it is.
+        resource: gives the encoded attributes of whose one is, by its place.
         unix_offset_ns: what makes Unix time of CLOCK_MONOTONIC.
         now_ns: CLOCK_MONOTONIC.
     """
@@ -91,7 +91,7 @@ def connection_spans(
         statuses=np.where(errors[chosen], StatusCode.ERROR, StatusCode.UNSET).astype(np.uint8),
         messages=[_MESSAGES.get(Ending(each), "") for each in rows["ending"].tolist()],
         trace_states=[_trace_state(threshold) for threshold in decision.threshold[chosen].tolist()],
-        resources=[resources[place] for place in kept.tolist()],
+        resources=[resource(place) for place in kept.tolist()],
     )
     return KeptSpans(batch, kept)
 

@@ -15,7 +15,7 @@ from otel_netmon.analysis.dns_names import NameFolding
 from otel_netmon.analysis.dns_series import DnsSeries
 from otel_netmon.analysis.domains import DomainCache
 from otel_netmon.analysis.edges import Edge
-from otel_netmon.analysis.sampling import KeepRule, Reason
+from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.config.model import Config
 from otel_netmon.kernel import syscalls
 from otel_netmon.kernel.interfaces import Key
@@ -53,9 +53,10 @@ class DnsSource:
         maps: name to file descriptor and number of entries.
         config: the configuration.
         start_ns: Unix time at which the programs began to count.
+        rule: which spans are kept.
     """
 
-    def __init__(self, maps: Mapping[str, tuple[int, int]], config: Config, start_ns: int) -> None:
+    def __init__(self, maps: Mapping[str, tuple[int, int]], config: Config, start_ns: int, rule: KeepRule) -> None:
         probe = config.probes.dns
         self._ring = RingReader(*maps["messages"])
         self.alarm = RingAlarm(maps["messages"][0])
@@ -74,8 +75,7 @@ class DnsSource:
             probe.timeout_seconds,
         )
         self._points = DnsPoints()
-        spans = config.spans
-        self._rule = KeepRule(spans.share, spans.limit_per_second, round(spans.slow_seconds * 1e9) or None)
+        self._rule = rule
         self._searches = Distribution("netmon.dns.search.lookups", start_ns)
         self._batches: list[SpanBatch] = []
         self._start_ns = start_ns
@@ -181,8 +181,6 @@ class DnsSource:
         not_dns = {reason: now[what] for what, reason in _NOT_DNS.items()}
         missing = self._missing if self._missing < _FAR else 0
         unparsed = {str(fault): count for fault, count in self._analysis.unparsed.items()}
-        kept = self._rule.counts
-        shed = {reason.name.lower(): int(kept[reason]) for reason in (Reason.SAMPLED_OUT, Reason.RATE_LIMITED)}
         return {
             ("kernel", "dns_queries"): StageStatus(delivered=queries - no_place, dropped={"cache_full": no_place}),
             ("kernel", "dns_messages"): StageStatus(
@@ -195,7 +193,6 @@ class DnsSource:
             ("decode", "dns_messages"): StageStatus(
                 delivered=self._consumed - sum(unparsed.values()), dropped=dict(sorted(unparsed.items()))
             ),
-            ("sampling", "spans"): StageStatus(delivered=int(kept.sum()) - sum(shed.values()), dropped=shed),
         }
 
     def map_sizes(self) -> dict[str, tuple[int, int]]:

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from otel_netmon.abi.enums import Direction
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.protocols import Side
+from otel_netmon.analysis.sampling import KeepRule, Reason
 from otel_netmon.config.model import Config
+from otel_netmon.enrich.cgroups import Cgroups
 from otel_netmon.enrich.interfaces import InterfaceNames
+from otel_netmon.enrich.processes import Processes
+from otel_netmon.kernel.cgroup import CgroupMount, find_cgroup2
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.otel.points import Points
 from otel_netmon.otel.series import DNS, DOMAINS, FLOWS, Diversity, SeriesBudget
-from otel_netmon.otel.spans import SpanBatch
+from otel_netmon.otel.spans import Event, SpanBatch
+from otel_netmon.readers.netstat import FILES
 from otel_netmon.readers.ring import RingAlarm
-from otel_netmon.selfmon.status import StageStatus
+from otel_netmon.selfmon.status import ProbeStatus, StageStatus
+from otel_netmon.sources.connections import ConnectionSource
 from otel_netmon.sources.dns import DnsSource
 from otel_netmon.sources.domains import DomainSource
 from otel_netmon.sources.flows import FlowSource
 from otel_netmon.sources.interfaces import InterfaceSource
+from otel_netmon.sources.netstat import NetstatSource
 from otel_netmon.sources.xdp import XdpSource
+
+
+class NamespaceFiles(NamedTuple):
+    """What the supervisor opened in a network namespace.
+
+    Attributes:
+        number: by which it is known.
+        name: empty for the agent's own.
+        fds: by name: ``netdev``, ``sock_diag`` and those of /proc/net that are read; what the kernel refused is not there.
+    """
+
+    number: int
+    name: str
+    fds: Mapping[str, int]
 
 
 class Sources:
@@ -30,12 +51,12 @@ class Sources:
         config: the configuration.
         maps: of each image that is loaded: name to file descriptor and number of entries.
         programs: of each image that is loaded: name to file descriptor.
-        netdev: see ``InterfaceSource``.
+        namespaces: that are observed.
         start_ns: Unix time at which the programs began to count.
         boot_ns: Unix time at which the machine booted.
 
     Attributes:
-        flows, dns, xdp: None where the probe is off.
+        flows, dns, connections, xdp: None where the probe is off.
     """
 
     def __init__(
@@ -43,7 +64,7 @@ class Sources:
         config: Config,
         maps: Mapping[str, Mapping[str, tuple[int, int]]],
         programs: Mapping[str, Mapping[str, int]],
-        netdev: Mapping[int, int],
+        namespaces: Sequence[NamespaceFiles],
         start_ns: int,
         boot_ns: int,
     ) -> None:
@@ -55,13 +76,37 @@ class Sources:
             and config.probes.dns.enabled
             and any(name.startswith("netmon_dns") for name in programs["tc_monitor"])
         )
-        self.dns = DnsSource(tc, config, start_ns) if tc is not None and runs_dns else None
+        spans = config.spans
+        self._rule = KeepRule(spans.share, spans.limit_per_second, round(spans.slow_seconds * 1e9) or None)
+        self.dns = DnsSource(tc, config, start_ns, self._rule) if tc is not None and runs_dns else None
         idle_ns = round(config.limits.series_idle_seconds * 1e9)
         self._domains = (
             DomainSource(self.dns.domains, self.dns.folding, start_ns, idle_ns) if self.dns is not None else None
         )
         self.xdp = XdpSource(maps["xdp_monitor"], start_ns) if "xdp_monitor" in maps else None
-        self.interfaces = InterfaceSource(netdev, boot_ns, start_ns)
+        sockets = maps.get("socket_monitor")
+        self.connections = (
+            ConnectionSource(sockets, config, start_ns, self._rule, Processes(Cgroups(_cgroup(config))))
+            if sockets is not None
+            else None
+        )
+        self._netstat = NetstatSource(boot_ns)
+        self.interfaces = InterfaceSource({}, boot_ns, start_ns)
+        self.set_namespaces(namespaces)
+
+    def set_namespaces(self, namespaces: Sequence[NamespaceFiles]) -> None:
+        """Takes files opened anew, which are taken over, for exactly the namespaces that are observed now."""
+        self.interfaces.set_namespaces({each.number: each.fds["netdev"] for each in namespaces})
+        self._netstat.set_namespaces(
+            {
+                each.number: (each.name, {name: each.fds[name] for name in FILES if name in each.fds})
+                for each in namespaces
+            }
+        )
+        if self.connections is not None:
+            self.connections.sockets.set_namespaces(
+                {each.number: (each.name, each.fds.get("sock_diag")) for each in namespaces}
+            )
 
     def set_interfaces(self, edges: Mapping[Key, Edge], physical: Collection[Key]) -> None:
         """Takes the edge rule and which interfaces are physical."""
@@ -85,6 +130,9 @@ class Sources:
             self.interfaces.read(known, lambda: self._hook_totals(known))
         if self.xdp is not None:
             self.xdp.read(now_ns)
+        if self.connections is not None:
+            self.connections.read(places, now_ns)
+        self._netstat.read(now_ns)
 
     def points(self, names: InterfaceNames) -> dict[str, Points]:
         """The points of the last reading, or of the state that was restored."""
@@ -99,17 +147,21 @@ class Sources:
             points |= self.interfaces.points(names)
         if self.xdp is not None:
             points |= self.xdp.points(names)
-        return points
+        if self.connections is not None:
+            points |= self.connections.points()
+        return points | self._netstat.points()
 
     @property
-    def alarm(self) -> RingAlarm | None:
-        """Tells that a ring is filling up; None where there is none."""
-        return self.dns.alarm if self.dns is not None else None
+    def alarms(self) -> list[RingAlarm]:
+        """Each tells that a ring is filling up."""
+        alarms = [self.dns.alarm] if self.dns is not None else []
+        return alarms + (self.connections.alarms if self.connections is not None else [])
 
     def drain(self) -> None:
-        """Empties the ring between two readings."""
-        if self.dns is not None:
-            self.dns.drain()
+        """Empties the rings between two readings."""
+        for source in (self.dns, self.connections):
+            if source is not None:
+                source.drain()
 
     def settle(self) -> None:
         """Ends a reading whose state is saved."""
@@ -124,7 +176,23 @@ class Sources:
 
     def take_spans(self) -> list[SpanBatch]:
         """The spans that were kept since the last call."""
-        return self.dns.take_spans() if self.dns is not None else []
+        sources = [source for source in (self.dns, self.connections) if source is not None]
+        return [batch for source in sources for batch in source.take_spans()]
+
+    def take_events(self, now_ns: int) -> list[Event]:
+        """The events since the last call."""
+        events = self._netstat.take_events(now_ns)
+        return events + (self.connections.take_events() if self.connections is not None else [])
+
+    def probes(self, told: Iterable[ProbeStatus]) -> list[ProbeStatus]:
+        """States of the probes: what the supervisor told, and what is known here besides."""
+        trouble = self.connections.trouble if self.connections is not None else ("", "")
+        return [
+            ProbeStatus(name=each["name"], state="degraded", reason=trouble[0], detail=trouble[1])
+            if each["name"] == "connections" and each["state"] == "ok" and trouble[0]
+            else each
+            for each in told
+        ]
 
     def stages(self) -> dict[tuple[str, str], StageStatus]:
         """What became of items before they are exported, by stage and signal."""
@@ -133,6 +201,12 @@ class Sources:
             stages["kernel", "packets"] = self.flows.stage()
         if self.dns is not None:
             stages |= self.dns.stages()
+        if self.connections is not None:
+            stages |= self.connections.stages()
+        if self.dns is not None or self.connections is not None:
+            kept = self._rule.counts
+            shed = {reason.name.lower(): int(kept[reason]) for reason in (Reason.SAMPLED_OUT, Reason.RATE_LIMITED)}
+            stages["sampling", "spans"] = StageStatus(delivered=int(kept.sum()) - sum(shed.values()), dropped=shed)
         return stages
 
     def diversity(self) -> dict[str, Diversity]:
@@ -144,12 +218,17 @@ class Sources:
             chosen[DNS] = self.dns.diversity()
         if self._domains is not None:
             chosen[DOMAINS] = self._domains.diversity()
+        if self.connections is not None:
+            chosen |= self.connections.diversity()
         return chosen
 
     def map_sizes(self) -> dict[str, tuple[int, int]]:
         """Entries in use and capacity by name of the map."""
         sizes = self.flows.map_sizes() if self.flows is not None else {}
-        return sizes | (self.dns.map_sizes() if self.dns is not None else {})
+        for source in (self.dns, self.connections):
+            if source is not None:
+                sizes |= source.map_sizes()
+        return sizes
 
     def by_side(self) -> dict[Side, list[int]]:
         """Packets and bytes by side as the interface counts them."""
@@ -168,8 +247,8 @@ class Sources:
             source.restore(state)
         return self.flows.traffic.interfaces() if self.flows is not None else set()
 
-    def _lasting(self) -> Iterator[FlowSource | DnsSource | DomainSource | XdpSource]:
-        for source in (self.flows, self.dns, self._domains, self.xdp):
+    def _lasting(self) -> Iterator[FlowSource | DnsSource | DomainSource | XdpSource | ConnectionSource]:
+        for source in (self.flows, self.dns, self._domains, self.xdp, self.connections):
             if source is not None:
                 yield source
 
@@ -181,9 +260,17 @@ class Sources:
             wanted[DNS] = self.dns.wanted
         if self._domains is not None:
             wanted[DOMAINS] = self._domains.wanted
+        if self.connections is not None:
+            wanted |= self.connections.wanted()
         return wanted
 
     def _hook_totals(self, known: Iterable[Interface]) -> Mapping[int, Any]:
         if self.flows is None:
             return {}
         return self.flows.totals([(i.index, i.namespace, d) for i in known for d in Direction])
+
+
+def _cgroup(config: Config) -> CgroupMount | None:
+    """Where the paths of cgroups are read."""
+    chosen = config.probes.connections.cgroup
+    return find_cgroup2() if chosen is None else CgroupMount(chosen, "/")

@@ -24,7 +24,7 @@ SHOP = encode({"service.name": "shop"}, Tag.RESOURCE)
 
 def spans(*rows: Any, share: float = 1.0, slow_ns: int | None = None) -> KeptSpans:
     rule = KeepRule(share, 1000, slow_ns=slow_ns, seed=7)
-    return connection_spans(Connections().ended(joined(*rows)), [SHOP] * len(rows), rule, OFFSET, NOW)
+    return connection_spans(Connections().ended(joined(*rows)), lambda _: SHOP, rule, OFFSET, NOW)
 
 
 def test_a_span_is_a_connection_from_its_begin_to_its_end() -> None:
