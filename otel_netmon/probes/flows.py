@@ -9,13 +9,14 @@ FLOWS = Probe(
     summary="exact flows, and totals by interface and protocol",
     image="tc_monitor",
     hooks=("TCX ingress and egress (clsact before Linux 6.6)",),
-    programs=("netmon_receive", "netmon_transmit", "netmon_sweep", "netmon_mark", "netmon_clock"),
+    programs=("netmon_receive", "netmon_transmit", "netmon_sweep", "netmon_mark", "netmon_clock", "netmon_errors"),
     maps=(
         "flow_table",
         "protocol_stats",
         "hook_totals",
         "agent_state",
         "flow_filter",
+        "unreachable",
     ),
     metrics=(
         "netmon.flow.io",
