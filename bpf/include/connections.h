@@ -44,8 +44,8 @@ struct connection_scratch {
 };
 BPF_TABLE("percpu_array", u32, struct connection_scratch, connection_scratch, 1);
 
-/* Jiffies up to which no row is made for a packet: 0 TCP, 1 UDP. */
-BPF_TABLE("array", u32, u64, connection_full, 2);
+/* Jiffies up to which no row is made for a datagram. */
+BPF_TABLE("array", u32, u64, udp_full, 1);
 
 /* Which socket listens: the process that an accepted connection belongs to until somebody accepts it. */
 struct listener_key {

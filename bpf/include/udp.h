@@ -6,6 +6,10 @@
 BPF_TABLE("hash", u64, struct netmon_udp, udp_stats, 16384); /* the loader sets the real size */
 BPF_TABLE("array", u32, struct netmon_udp, udp_zero, 1);     /* a new row; nobody writes it */
 
+/* Sockets closed lately, by cookie: a datagram may still be on its way to one, and must not make a row that nobody ends. */
+#define UDP_CLOSED 4096
+BPF_TABLE("array", u32, u64, udp_closed, UDP_CLOSED);
+
 static __always_inline struct netmon_udp *udp_make(u64 cookie)
 {
 	u32 only = 0;
@@ -26,12 +30,13 @@ static __always_inline struct netmon_udp *udp_make(u64 cookie)
 /* The row of a socket that was there before the programs were, or was made by the kernel. */
 static __always_inline struct netmon_udp *udp_adopt(struct __sk_buff *skb, u64 cookie)
 {
-	u32 udp = 1;
-	u64 *full = connection_full.lookup(&udp);
+	u32 only = 0, slot = cookie % UDP_CLOSED;
+	u64 *full = udp_full.lookup(&only);
+	u64 *closed = udp_closed.lookup(&slot);
 	u64 now = bpf_jiffies64();
 	struct netmon_udp *row;
 
-	if (!full || now < *full)
+	if (!full || !closed || now < *full || *closed == cookie)
 		return 0;
 	row = udp_make(cookie);
 	if (!row) {
@@ -141,7 +146,11 @@ static __always_inline void udp_datagram(struct __sk_buff *skb, const struct seg
 static __always_inline void udp_close(u64 cookie)
 {
 	struct netmon_udp *row = udp_stats.lookup(&cookie);
+	u32 slot = cookie % UDP_CLOSED;
+	u64 *closed = udp_closed.lookup(&slot);
 
+	if (closed)
+		*closed = cookie;
 	if (!row || (row->flags & NETMON_CONNECTION_ENDED))
 		return;
 	if (!row->role) {
