@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -25,7 +25,8 @@ from otel_netmon.errors import ListenError
 _log = structlog.get_logger(__name__)
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-_BUFFERS = 64  # more than a socket takes at once; the kernel refuses more than IOV_MAX, 1024
+_BUFFERS = 64  # the kernel refuses more than IOV_MAX, 1024
+_AHEAD_BYTES = 1 << 18  # what each client that reads slowly may hold of a response that is made as it is sent
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -53,7 +54,8 @@ class Response:
     """A response; an empty body becomes the status in words.
 
     Attributes:
-        pieces: a body in pieces, which several responses may share; stands for ``body``.
+        pieces: a body in pieces, taken as they are sent, which several responses may share; stands for ``body``.
+        length: of the pieces together, octets.
         headers: further header lines, without line ends.
         head_only: the body's length is told and the body is not sent, as HEAD wants it.
     """
@@ -63,7 +65,8 @@ class Response:
     content_type: str = "text/plain; charset=utf-8"
     headers: tuple[str, ...] = ()
     head_only: bool = False
-    pieces: tuple[bytes | memoryview, ...] | None = None
+    pieces: Iterable[bytes | memoryview] | None = None
+    length: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +77,17 @@ class _Connection:
     deadline: float
     received: bytearray = field(default_factory=bytearray)
     response: deque[memoryview] = field(default_factory=deque)
+    rest: Iterator[bytes | memoryview] = field(default_factory=lambda: iter(()))
     lingering: bool = False
+
+    def fill(self) -> bool:
+        """Takes as much of the response as is sent at once; whether anything is left of it."""
+        ready = sum(map(len, self.response))
+        while ready < _AHEAD_BYTES and (piece := next(self.rest, None)) is not None:
+            if piece:
+                self.response.append(memoryview(piece))
+                ready += len(piece)
+        return bool(self.response)
 
 
 class Loop:
@@ -191,27 +204,28 @@ class Loop:
 
     def _respond(self, connection: _Connection, response: Response) -> None:
         body = response.body or f"{response.status.value} {response.status.phrase}\n".encode()
-        pieces: tuple[bytes | memoryview, ...] = (body,) if response.pieces is None else response.pieces
         lines = (
             f"HTTP/1.1 {response.status.value} {response.status.phrase}",
             f"Content-Type: {response.content_type}",
-            f"Content-Length: {sum(map(len, pieces))}",
+            f"Content-Length: {len(body) if response.pieces is None else response.length}",
             *response.headers,
             "Connection: close\r\n\r\n",
         )
         connection.response = deque([memoryview("\r\n".join(lines).encode())])
         if not response.head_only:
-            connection.response.extend(map(memoryview, pieces))
+            connection.rest = iter((body,) if response.pieces is None else response.pieces)
         connection.received.clear()
         connection.deadline = time.monotonic() + self._limits.response_seconds
         self._selector.modify(connection.sock, _WRITE, connection)
 
     def _send(self, connection: _Connection) -> None:
+        connection.fill()
         sent = connection.sock.sendmsg(itertools.islice(connection.response, _BUFFERS))
         while connection.response and sent >= len(connection.response[0]):
             sent -= len(connection.response.popleft())
         if connection.response:
             connection.response[0] = connection.response[0][sent:]
+        if connection.fill():
             return
         # Closing with unread input makes the kernel send a reset, which can overtake the response (RFC 9112 section 9.6).
         connection.sock.shutdown(socket.SHUT_WR)

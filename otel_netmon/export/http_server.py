@@ -117,6 +117,7 @@ class Server:
             content_type=page.content_type,
             headers=(*coding, "Vary: Accept, Accept-Encoding"),
             pieces=page.pieces,
+            length=page.length,
         )
 
     def _healthz(self, _headers: Mapping[str, str]) -> Response:

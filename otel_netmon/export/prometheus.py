@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,10 @@ from otel_netmon.otel.points import Snapshot
 
 HOLD_SECONDS = 2.0
 """How long a page is kept after its last scrape: scrapers that come together share it, and between scrapes it takes no memory."""
+
+PLAIN_BYTES = 4 << 20
+"""A larger page is kept compressed for those who want it plain, and unpacked as it is sent: most of it is histograms, which are a
+twentieth of their size then."""
 
 _PIECE_BYTES = 128 * 1024
 
@@ -34,17 +39,29 @@ class Page:
     Attributes:
         content_type: of the format.
         gzip: whether the pieces together are one gzip stream (RFC 1952).
-        pieces: the body; some 100 KB to 1 MB each.
+        length: of all pieces together, octets.
     """
 
     content_type: str
     gzip: bool
-    pieces: tuple[memoryview, ...]
+    length: int
+    _stored: tuple[memoryview, ...]
+    _packed: bool
+
+    @property
+    def pieces(self) -> Iterable[bytes | memoryview]:
+        """The body; some 100 KB to 1 MB each."""
+        return _unpacked(self._stored) if self._packed else self._stored
 
     @property
     def body(self) -> bytes:
         """The pieces as one."""
         return b"".join(self.pieces)
+
+    @property
+    def held(self) -> int:
+        """Octets that the page takes."""
+        return sum(map(len, self._stored))
 
 
 class MetricsPage:
@@ -99,7 +116,34 @@ class MetricsPage:
             pieces = prometheus_protobuf.render(snapshot, self._target)
         else:
             pieces = prometheus_text.render(snapshot, self._target, openmetrics=name == OPENMETRICS)
-        return Page(name, gzip, tuple(_stored(_compressed(pieces) if gzip else pieces)))
+        if not gzip:
+            return _plain(name, pieces)
+        stored = tuple(_stored(_compressed(pieces)))
+        return Page(name, gzip, sum(map(len, stored)), stored, _packed=False)
+
+
+def _plain(name: str, pieces: Iterator[bytes]) -> Page:
+    """A page that is sent as it is."""
+    first: deque[bytes] = deque()
+    length = 0
+    for piece in pieces:
+        first.append(piece)
+        length += len(piece)
+        if length > PLAIN_BYTES:
+            break
+    else:
+        return Page(name, gzip=False, length=length, _stored=tuple(_stored(first)), _packed=False)
+
+    def counted() -> Iterator[bytes]:
+        nonlocal length
+        while first:
+            yield first.popleft()
+        for piece in pieces:
+            length += len(piece)
+            yield piece
+
+    stored = tuple(_stored(_compressed(counted())))
+    return Page(name, gzip=False, length=length, _stored=stored, _packed=True)
 
 
 def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -108,6 +152,17 @@ def _compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         yield compressor.compress(piece)
     yield compressor.flush()
+
+
+def _unpacked(pieces: Iterable[memoryview]) -> Iterator[bytes]:
+    """What was compressed."""
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    for piece in pieces:
+        data: bytes | memoryview = piece
+        while data:
+            yield unpacker.decompress(data, _PIECE_BYTES)
+            data = unpacker.unconsumed_tail
+    yield unpacker.flush()
 
 
 def _stored(pieces: Iterable[bytes]) -> Iterator[memoryview]:

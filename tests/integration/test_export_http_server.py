@@ -22,7 +22,7 @@ from otel_netmon.errors import ListenError
 from otel_netmon.export import prometheus
 from otel_netmon.export.http_loop import Limits
 from otel_netmon.export.http_server import Server
-from otel_netmon.export.prometheus import HOLD_SECONDS, MetricsPage
+from otel_netmon.export.prometheus import HOLD_SECONDS
 from otel_netmon.export.prometheus_negotiation import OPENMETRICS, PROTOBUF, TEXT
 from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.points import NumberSeries, Snapshot
@@ -237,9 +237,13 @@ def big() -> Snapshot:
     return Snapshot(END, {"netmon.flow.io": NumberSeries(sets, starts, np.arange(count))})
 
 
-def test_slow_readers_of_the_big_page_share_it_and_harm_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("plain_bytes", [prometheus.PLAIN_BYTES, 1 << 30])
+def test_slow_readers_of_the_big_page_share_it_and_harm_nobody(
+    plain_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Twelve hold the page of 100,000 series half read: others get theirs, the page is in memory once, and all come whole."""
     monkeypatch.setattr(prometheus, "HOLD_SECONDS", 60.0)
+    monkeypatch.setattr(prometheus, "PLAIN_BYTES", plain_bytes)
     agent = Agent(snapshot=big())
     with agent.serve(response_seconds=60.0) as server, contextlib.ExitStack() as stack:
         whole = get(server, "/metrics").body
@@ -256,10 +260,17 @@ def test_slow_readers_of_the_big_page_share_it_and_harm_nobody(monkeypatch: pyte
         for _ in range(3):
             assert get(server, "/healthz").status == 200
             assert gzip.decompress(get(server, "/metrics", "Accept-Encoding: gzip").body) == whole
-        waiting = [connection.response for connection in server._loop._connections if connection.response]
+        waiting = [connection for connection in server._loop._connections if connection.response]
         assert len(waiting) == 12
-        assert min(len(each) for each in waiting) > 10
-        assert len({id(view.obj) for each in waiting for view in each}) <= len(MetricsPage(big, {}).render().pieces)
+        held = [sum(map(len, connection.response)) for connection in waiting]
+        assert max(held) <= 2 * 2**18
+        page = server._page._kept[TEXT, False][0]
+        assert page.length == len(whole)
+        if plain_bytes > len(whole):
+            assert page.held == len(whole)
+            assert {id(view.obj) for each in waiting for view in each.response} <= {id(v.obj) for v in page._stored}
+        else:
+            assert page.held < len(whole) / 5
         bodies: list[bytes] = []
         threads = [threading.Thread(target=lambda sock=sock: bodies.append(read_reply(sock).body)) for sock in readers]
         for thread in threads:

@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.samples import Sample
 
+from otel_netmon.export import prometheus
 from otel_netmon.export.prometheus import HOLD_SECONDS, MetricsPage, NoSnapshotError
 from otel_netmon.export.prometheus_negotiation import OPENMETRICS, PROTOBUF, TEXT
 from otel_netmon.otel import prometheus_names
@@ -284,5 +285,21 @@ def test_a_compressed_page_is_one_stream_of_the_plain_one(accept: str) -> None:
     plain, packed = metrics.render(accept), metrics.render(accept, "gzip")
     assert gzip.decompress(packed.body) == plain.body
     assert packed.gzip
-    assert len(plain.pieces) > 4
-    assert max(map(len, plain.pieces)) < 2**20
+    assert (len(packed.body), len(plain.body)) == (packed.length, plain.length)
+    sizes = list(map(len, plain.pieces))
+    assert len(sizes) > 4
+    assert max(sizes) < 2**20
+
+
+@pytest.mark.parametrize("accept", ["", OPENMETRICS, PROTOBUF])
+def test_a_large_plain_page_is_held_compressed(accept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = MetricsPage(lambda: flows(3000), RESOURCE).render(accept)
+    assert whole.held == whole.length == len(whole.body) > 256 * 1024
+    for limit in (whole.length - 1, whole.length // 2, 0):
+        monkeypatch.setattr(prometheus, "PLAIN_BYTES", limit)
+        page = MetricsPage(lambda: flows(3000), RESOURCE).render(accept)
+        assert (page.body, page.length, page.gzip) == (whole.body, whole.length, False)
+        assert page.held < page.length / 5
+        assert max(map(len, page.pieces)) <= 128 * 1024
+    monkeypatch.setattr(prometheus, "PLAIN_BYTES", whole.length)
+    assert MetricsPage(lambda: flows(3000), RESOURCE).render(accept).held == whole.length
