@@ -176,6 +176,7 @@ _ATTRIBUTE = re.compile(r" {5}-> (?P<key>.+?): (?P<value>(?:Str|Int|Double|Bool|
 _FIELD = re.compile(r"(?: {5}-> )?(?P<name>[A-Z][A-Za-z]*): ?(?P<value>.*)", re.DOTALL)
 _BUCKET = re.compile(r"Buckets? (?:#\d+|[(\[].*[)\]]), Count: (\d+)")
 _BOUND = re.compile(r"ExplicitBounds #\d+: (.+)")
+_EXEMPLAR = re.compile(r"Exemplar #\d+")
 _POINT = re.compile(r"(Number|Histogram|ExponentialHistogram)DataPoints #\d+")
 _HEADING = re.compile(
     r"(?P<heading>Resource attributes:|Data point attributes:|InstrumentationScope .*|Descriptor:"
@@ -194,6 +195,7 @@ class _Open:
         self.fields: dict[str, str] = {}
         self.bounds: list[float] = []
         self.counts: list[int] = []
+        self.in_exemplars = False
 
     @property
     def complete(self) -> bool:
@@ -250,6 +252,8 @@ def points_of_rotel_log(text: str) -> list[Point]:
                 into = {}  # a scope's own attributes are no part of a point
             elif line == "Descriptor:":
                 metric = {}
+        elif current is not None and (current.in_exemplars or _EXEMPLAR.fullmatch(line)):
+            current.in_exemplars = True  # they stand at the end of a point
         elif match := _ATTRIBUTE.fullmatch(line):
             into[match["key"]] = _rotel_value(match["value"])
         elif current is not None and (match := _BUCKET.fullmatch(line)):
