@@ -323,7 +323,7 @@ def test_edited_sources_are_compiled_cached_and_used(tmp_path: Path) -> None:
         for origin in ("compiled", "cache"):
             options = ["--interface", pair.left, *images(sources, tmp_path)]
             with agent(*options, enter=left.command(), interval=0.3) as running:
-                assert running.events("agent.ready")[0]["images"] == {"tc_monitor": origin}
+                assert running.events("agent.ready")[0]["images"]["tc_monitor"] == origin
                 send(left, right, pair.right_address)
                 running.wait(lambda: handed_over(running, pair.left)["transmit"] == each, SECONDS, f"{each}")
 
@@ -373,7 +373,7 @@ def test_a_damaged_cached_image_is_compiled_again(damage: Callable[[str], str], 
         namespace() as alone,
         agent("--interface", "lo", *images(compiled / "bpf", tmp_path), enter=alone.command()) as running,
     ):
-        assert running.events("agent.ready")[0]["images"] == {"tc_monitor": "compiled"}
+        assert running.events("agent.ready")[0]["images"]["tc_monitor"] == "compiled"
         assert probes(running)["flows"]["state"] == "ok"
     assert damaged.read_text() == good.read_text()
 

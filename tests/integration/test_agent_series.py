@@ -102,7 +102,7 @@ def test_a_flood_of_flows_stays_within_the_limit_and_sums_are_exact(tmp_path: Pa
 
 
 def test_what_the_agent_says_of_its_series_is_so(tmp_path: Path) -> None:
-    alone = ("--set", "probes.dns.enabled=false")
+    alone = ("--set", "probes.dns.enabled=false", "--set", "probes.connections.enabled=false")
     with collectors.otelcol(tmp_path) as collector, veth_pair() as place, limited(place, collector, *alone) as running:
         _, right, pair = place
         frames = [udp_frame(client(flow), pair.left_address, 40_000, 9) for flow in range(FLOWS)]
