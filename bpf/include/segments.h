@@ -7,6 +7,9 @@
 #define NETMON_SEGMENTS_H
 
 #define REFRESH_JIFFIES 32 /* a connection that only receives has no round trips: its counts are taken so often */
+#define EARLY_BLOCKS 4	   /* as many as a SACK option can tell */
+#define SEQUENCE_KNOWN 1
+#define SEQUENCE_EARLY 2
 #define TCP_STATE_FLAGS (TCP_SYN | TCP_FIN | TCP_RST)
 
 /* A transport header in the packet of a socket; at is its offset from the IP header. */
@@ -128,30 +131,92 @@ static __always_inline struct bpf_tcp_sock *segment_socket(struct __sk_buff *skb
 	return sk ? bpf_tcp_sock(sk) : 0;
 }
 
+/* Moves on what is expected next, over the blocks that came early and are reached. */
+static __always_inline void segment_expect(struct netmon_connection *row, u32 next)
+{
+	int round, i, left = 0;
+
+	if (row->sequence_state & SEQUENCE_EARLY) {
+#pragma unroll
+		for (round = 0; round < EARLY_BLOCKS; round++) {
+			left = 0;
+#pragma unroll
+			for (i = 0; i < EARLY_BLOCKS; i++) {
+				if (row->early_first[i] == row->early_end[i])
+					continue;
+				left = 1;
+				if ((s32)(next - row->early_first[i]) < 0)
+					continue;
+				if ((s32)(row->early_end[i] - next) > 0)
+					next = row->early_end[i];
+				row->early_end[i] = row->early_first[i];
+			}
+			if (!left)
+				break;
+		}
+		if (!left)
+			row->sequence_state = SEQUENCE_KNOWN;
+	}
+	row->next_sequence = next;
+}
+
+/* Remembers a block that came early, joined with those that it touches. Of more than there are places for one is forgotten. */
+static __always_inline void segment_early(struct netmon_connection *row, u32 first, u32 end)
+{
+	int i, place = EARLY_BLOCKS - 1;
+
+#pragma unroll
+	for (i = 0; i < EARLY_BLOCKS; i++) {
+		if (row->early_first[i] == row->early_end[i]) {
+			place = i;
+			continue;
+		}
+		if ((s32)(first - row->early_end[i]) > 0 || (s32)(row->early_first[i] - end) > 0)
+			continue;
+		if ((s32)(first - row->early_first[i]) > 0)
+			first = row->early_first[i];
+		if ((s32)(row->early_end[i] - end) > 0)
+			end = row->early_end[i];
+		row->early_end[i] = row->early_first[i];
+		place = i;
+	}
+#pragma unroll
+	for (i = 0; i < EARLY_BLOCKS; i++) {
+		if (i == place) {
+			row->early_first[i] = first;
+			row->early_end[i] = end;
+		}
+	}
+	row->sequence_state = SEQUENCE_KNOWN | SEQUENCE_EARLY;
+}
+
 /*
- * Counts a segment that begins behind what is expected next. The socket's own expectation is asked where ours does not
- * fit: it moves over what a filled gap made whole, but lags where a process holds the socket and packets queue up.
+ * Counts a segment that begins behind what is expected next, in the order of arrival: packets queue up while a process
+ * holds the socket. Only where blocks were forgotten has the socket's own expectation to tell that a gap is filled.
  */
 static __always_inline void segment_order(struct __sk_buff *skb, struct netmon_connection *row, const struct segment *s)
 {
-	u32 end = s->sequence + s->payload;
-	u32 next = row->next_sequence;
+	u32 first = s->sequence, end = s->sequence + s->payload;
 	struct bpf_tcp_sock *tcp;
 
-	if (!row->sequence_known || (s32)(s->sequence - next) > 0) {
+	if (!row->sequence_state || (s32)(first - row->next_sequence) > 0) {
 		tcp = segment_socket(skb);
 		if (!tcp)
 			return;
-		if (!row->sequence_known || (s32)(tcp->rcv_nxt - next) > 0)
-			next = tcp->rcv_nxt;
-		row->sequence_known = 1;
-		if ((s32)(s->sequence - next) > 0) {
-			row->next_sequence = next;
+		if (!row->sequence_state) {
+			row->sequence_state = SEQUENCE_KNOWN;
+			row->next_sequence = tcp->rcv_nxt;
+		} else if ((s32)(tcp->rcv_nxt - row->next_sequence) > 0) {
+			segment_expect(row, tcp->rcv_nxt);
+		}
+		if ((s32)(first - row->next_sequence) > 0) {
 			__sync_fetch_and_add(&row->out_of_order, segment_many(skb));
+			segment_early(row, first, end);
 			return;
 		}
 	}
-	row->next_sequence = (s32)(end - next) > 0 ? end : next;
+	if ((s32)(end - row->next_sequence) > 0)
+		segment_expect(row, end);
 }
 
 static __always_inline void segment_refresh(struct __sk_buff *skb, struct netmon_connection *row)

@@ -169,6 +169,8 @@ CONNECTION = np.dtype(
         ("rtt_buckets", "<u4", 16),
         ("recovery_point", "<u4"),
         ("next_sequence", "<u4"),
+        ("early_first", "<u4", 4),
+        ("early_end", "<u4", 4),
         ("fin_sequence", "<u4"),
         ("refreshed", "<u4"),
         ("probe_segments", "<u4"),
@@ -187,12 +189,12 @@ CONNECTION = np.dtype(
         ("reset_received", "u1"),
         ("reset_sent", "u1"),
         ("fin_seen", "u1"),
-        ("sequence_known", "u1"),
+        ("sequence_state", "u1"),
         ("probes", "u1"),
         ("comm", "S16"),
     ]
 )
-"""struct netmon_connection: 312 bytes; a row of connection_stats and a record of the ring buffer connections.
+"""struct netmon_connection: 344 bytes; a row of connection_stats and a record of the ring buffer connections.
 
 The header says what each field means. comm ends at its first NUL, which numpy leaves out.
 """
