@@ -43,6 +43,7 @@ from otel_netmon.otel.resource import build_resource
 from otel_netmon.otel.series import SeriesBudget
 from otel_netmon.otel.status_rows import flow_rows, interface_rows
 from otel_netmon.selfmon import logging
+from otel_netmon.selfmon.lazy import without_masked_arrays
 from otel_netmon.selfmon.status import ExportStatus, FlowsStatus, ProbeStatus, StageStatus, Status, build
 from otel_netmon.sources.probes import NamespaceFiles, Sources
 
@@ -342,6 +343,7 @@ class Pipeline:
 def main(channel: Channel, config: Config, setup: Mapping[str, Any]) -> int:
     """The pipeline process; a failure before it serves is told to the supervisor."""
     logging.configure(config.log.level, config.log.format)
+    without_masked_arrays()
     try:
         pipeline = Pipeline(channel, config, setup)
     except NetmonError as error:
