@@ -128,8 +128,6 @@ class DnsAnalysis:
             expired: queries over UDP that nobody answered, taken out of the kernel before the ring was read.
             now_ns: the clock of the records.
         """
-        if self._alike.is_full:
-            self._alike = Alike()
         is_answer = messages.heads["kind"] == MessageKind.DNS_ANSWER
         which = np.flatnonzero(is_answer)
         answered, which = self._answers(messages, which)
@@ -143,6 +141,8 @@ class DnsAnalysis:
             else:
                 head = _Head._make(_HEAD(data, int(messages.starts[index]) - _HEAD_OCTETS))
                 self._record(head, messages.payload(index))
+        if self._alike.is_full:
+            self._alike = Alike()
         return self._end(answered, expired, now_ns)
 
     def finish(self, expired: OpenQueries) -> Result:

@@ -69,7 +69,7 @@ class Alike:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is time to begin anew."""
+        """Whether it is time to begin anew: with the next messages there is another one."""
         return len(self.messages) > _MESSAGES_MAX or self._octets > _OCTETS_MAX
 
     def find(self, messages: Messages, which: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:

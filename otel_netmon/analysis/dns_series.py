@@ -37,7 +37,7 @@ PROTOCOLS = ("dns", "mdns", "llmnr")
 ATTRIBUTES = ("dns.question.name", "netmon.dns.question.type", "netmon.dns.response.code", "server.address")
 _FIELDS = ("name", "question_type", "response_code", "server")
 _NOBODY = bytes(16)
-_NAMES_MAX = 1 << 14
+_NAMES_MAX = 1 << 13
 """Names known in one cycle, with and without a series."""
 
 
@@ -196,6 +196,8 @@ class DnsSeries:
             self._alike_numbers = np.concatenate([self._alike_numbers, np.array(numbers, np.uint64)])
         keys["server"] = answered.heads["source"]
         keys["name"] = self._alike_numbers[answered.places]
+        if alike.is_full:  # nobody will see it again
+            self._alike, self._alike_numbers = None, np.empty(0, np.uint64)
         keys["question_type"] = answered.column("question_type")
         keys["response_code"] = answered.column("code")
         keys["transport"], keys["protocol"] = TRANSPORTS.index("udp"), PROTOCOLS.index("dns")

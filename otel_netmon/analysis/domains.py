@@ -181,7 +181,7 @@ class DomainCache:
             return
         one_life = self._is_one_life(*self._span_ns)
         rows = _together(self._waiting) if one_life else np.concatenate(self._waiting)
-        messages, self._waiting = self._alike.messages, []
+        messages, self._waiting, self._alike = self._alike.messages, [], None
         for client, cgroup, place, since_ns, until_ns in rows[np.argsort(rows["until_ns"], kind="stable")].tolist():
             message = messages[place]
             if isinstance(message, Message):

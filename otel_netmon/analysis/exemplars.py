@@ -64,11 +64,19 @@ class ExemplarTable:
     def drop(self, slots: npt.NDArray[np.intp]) -> None:
         """Forgets the exemplars of these series."""
         if len(self.rows):
-            self.rows = self.rows[~np.isin(self.rows["slot"], slots)]
+            self.rows = self.rows[~self._of(slots)]
+
+    def _of(self, slots: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+        """Whether each row is of one of these series."""
+        highest = max(int(self.rows["slot"].max(initial=-1)), int(slots.max(initial=-1)))
+        marks = np.zeros(highest + 1, np.bool_)
+        marks[slots] = True
+        of: npt.NDArray[np.bool_] = marks[self.rows["slot"]]
+        return of
 
     def read(self, slots: npt.NDArray[np.intp]) -> ExemplarReading:
         """Gives the exemplars of these series, no slot twice."""
-        rows = self.rows[np.isin(self.rows["slot"], slots)]
+        rows = self.rows[self._of(slots)]
         order = np.argsort(slots)
         position = order[np.searchsorted(slots, rows["slot"], sorter=order)]
         order = np.lexsort((rows["value"], position))

@@ -52,10 +52,10 @@ class HistogramReading:
     Attributes:
         count: uint64; sum, minimum, maximum: float64 in the metric's unit, all 0 for a series without a measurement.
         scale, offset: int32; zero_count: uint64. A series without a value above 0 has scale 0 and offset 0.
-        buckets: uint64, shape (n, width): exponential buckets, zeros behind the last one in use; width is that of the widest,
-            at least 1.
+        buckets: unsigned, as narrow as the largest count lets it be, shape (n, width): exponential buckets, zeros behind the last
+            one in use; width is that of the widest, at least 1.
         bounds: float64, shape (b,): upper bounds of the explicit buckets, the last one (infinity) left out.
-        bucket_counts: uint64, shape (n, b + 1): explicit buckets, not cumulative.
+        bucket_counts: of the same type, shape (n, b + 1): explicit buckets, not cumulative.
         exemplars: at most one for each explicit bucket of a series.
     """
 
@@ -66,9 +66,9 @@ class HistogramReading:
     scale: npt.NDArray[np.int32]
     offset: npt.NDArray[np.int32]
     zero_count: npt.NDArray[np.uint64]
-    buckets: npt.NDArray[np.uint64]
+    buckets: npt.NDArray[np.unsignedinteger[Any]]
     bounds: npt.NDArray[np.float64]
-    bucket_counts: npt.NDArray[np.uint64]
+    bucket_counts: npt.NDArray[np.unsignedinteger[Any]]
     exemplars: ExemplarReading
 
 
@@ -251,7 +251,9 @@ class HistogramColumns:
 
     def reset(self, slots: npt.NDArray[np.intp]) -> None:
         """Empties slots, exemplars included."""
-        old = self._slots[np.unique(slots)]
+        self._marks[slots] = True
+        old = self._slots[self._marks]
+        self._marks[slots] = False
         self._slots[slots] = _EMPTY
         for tier in range(len(self._tiers)):
             rows = old["row"][(old["tier"] == tier) & (old["row"] >= 0)]
@@ -286,7 +288,7 @@ class HistogramColumns:
     def read(self, slots: npt.NDArray[np.intp]) -> HistogramReading:
         """Gives the distributions of slots (no slot twice), in this order, as copies.
 
-        The buckets of 10,000 series of full width take 12.8 MB; reading fewer slots at a time takes less.
+        The buckets of 10,000 series of full width take 1.6 MB while no series has more than 255 measurements, 12.8 MB at most.
         """
         state = self._slots[slots]
         positive = state["high"] >= state["low"]
@@ -294,8 +296,9 @@ class HistogramColumns:
         low = np.where(positive, state["low"] >> shift, 0)
         high = np.where(positive, state["high"] >> shift, -1)
         width = int((high - low).max(initial=0)) + 1
-        buckets = np.zeros((len(slots), width), np.uint64)
-        explicit = np.zeros((len(slots), len(self._bounds) + 1), np.uint64)
+        narrow = np.min_scalar_type(int(state["count"].max(initial=0)))  # no bucket counts more than its series
+        buckets = np.zeros((len(slots), width), narrow)
+        explicit = np.zeros((len(slots), len(self._bounds) + 1), narrow)
         zero = np.zeros(len(slots), np.uint64)
         for tier, counters in enumerate(self._tiers):
             here = np.flatnonzero((state["tier"] == tier) & (state["row"] >= 0))
@@ -313,8 +316,8 @@ class HistogramColumns:
         buckets[alone[value > 0], 0] = number[value > 0]
         used = state["count"] > 0
         return HistogramReading(
-            count=state["count"],
-            sum=state["sum"],
+            count=state["count"].copy(),
+            sum=state["sum"].copy(),
             minimum=np.where(used, state["minimum"], 0.0),
             maximum=np.where(used, state["maximum"], 0.0),
             scale=np.where(positive, MAX_SCALE - shift.astype(np.int32), 0).astype(np.int32),

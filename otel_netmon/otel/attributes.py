@@ -103,11 +103,13 @@ class AttributeSet:
         self.resource = resource
         self._labels: str | None = None
         self._label_fields: bytes | None = None
-        self._retagged: tuple[int, bytes] | None = None
+        self._retagged = b""
 
     @classmethod
     def of(cls, attributes: Mapping[str, Value], resource: Mapping[str, Value] | bytes | None = None) -> AttributeSet:
         """The set of these attributes, in their order; sets asked for again and again are made once.
+
+        For small closed sets. A series that comes and goes is encoded when it begins, and its set kept as long as it is there.
 
         Args:
             resource: attributes of the resource, or what ``encoded_resource`` made of them; none for the agent's own.
@@ -137,15 +139,15 @@ class AttributeSet:
         """The encoded attributes under another tag; the last one asked for is kept."""
         if tag == Tag.NUMBER_DATA_POINT:
             return self.encoded
-        if self._retagged is None or self._retagged[0] != tag:
+        if self._retagged[:1] != bytes((tag,)):  # of a set without attributes there is nothing to keep
             changed = bytearray(self.encoded)
             at = 0
             while at < len(changed):
                 changed[at] = tag
                 length, at = _read_varint(self.encoded, at + 1)
                 at += length
-            self._retagged = (tag, bytes(changed))
-        return self._retagged[1]
+            self._retagged = bytes(changed)
+        return self._retagged
 
     @property
     def labels(self) -> str:

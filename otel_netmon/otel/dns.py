@@ -65,7 +65,7 @@ def _attribute_set(identity: tuple[Any, ...], names: Mapping[int, str]) -> Attri
         attributes["netmon.dns.response.code"] = dns_numbers.rcode_name(code)
         if code not in _HARMLESS:
             attributes["error.type"] = dns_numbers.rcode_name(code)
-    return AttributeSet.of(attributes)
+    return AttributeSet(encode(attributes, Tag.NUMBER_DATA_POINT))
 
 
 class KeptSpans:

@@ -20,12 +20,12 @@ def histogram_series(
     Args:
         attributes, start_ns: of each series of the reading, in its order.
     """
-    exemplars: list[list[Exemplar]] = [[] for _ in attributes]
+    exemplars: list[tuple[Exemplar, ...]] = [()] * len(attributes)  # most have none
     own = reading.exemplars
     for series, value, time_ns, trace_id, span_id in zip(
         own.series.tolist(), own.value.tolist(), own.time_unix_nano.tolist(), own.trace_id, own.span_id, strict=True
     ):
-        exemplars[series].append(Exemplar(value, time_ns, trace_id.tobytes(), span_id.tobytes()))
+        exemplars[series] += (Exemplar(value, time_ns, trace_id.tobytes(), span_id.tobytes()),)
     return HistogramSeries(
         attributes=attributes,
         start_time_unix_nano=start_ns,
@@ -36,7 +36,7 @@ def histogram_series(
         scale=reading.scale,
         offset=reading.offset,
         zero_count=reading.zero_count,
-        buckets=reading.buckets.astype(np.min_scalar_type(int(reading.buckets.max(initial=0)))),
+        buckets=reading.buckets,
         bounds=reading.bounds,
         bucket_counts=reading.bucket_counts,
         exemplars=exemplars,

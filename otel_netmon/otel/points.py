@@ -135,7 +135,7 @@ class HistogramSeries:
         buckets: unsigned, as narrow as the largest count lets it be, shape (n, width): exponential buckets, zeros behind
             the last one in use.
         bounds: float64, shape (b,): upper bounds of the explicit buckets, the last one (infinity) left out.
-        bucket_counts: uint64, shape (n, b + 1): explicit buckets, not cumulative.
+        bucket_counts: unsigned, narrow as well, shape (n, b + 1): explicit buckets, not cumulative.
         exemplars: for each series a few measurements, at most one for each explicit bucket, ascending by value.
     """
 
@@ -150,7 +150,7 @@ class HistogramSeries:
     zero_count: npt.NDArray[np.uint64]
     buckets: npt.NDArray[np.unsignedinteger[Any]]
     bounds: npt.NDArray[np.float64]
-    bucket_counts: npt.NDArray[np.uint64]
+    bucket_counts: npt.NDArray[np.unsignedinteger[Any]]
     exemplars: Sequence[Sequence[Exemplar]]
 
     def __len__(self) -> int:

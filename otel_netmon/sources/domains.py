@@ -15,7 +15,7 @@ from otel_netmon.analysis.domains import PAIR, DomainCache
 from otel_netmon.analysis.flows import BYTES
 from otel_netmon.analysis.series import CounterSeries
 from otel_netmon.analysis.traffic import Gained
-from otel_netmon.otel.attributes import AttributeSet
+from otel_netmon.otel.attributes import AttributeSet, Tag, encode
 from otel_netmon.otel.flows import DIRECTIONS
 from otel_netmon.otel.points import NumberSeries, Points
 from otel_netmon.otel.series import Diversity
@@ -111,7 +111,12 @@ class DomainSource:
         keys = [key.tobytes() for key in reading.keys]
         self._sets = {
             key: self._sets.get(key)
-            or AttributeSet.of({"netmon.domain": self._names[name], "network.io.direction": DIRECTIONS[direction]})
+            or AttributeSet(
+                encode(
+                    {"netmon.domain": self._names[name], "network.io.direction": DIRECTIONS[direction]},
+                    Tag.NUMBER_DATA_POINT,
+                )
+            )
             for key, (name, direction) in zip(keys, reading.keys.tolist(), strict=True)
         }
         attributes = [*self._rest, *self._sets.values()]
