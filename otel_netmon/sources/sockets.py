@@ -21,7 +21,7 @@ from otel_netmon.readers.inet_diag import SOCKET_WITH_INFO, SOCKET_WITH_MEMORY
 from otel_netmon.readers.sock_diag import SockDiagReader
 
 SHARE = 100
-"""An answer that took a hundredth of the time since the last one is asked for again only later, so that it takes no more."""
+"""sock_diag is asked so seldom that it takes no more than a hundredth of a core."""
 
 _DROPS = np.dtype([("cookie", "<u8"), ("drops", "<u4")])
 
@@ -75,7 +75,7 @@ class Drops:
 
 
 class SocketSource:
-    """Asks sock_diag in each namespace, at each reading or, where that takes long, less often.
+    """Asks sock_diag in each namespace, at each reading or, where that takes much, less often.
 
     Args:
         compare_seconds: see probes.connections.compare_seconds.
@@ -133,7 +133,7 @@ class SocketSource:
             tcp, udp: rows of the kernel's tables (layout.CONNECTION, layout.UDP), read a moment ago.
         """
         self._rows, self.gains, self.drops = tcp, None, None
-        began = time.monotonic_ns()
+        began, used = time.monotonic_ns(), time.thread_time_ns()
         if began < self._next_ns or not self._namespaces:
             return
         try:
@@ -151,8 +151,7 @@ class SocketSource:
                 self._adopted.adopt(answers[number][0], tcp["cookie"], began)
                 each.adopted = True
         self.drops = self._drops.update(datagrams, udp)
-        took = time.monotonic_ns() - began
-        self._next_ns = began + min((SHARE - 1) * took, self._compare_ns)
+        self._next_ns = began + min(SHARE * (time.thread_time_ns() - used), self._compare_ns)
 
     def _ask(
         self, namespace: _Namespace, rows: npt.NDArray[Any], now_ns: int
