@@ -195,7 +195,6 @@ class _Open:
         self.fields: dict[str, str] = {}
         self.bounds: list[float] = []
         self.counts: list[int] = []
-        self.in_exemplars = False
 
     @property
     def complete(self) -> bool:
@@ -235,7 +234,7 @@ def points_of_rotel_log(text: str) -> list[Point]:
     into: dict[str, AttributeValue] = {}
     metric: dict[str, str] = {}
     current: _Open | None = None
-    for line in _joined(text[: text.rfind("\n") + 1]):
+    for line in _without_exemplars(_joined(text[: text.rfind("\n") + 1])):
         if (match := _POINT.fullmatch(line)) or _HEADING.fullmatch(line) or _LOG_LINE.match(line):
             if current is not None and line != "Data point attributes:":
                 if not current.ended:
@@ -252,8 +251,6 @@ def points_of_rotel_log(text: str) -> list[Point]:
                 into = {}  # a scope's own attributes are no part of a point
             elif line == "Descriptor:":
                 metric = {}
-        elif current is not None and (current.in_exemplars or _EXEMPLAR.fullmatch(line)):
-            current.in_exemplars = True  # they stand at the end of a point
         elif match := _ATTRIBUTE.fullmatch(line):
             into[match["key"]] = _rotel_value(match["value"])
         elif current is not None and (match := _BUCKET.fullmatch(line)):
@@ -268,6 +265,17 @@ def points_of_rotel_log(text: str) -> list[Point]:
     if current is not None and current.complete:
         points.append(current.point())
     return points
+
+
+def _without_exemplars(lines: Iterator[str]) -> Iterator[str]:
+    """The lines but those of exemplars, which stand at the end of a point."""
+    inside = False
+    for line in lines:
+        inside = bool(_EXEMPLAR.fullmatch(line)) or (
+            inside and not (_POINT.fullmatch(line) or _HEADING.fullmatch(line) or _LOG_LINE.match(line))
+        )
+        if not inside:
+            yield line
 
 
 def _joined(text: str) -> Iterator[str]:
