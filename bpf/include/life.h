@@ -9,7 +9,7 @@ typedef const volatile struct bpf_sock_ops operation;
 #define LIFE_FLAGS                                                                                                     \
 	(BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG |                        \
 	 BPF_SOCK_OPS_RTO_CB_FLAG)
-/* Of a connection without a row; RETRANS tells the role when it ends. */
+/* Of a connection without a row; RETRANS tells the role when it ends. One with RTT has had a row of programs before these. */
 #define LIFE_FLAGS_CLIENT (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
 #define LIFE_FLAGS_SERVER BPF_SOCK_OPS_STATE_CB_FLAG
 
@@ -110,14 +110,29 @@ static __always_inline void life_connect(struct bpf_sock_ops *ctx)
 
 static __always_inline void life_active(struct bpf_sock_ops *ctx)
 {
-	struct netmon_connection *row = connection_of(socket_cookie(ctx));
-	u64 now;
+	u64 cookie = socket_cookie(ctx);
+	struct netmon_connection *row = connection_of(cookie);
+	u64 now = bpf_ktime_get_ns();
 
-	if (!row) {
+	if (!row && (((operation *)ctx)->bpf_sock_ops_cb_flags & LIFE_FLAGS) == LIFE_FLAGS_CLIENT) {
 		life_totals(NETMON_ROLE_CLIENT, NETMON_ENDING_NONE);
 		return;
 	}
-	now = bpf_ktime_get_ns();
+	if (!row) { /* its SYN was sent before there were programs */
+		row = connection_make(cookie);
+		if (!row) {
+			connection_count(NETMON_CONNECTIONS_NO_PLACE);
+			life_totals(NETMON_ROLE_CLIENT, NETMON_ENDING_NONE);
+			life_follow(ctx, LIFE_FLAGS_CLIENT);
+			return;
+		}
+		row->role = NETMON_ROLE_CLIENT;
+		row->begin_ns = row->handshake_ns = now;
+		row->netns = life_netns(ctx);
+		row->previous_state = BPF_TCP_SYN_SENT;
+		row->state = BPF_TCP_ESTABLISHED;
+		life_follow(ctx, LIFE_FLAGS);
+	}
 	row->established_ns = now;
 	row->handshake_ns = now - row->handshake_ns;
 	life_addresses(ctx, row);
@@ -437,7 +452,7 @@ static __always_inline void life_close(struct bpf_sock_ops *ctx, u64 cookie, u8 
 	if (old == BPF_TCP_CLOSE)
 		return;
 	if (!row) {
-		if (old != BPF_TCP_LISTEN)
+		if (old != BPF_TCP_LISTEN && !(fields->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTT_CB_FLAG))
 			life_ended_without_row(fields, cookie, old);
 		return;
 	}
