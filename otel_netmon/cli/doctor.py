@@ -103,6 +103,7 @@ class Examination:
             "tc_monitor": config.probes.flows.enabled,
             "xdp_monitor": config.probes.xdp.enabled,
             "socket_monitor": False,  # whatever is refused of it, the agent runs
+            "drop_monitor": False,  # likewise
         }
         self._sizes = {
             "tc_monitor": {"flow_table": config.probes.flows.table_entries},
@@ -194,6 +195,9 @@ class Examination:
         if stem == "socket_monitor":
             blocked_by = blocked_by or next((each for each in programs.values() if each.state != "ok"), None)
             yield attempt("hooks cgroup", self._with(stem, features.cgroup_hooks), blocked_by=blocked_by)
+        if stem == "drop_monitor":
+            blocked_by = blocked_by or next((each for each in programs.values() if each.state != "ok"), None)
+            yield attempt("hook kfree_skb", self._with(stem, features.drop_hook), blocked_by=blocked_by)
 
     def _load(self, stem: str) -> str:
         if stem not in self._images:

@@ -22,6 +22,7 @@ __all__ = [
     "ConnectionsProbe",
     "Destination",
     "DnsProbe",
+    "DropsProbe",
     "Export",
     "Flows",
     "FlowsProbe",
@@ -30,6 +31,7 @@ __all__ = [
     "InterfacesProbe",
     "Limits",
     "Log",
+    "NetstatProbe",
     "Otlp",
     "Probes",
     "Prometheus",
@@ -210,7 +212,7 @@ class ConnectionsProbe(Section, frozen=True):
         float,
         Meta(
             description="The counts by state are compared with sock_diag at least so often, and then begin anew from it. They are "
-            "more often as long as that takes less than a hundredth of the time.",
+            "more often as long as that takes less than a hundredth of a core.",
             ge=1.0,
             le=86400.0,
         ),
@@ -241,6 +243,25 @@ class InterfacesProbe(Section, frozen=True):
     )
 
 
+class NetstatProbe(Section, frozen=True):
+    """The reader of the kernel's own protocol counters."""
+
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="Export what IP, UDP and TCP drop and which queues of listening sockets overflow, from the kernel's own counters."
+        ),
+    ] = True
+
+
+class DropsProbe(Section, frozen=True):
+    """The program that counts the packets the kernel drops."""
+
+    enabled: Annotated[
+        bool, Meta(description="Count the packets that the kernel drops, on the whole host, by its own reasons.")
+    ] = True
+
+
 class Probes(Section, frozen=True):
     """What is observed."""
 
@@ -249,6 +270,8 @@ class Probes(Section, frozen=True):
     interfaces: InterfacesProbe = InterfacesProbe()
     dns: DnsProbe = DnsProbe()
     connections: ConnectionsProbe = ConnectionsProbe()
+    netstat: NetstatProbe = NetstatProbe()
+    drops: DropsProbe = DropsProbe()
 
 
 class Flows(Section, frozen=True):

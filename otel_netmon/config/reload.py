@@ -44,6 +44,8 @@ _REACH: dict[str, Reach] = {
     "probes.connections.compare_seconds": Reach.PIPELINE,
     "probes.connections.reset_burst_per_second": Reach.PIPELINE,
     "probes.connections.connect_failures_per_second": Reach.PIPELINE,
+    "probes.netstat": Reach.PIPELINE,
+    "probes.drops": Reach.PROGRAMS,
     "spans": Reach.PIPELINE,
     "flows": Reach.PIPELINE,
     "limits": Reach.PIPELINE,

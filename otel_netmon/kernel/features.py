@@ -23,6 +23,7 @@ from otel_netmon.abi.enums import SWEEP_HEADER_SIZE, Direction, hook_slot
 from otel_netmon.errors import KernelLacksError, NetmonError, PrivilegeError
 from otel_netmon.kernel import links, syscalls
 from otel_netmon.kernel.cgroup import find_cgroup2
+from otel_netmon.kernel.drops import DropMonitor
 from otel_netmon.kernel.image import CGROUP_HOOKS, FALLBACKS
 from otel_netmon.kernel.link_monitor import LinkMonitor
 from otel_netmon.kernel.loader import CAPABILITIES, LoadedImage
@@ -256,6 +257,20 @@ def cgroup_hooks(loaded: LoadedImage) -> str:
     if refused:
         raise KernelLacksError(f"refused: {', '.join(refused)}", "the probe connections runs without these")
     return f"{len(CGROUP_HOOKS)} hooks of a cgroup made for it"
+
+
+def drop_hook(loaded: LoadedImage) -> str:
+    """The program of drop_monitor is attached to the raw tracepoint kfree_skb and taken off again.
+
+    Raises:
+        KernelLacksError: the kernel refuses.
+    """
+    monitor = DropMonitor(loaded)
+    monitor.close()
+    state, _, detail = monitor.state()
+    if state == "off":
+        raise KernelLacksError(detail, "the probe drops is off without it")
+    return detail or "attached, with the kernel's reasons"
 
 
 def in_new_namespace(job: Callable[[Namespace], T]) -> T:

@@ -296,13 +296,14 @@ class TestRun:
 
 
 class ProgramInfo(NamedTuple):
-    """From struct bpf_prog_info."""
+    """From struct bpf_prog_info; missed_runs are those that did not happen because the program ran already on that CPU."""
 
     id: int
     name: str
     run_time_ns: int
     run_count: int
     verified_instructions: int
+    missed_runs: int = 0
 
 
 def program_info(fd: int) -> ProgramInfo:
@@ -316,6 +317,7 @@ def program_info(fd: int) -> ProgramInfo:
         run_time_ns=struct.unpack_from("<Q", raw, 192)[0],
         run_count=struct.unpack_from("<Q", raw, 200)[0],
         verified_instructions=struct.unpack_from("<I", raw, 216)[0],
+        missed_runs=struct.unpack_from("<Q", raw, 208)[0],
     )
 
 

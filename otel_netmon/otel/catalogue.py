@@ -456,6 +456,13 @@ def _metrics() -> Iterable[Metric]:
         ("network.type", "network.transport", "network.io.direction", "netmon.reason", "netmon.network.namespace"),
     )  # fmt: skip
     yield Metric(
+        "netmon.kernel.drops", "{packet}", "counter", int,
+        "Packets that the kernel dropped anywhere on the host, by its own name for the reason (enum skb_drop_reason), or by its number "
+        "where neither tracefs nor BTF tell names. `NOT_SPECIFIED` where the kernel gives no reason, `other` for reasons that the "
+        "agent has no place for, `missed` for drops while another one was counted on the same CPU.",
+        ("netmon.reason",),
+    )  # fmt: skip
+    yield Metric(
         "netmon.coverage", "1", "gauge", float,
         "Share of the kernel's own packet count of the interface that the eBPF programs saw, packets compared as the stack "
         "handed them over.",

@@ -5,8 +5,10 @@ from __future__ import annotations
 from otel_netmon.probes.base import Probe
 from otel_netmon.probes.connections import CONNECTIONS
 from otel_netmon.probes.dns import DNS
+from otel_netmon.probes.drops import DROPS
 from otel_netmon.probes.flows import FLOWS
 from otel_netmon.probes.interfaces import INTERFACES
+from otel_netmon.probes.netstat import NETSTAT
 from otel_netmon.probes.xdp import XDP
 
-PROBES: dict[str, Probe] = {probe.name: probe for probe in (FLOWS, DNS, CONNECTIONS, XDP, INTERFACES)}
+PROBES: dict[str, Probe] = {probe.name: probe for probe in (FLOWS, DNS, CONNECTIONS, XDP, INTERFACES, NETSTAT, DROPS)}

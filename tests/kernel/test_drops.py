@@ -25,7 +25,10 @@ from otel_netmon.kernel.drops import (
     reason_names,
 )
 from otel_netmon.kernel.links import Refused
+from otel_netmon.otel.drops import short_name
+from otel_netmon.readers.btf import kernel_enum
 from otel_netmon.readers.drops import UNKNOWN, DropReader
+from otel_netmon.sources.drops import REASONS, DropSource
 from support.netns import namespace
 from support.programs import shipped
 
@@ -202,3 +205,23 @@ def test_the_text_of_a_format() -> None:
     assert parse_format(text) == {2: "NOT_SPECIFIED", 3: "NO_SOCKET", 65536: "OF_A_SUBSYSTEM"}
     assert parse_format('print fmt: "skbaddr=%p protocol=%u location=%p"') == {}
     assert parse_format("") == {}
+
+
+def test_a_source_tells_drops_by_name(loaded: loader.LoadedImage) -> None:
+    """Without tracefs the names are those of the kernel's BTF; without both, numbers."""
+    maps = {name: (fd, 1) for name, fd in loaded.maps.items()}
+    program = loaded.program(WITH_REASON)
+    (number, expected), *_ = {n: short_name(name) for n, name in kernel_enum(REASONS).items() if n > 2}.items() or {
+        3: "3"
+    }.items()
+    for _ in range(23):
+        run(program, 0, 0, number)
+    source = DropSource(maps, {"has_reasons": True, "program": program, "names": {}}, 1)
+    assert source.points() == {"netmon.kernel.drops": []}
+    source.read()
+    (point,) = source.points()["netmon.kernel.drops"]
+    assert (point.attributes, point.value, point.start_time_unix_nano) == ({"netmon.reason": expected}, 23, 1)
+    named = DropSource(maps, {"has_reasons": True, "program": program, "names": {number: "BY_TRACEFS"}}, 1)
+    named.read()
+    (point,) = named.points()["netmon.kernel.drops"]
+    assert (point.attributes, point.value) == ({"netmon.reason": "BY_TRACEFS"}, 23)

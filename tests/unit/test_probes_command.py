@@ -54,6 +54,8 @@ def test_on_and_off_follow_the_configuration(tmp_path: Path, capsys: pytest.Capt
         "connections": (True, ""),
         "xdp": (True, ""),
         "interfaces": (False, f"probes.interfaces.enabled is false: file {file}:3:14"),
+        "netstat": (True, ""),
+        "drops": (True, ""),
     }
     assert listed(capsys)["xdp"]["why"].startswith("attaching native XDP resets the rings")
 
