@@ -25,6 +25,7 @@ from otel_netmon.config.load import Loaded
 from otel_netmon.config.model import Config
 from otel_netmon.control import Channel
 from otel_netmon.errors import NetmonError
+from otel_netmon.kernel.drops import DropMonitor
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
 from otel_netmon.kernel.namespaces import open_netdev, open_proc_net, open_sock_diag
 from otel_netmon.loading import Images, load_images
@@ -126,6 +127,7 @@ class Supervisor:
             self._config, self._images.loaded.get("tc_monitor"), self._images.loaded.get("xdp_monitor")
         )
         self._sockets = CgroupAttachments(self._config, self._images.loaded.get("socket_monitor"))
+        self._drops = DropMonitor(self._images.loaded.get("drop_monitor"))
         self._start_child()
         self._apply(found)
         self._watch()
@@ -151,6 +153,7 @@ class Supervisor:
 
     def _close_interfaces(self) -> None:
         self._forget_watched()
+        self._drops.close()
         self._sockets.close()
         self._attachments.close()
         self._table.close()
@@ -289,6 +292,7 @@ class Supervisor:
                 for stem, image in self._images.loaded.items()
             },
             "programs": {stem: image.programs() for stem, image in self._images.loaded.items()},
+            "drops": self._drops.setup(),
         }
         sys.stdout.flush()
         sys.stderr.flush()
@@ -321,6 +325,7 @@ class Supervisor:
             # A copy of a link in this process would keep the program attached after the supervisor is gone.
             self._attachments.leave_to_parent()
             self._sockets.leave_to_parent()
+            self._drops.leave_to_parent()
             # A copy of an open namespace would keep the namespace after the supervisor has let go of it.
             self._table.close()
             from otel_netmon.selfmon.memory import give_back_early
@@ -377,6 +382,8 @@ class Supervisor:
             ("xdp", enabled.xdp.enabled, partial(self._attachments.state, ("xdp",))),
             ("interfaces", enabled.interfaces.enabled, partial(self._attachments.state, ())),
             ("connections", enabled.connections.enabled, self._sockets.state),
+            ("netstat", enabled.netstat.enabled, partial(self._attachments.state, ())),
+            ("drops", enabled.drops.enabled, self._drops.state),
         ):
             if not on:
                 state = ("off", "not_enabled", f"probes.{name}.enabled is false")
@@ -413,7 +420,7 @@ class Supervisor:
             for number, namespace in self._table.namespaces.items():
                 fds = {"netdev": open_netdev(namespace)}
                 files.append((number, namespace.name, fds))
-                for name in NETSTAT_FILES:
+                for name in NETSTAT_FILES if probes.netstat.enabled else ():
                     with contextlib.suppress(FileNotFoundError):
                         fds[name] = open_proc_net(namespace, name)
                 if probes.connections.enabled:

@@ -20,6 +20,9 @@ WAKEUP_BYTES_MIN = 4096
 UDP_SHARE = 4
 """A quarter of what TCP connections get is for UDP sockets."""
 
+OPTIONAL = frozenset({"drops"})
+"""Probes that need a privilege which the others can do without (CAP_PERFMON): without it they are off, no more."""
+
 
 class Images(NamedTuple):
     """What the probes run.
@@ -65,7 +68,7 @@ def load_images(config: Config, journal: Journal) -> Images:
             except ImageError:
                 raise
             except NetmonError as error:
-                if error.exit_code == 77:
+                if error.exit_code == 77 and needed.probe not in OPTIONAL:
                     raise  # nothing can run without privilege
                 _refused(images, journal, needed.probe, error)
         _let_into_messages(config, images, journal)
@@ -92,6 +95,8 @@ def _needed(config: Config, images: Images) -> list[Needed]:
             images.failed["connections"] = ("no_cgroup2", "cgroup v2 is not mounted")
         else:
             result.append(Needed("connections", "socket_monitor", _socket_sizes(config)))
+    if probes.drops.enabled:
+        result.append(Needed("drops", "drop_monitor", {}))
     return result
 
 

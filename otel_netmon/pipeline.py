@@ -82,7 +82,9 @@ class Pipeline:
         self._snapshot: Snapshot | None = None
         self._status: Status | None = None
         namespaces = [NamespaceFiles(*each) for each in setup["namespaces"]]
-        self._sources = Sources(config, setup["maps"], setup["programs"], namespaces, start_ns, boot_ns)
+        self._sources = Sources(
+            config, setup["maps"], setup["programs"], namespaces, start_ns, boot_ns, drops=setup["drops"]
+        )
         self._budget = SeriesBudget(config.limits.series, config.limits.series_idle_seconds)
         self._events = AgentEvents()
         self._durations = Distribution("netmon.pipeline.cycle.duration", self._process_start_ns)

@@ -16,6 +16,7 @@ import os
 import re
 import struct
 from pathlib import Path
+from typing import Any
 
 from otel_netmon.errors import KernelLacksError, PrivilegeError
 from otel_netmon.kernel import syscalls
@@ -53,34 +54,46 @@ class DropMonitor:
 
     Attributes:
         has_reasons: the kernel tells its reasons; without, all drops are in the last slot.
+        program: file descriptor of the program that is attached, -1 for none; it is the image's.
     """
 
     def __init__(self, image: LoadedImage | None) -> None:
         self._link = -1
         self._state = ("off", "", "")
         self.has_reasons = False
+        self.program = -1
         if image is not None:
             self._attach(image)
 
     def _attach(self, image: LoadedImage) -> None:
         try:
             try:
-                self._link = open_raw_tracepoint(TRACEPOINT, image.program(WITH_REASON))
+                self._open(image.program(WITH_REASON))
                 self.has_reasons = True
                 self._state = ("ok", "", "")
             except Refused as refused:
                 if not refused.lacks_feature:
                     raise
-                self._link = open_raw_tracepoint(TRACEPOINT, image.program(WITHOUT_REASON))
+                self._open(image.program(WITHOUT_REASON))
                 self._state = ("degraded", "no_reasons", "this kernel tells no reasons: drops are counted without one")
         except Refused as refused:
             self._state = ("off", refused.reason, f"the raw tracepoint skb/kfree_skb: {refused.reason}")
         except (KernelLacksError, PrivilegeError) as error:
             self._state = ("off", "kernel_refuses", str(error))
 
+    def _open(self, program: int) -> None:
+        self._link = open_raw_tracepoint(TRACEPOINT, program)
+        self.program = program
+
     def state(self) -> tuple[str, str, str]:
         """State of the probe: ok, degraded or off; a reason; a detail for people."""
         return self._state
+
+    def setup(self) -> dict[str, Any] | None:
+        """What the pipeline needs to know to read the counts; None where nothing is counted."""
+        if self._link < 0:
+            return None
+        return {"has_reasons": self.has_reasons, "program": self.program, "names": reason_names()}
 
     def leave_to_parent(self) -> None:
         """In a forked child: lets go, so that the parent's end detaches the program."""

@@ -24,6 +24,7 @@ from otel_netmon.selfmon.status import ProbeStatus, StageStatus
 from otel_netmon.sources.connections import ConnectionSource
 from otel_netmon.sources.dns import DnsSource
 from otel_netmon.sources.domains import DomainSource
+from otel_netmon.sources.drops import DropSetup, DropSource
 from otel_netmon.sources.flows import FlowSource
 from otel_netmon.sources.interfaces import InterfaceSource
 from otel_netmon.sources.netstat import NetstatSource
@@ -54,6 +55,7 @@ class Sources:
         namespaces: that are observed.
         start_ns: Unix time at which the programs began to count.
         boot_ns: Unix time at which the machine booted.
+        drops: see ``DropSource``; None where no drops are counted.
 
     Attributes:
         flows, dns, connections, xdp: None where the probe is off.
@@ -67,6 +69,8 @@ class Sources:
         namespaces: Sequence[NamespaceFiles],
         start_ns: int,
         boot_ns: int,
+        *,
+        drops: DropSetup | None = None,
     ) -> None:
         self._config = config
         tc = maps.get("tc_monitor")
@@ -91,6 +95,7 @@ class Sources:
             else None
         )
         self._netstat = NetstatSource(boot_ns)
+        self._drops = DropSource(maps["drop_monitor"], drops, start_ns) if drops is not None else None
         self.interfaces = InterfaceSource({}, boot_ns, start_ns)
         self.set_namespaces(namespaces)
 
@@ -133,6 +138,8 @@ class Sources:
         if self.connections is not None:
             self.connections.read(places, now_ns)
         self._netstat.read(now_ns)
+        if self._drops is not None:
+            self._drops.read()
 
     def points(self, names: InterfaceNames) -> dict[str, Points]:
         """The points of the last reading, or of the state that was restored."""
@@ -149,6 +156,8 @@ class Sources:
             points |= self.xdp.points(names)
         if self.connections is not None:
             points |= self.connections.points()
+        if self._drops is not None:
+            points |= self._drops.points()
         return points | self._netstat.points()
 
     @property
