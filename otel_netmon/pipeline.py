@@ -317,7 +317,7 @@ class Pipeline:
         flows = self._sources.flows
         totals = flows.traffic.totals if flows is not None else None
         interval = self._config.export.interval_seconds
-        return build(
+        document = build(
             uptime_seconds=time.monotonic() - self._started_monotonic,
             interval_seconds=interval,
             probes=self._sources.probes(self._probes),
@@ -340,6 +340,9 @@ class Pipeline:
             series=self._budget.status(self._sources.diversity()),
             export=export,
         )
+        if self._sources.connections is not None:
+            document["connections"] = self._sources.connections.status()
+        return document
 
 
 def main(channel: Channel, config: Config, setup: Mapping[str, Any]) -> int:

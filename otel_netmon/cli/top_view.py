@@ -12,6 +12,7 @@ from typing import IO, NamedTuple
 
 from otel_netmon.cli.output import print_table
 from otel_netmon.selfmon.status import (
+    ConnectionsStatus,
     FlowStatus,
     InterfaceStatus,
     OtlpStatus,
@@ -26,6 +27,8 @@ ATTACHED = frozenset({"tcx", "clsact", "native", "generic"})
 """Words of a hook that is attached (``attachments.ATTACHED``, which this command need not load); others say why not."""
 
 NOTE_TITLE_WIDTH = 15
+TROUBLED_SERVERS = 3
+"""Servers whose failures, resets and retransmits have a line."""
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
 
@@ -176,6 +179,8 @@ def notes(document: Status) -> list[Note]:
         if _wrong(probe)
     ]
     lines += [_stage(name, stage) for name, stage in document["stages"].items()]
+    if "connections" in document:
+        lines += _connections(document["connections"])
     if "series" in document:
         lines.append(_series(document["series"]))
     export = document["export"]
@@ -253,6 +258,27 @@ def _stage(name: str, stage: StageStatus) -> Note:
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in stage["dropped"].items() if count)
     text = f"{stage['delivered']:,} delivered, {dropped:,} dropped" + (f" ({reasons})" if reasons else "")
     return Note(f"stage {name}", text, bad=dropped > 0)
+
+
+def _connections(connections: ConnectionsStatus) -> list[Note]:
+    """How many there are, and the servers with trouble."""
+    states = ", ".join(f"{count:,} {state}" for state, count in connections["states"].items() if count)
+    text = f"{connections['live']:,} of {connections['capacity']:,} followed"
+    lines = [Note("connections", f"{text}; {states}" if states else text)]
+    for each in connections["top"]:
+        rates = (
+            (each["failed_per_second"], "failed"),
+            (each["resets_per_second"], "reset"),
+            (each["retransmits_per_second"], "segments sent again"),
+        )
+        trouble = ", ".join(f"{scaled(rate)} {what}" for rate, what in rates if rate)
+        if trouble and len(lines) <= TROUBLED_SERVERS:
+            server = _endpoint(each["server"], each["port"]) if each["server"] else "older than the agent"
+            rtt = "" if each["rtt_seconds"] is None else f", round trip {each['rtt_seconds'] * 1e3:.3g} ms"
+            lines.append(
+                Note(f"{each['role']}", f"{server}: {trouble} a second{rtt}", bad=bool(each["failed_per_second"]))
+            )
+    return lines
 
 
 def _series(series: SeriesStatus) -> Note:

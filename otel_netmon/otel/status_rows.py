@@ -7,15 +7,18 @@ from typing import Literal
 
 import numpy as np
 
-from otel_netmon.abi.enums import Direction, protocol_name
+from otel_netmon.abi.enums import Direction, Retransmit, protocol_name
+from otel_netmon.analysis.connection_series import FAILURES, WEIGHT
+from otel_netmon.analysis.connections import Counter
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.flows import BYTES, PACKETS
 from otel_netmon.analysis.protocols import Side
 from otel_netmon.analysis.series import SeriesReading
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.kernel.interfaces import Interface, Key
+from otel_netmon.otel.connections import ROLES
 from otel_netmon.otel.text import portable_text
-from otel_netmon.selfmon.status import DirectionStatus, FlowStatus, InterfaceStatus
+from otel_netmon.selfmon.status import DirectionStatus, EndpointStatus, FlowStatus, InterfaceStatus
 
 ROWS = 100
 """Conversations in the document at most."""
@@ -70,6 +73,30 @@ def interface_rows(
                 hooks=hooks[interface.key],
                 receive=sides[Direction.RECEIVE],
                 transmit=sides[Direction.TRANSMIT],
+            )
+        )
+    return rows
+
+
+def endpoint_rows(series: SeriesReading, seconds: float) -> list[EndpointStatus]:
+    """One row a server by role, the busiest first, at most ROWS; rates over the last cycle of this many seconds."""
+    order = np.argsort(series.gained[WEIGHT], kind="stable")[::-1][:ROWS]
+    rows = []
+    for (server, port, role, _), gained in zip(
+        series.keys[order].tolist(), series.gained[:, order].T.tolist(), strict=True
+    ):
+        count = gained[Counter.RTT_COUNT]
+        retransmits = sum(gained[Counter.RETRANSMITS : Counter.RETRANSMITS + Retransmit.NUMBER])
+        rows.append(
+            EndpointStatus(
+                role=ROLES[role],
+                server=address_text(bytes(server)) if port else "",
+                port=port or None,
+                bytes_per_second=round((gained[Counter.BYTES_RECEIVED] + gained[Counter.BYTES_SENT]) / seconds, 3),
+                failed_per_second=round(gained[FAILURES] / seconds, 3),
+                resets_per_second=round((gained[Counter.RESETS_RECEIVED] + gained[Counter.RESETS_SENT]) / seconds, 3),
+                retransmits_per_second=round(retransmits / seconds, 3),
+                rtt_seconds=round(gained[Counter.RTT_SUM_US] / count / 1e6, 6) if count else None,
             )
         )
     return rows

@@ -82,6 +82,33 @@ class FlowsStatus(TypedDict):
     top: list[FlowStatus]
 
 
+class EndpointStatus(TypedDict):
+    """Connections of one server: which end is here, and what the last cycle brought.
+
+    ``server`` is empty and ``port`` None where the role is not known. ``rtt_seconds`` is the mean, None without a measurement.
+    """
+
+    role: str
+    server: str
+    port: int | None
+    bytes_per_second: float
+    failed_per_second: float
+    resets_per_second: float
+    retransmits_per_second: float
+    rtt_seconds: float | None
+
+
+class ConnectionsStatus(TypedDict):
+    """The kernel's table of connections, those of the agent's own network namespace by state, and the busiest servers."""
+
+    live: int
+    capacity: int
+    udp_live: int
+    udp_capacity: int
+    states: dict[str, int]
+    top: list[EndpointStatus]
+
+
 class SeriesAttributeStatus(TypedDict):
     """One attribute of a family's sets.
 
@@ -196,9 +223,13 @@ class _Always(TypedDict):
 
 
 class Status(_Always, total=False):
-    """The whole document. ``series`` is absent where the agent is older than the budget of series."""
+    """The whole document.
+
+    ``series`` is absent where the agent is older than the budget of series, ``connections`` where it does not follow them.
+    """
 
     series: SeriesStatus
+    connections: ConnectionsStatus
 
 
 def build(

@@ -34,9 +34,10 @@ from otel_netmon.otel.connections import HANDSHAKE, LIFETIME, ROLES, ConnectionP
 from otel_netmon.otel.points import Point, Points
 from otel_netmon.otel.series import CONNECTIONS, UDP, Diversity
 from otel_netmon.otel.spans import Event, SpanBatch
+from otel_netmon.otel.status_rows import endpoint_rows
 from otel_netmon.readers.connections import ConnectionCounts, tcp_reader, udp_reader
 from otel_netmon.readers.ring import RingAlarm
-from otel_netmon.selfmon.status import StageStatus
+from otel_netmon.selfmon.status import ConnectionsStatus, EndpointStatus, StageStatus
 from otel_netmon.sources.owners import Owners
 from otel_netmon.sources.sockets import SocketSource
 
@@ -88,6 +89,7 @@ class ConnectionSource:
         self._rule = rule
         self._batches: list[SpanBatch] = []
         self._told_events: list[Event] = []
+        self._top: list[EndpointStatus] = []
         self._start_ns = start_ns
         self._read_ns = start_ns
         self._counts = self._kernel.read()
@@ -136,7 +138,9 @@ class ConnectionSource:
             self._count_drops(*self.sockets.drops, now_ns)
         self.owners.keep(self._udp_series.numbers())
         seconds = max((now_ns - self._read_ns) / 1e9, 1e-3)
-        self._told_events += self._events.take(self.series.reading().series, seconds, now_ns)
+        series = self.series.reading().series
+        self._told_events += self._events.take(series, seconds, now_ns)
+        self._top = endpoint_rows(series, seconds)
         self._read_ns = now_ns
 
     def _note(self, what: str, consumed: int, produced: ConnectionCount) -> None:
@@ -295,6 +299,17 @@ class ConnectionSource:
             "connection_stats": (self._tcp.live, self._tcp.capacity),
             "udp_stats": (self._udp.live, self._udp.capacity),
         }
+
+    def status(self) -> ConnectionsStatus:
+        """The section of /status."""
+        return ConnectionsStatus(
+            live=self._tcp.live,
+            capacity=self._tcp.capacity,
+            udp_live=self._udp.live,
+            udp_capacity=self._udp.capacity,
+            states=self.sockets.own_states(),
+            top=self._top,
+        )
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What another process needs to go on."""

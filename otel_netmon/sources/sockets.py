@@ -187,6 +187,13 @@ class SocketSource:
             counts.append(Point({**where, "network.transport": "udp"}, namespace.udp, self._start_ns))
         return {"system.network.connection.count": counts, "netmon.connection.drift": drifts}
 
+    def own_states(self) -> dict[str, int]:
+        """TCP connections of the agent's own namespace by state; nothing while that is not known."""
+        for namespace in self._namespaces.values():
+            if not namespace.name and namespace.counts.known and self._rows is not None:
+                return namespace.counts.counts(self._hooks(namespace, self._rows))
+        return {}
+
     def state(self) -> dict[str, dict[str, Any]]:
         """What another process needs to go on; the counts by state begin anew from sock_diag."""
         return {

@@ -16,6 +16,7 @@ from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.connections import ConnectionPoints, DatagramPoints, OwnerPoints
 from otel_netmon.otel.drift import problems
 from otel_netmon.otel.points import HistogramSeries, NumberSeries, Points, Snapshot
+from otel_netmon.otel.status_rows import endpoint_rows
 from support.connection_rows import MS, SECOND, adopted, connection, datagrams, joined
 
 START = 1_700_000_000 * SECOND
@@ -187,3 +188,20 @@ def test_all_of_it_keeps_to_the_catalogue(limit: int) -> None:
             for ending in Ending if ending not in (Ending.NONE, Ending.NUMBER)]  # fmt: skip
     points = ConnectionPoints().points(series(*rows, limit=limit).reading())
     assert problems(Snapshot(START + SECOND, points)) == []
+
+
+def test_rows_of_the_status_are_the_busiest_servers_with_rates() -> None:
+    busy = connection(ending=Ending.FIN_LOCAL, data_sent=100, bytes_sent=4000, rtt_count=2, rtt_sum_us=3000)
+    busy["retransmits"][0] = [1, 2, 0, 0, 0, 1]
+    made = series(
+        busy, *(connection(ending=Ending.REFUSED, ports=(1, 81)) for _ in range(4)),
+        adopted(ending=Ending.RESET_LOCAL, reset_sent=1),
+    )  # fmt: skip
+    rows = endpoint_rows(made.reading().series, 2.0)
+    assert rows[0] == {
+        "role": "client", "server": "192.0.2.10", "port": 443, "bytes_per_second": 2000.0, "failed_per_second": 0.0,
+        "resets_per_second": 0.0, "retransmits_per_second": 2.0, "rtt_seconds": 0.0015,
+    }  # fmt: skip
+    assert (rows[1]["port"], rows[1]["failed_per_second"], rows[1]["rtt_seconds"]) == (81, 2.0, None)
+    assert (rows[2]["role"], rows[2]["server"], rows[2]["port"]) == ("unknown", "", None)
+    assert rows[2]["resets_per_second"] == 0.5

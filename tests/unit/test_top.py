@@ -343,6 +343,36 @@ def test_the_budget_of_series_is_noted() -> None:
     assert {note.title: note.text for note in top_view.notes(document(series=series))}["series"] == "1,234 of 10,000"
 
 
+def endpoint(port: int, **rates: Any) -> status.EndpointStatus:
+    quiet: Any = dict.fromkeys(
+        ("bytes_per_second", "failed_per_second", "resets_per_second", "retransmits_per_second"), 0.0
+    )
+    return {"role": "client", "server": "2001:db8::2", "port": port, "rtt_seconds": None, **quiet, **rates}
+
+
+def test_connections_are_noted_and_servers_with_trouble() -> None:
+    built = document()
+    built["connections"] = {
+        "live": 1234, "capacity": 65536, "udp_live": 3, "udp_capacity": 16384,
+        "states": {"established": 1200, "syn_sent": 0, "listen": 7},
+        "top": [
+            endpoint(1),
+            endpoint(443, failed_per_second=2.0, rtt_seconds=0.0015),
+            endpoint(80, retransmits_per_second=3.0, resets_per_second=1.0),
+            {**endpoint(0, resets_per_second=1.0), "role": "unknown", "server": "", "port": None},
+            endpoint(81, resets_per_second=1.0),
+        ],
+    }  # fmt: skip
+    assert status.problems(built) == []
+    found = [(note.title, note.text, note.bad) for note in top_view.notes(built)]
+    assert [each for each in found if each[0] in ("connections", "client", "unknown")] == [
+        ("connections", "1,234 of 65,536 followed; 1,200 established, 7 listen", False),
+        ("client", "[2001:db8::2]:443: 2 failed a second, round trip 1.5 ms", True),
+        ("client", "[2001:db8::2]:80: 1 reset, 3 segments sent again a second", False),
+        ("unknown", "older than the agent: 1 reset a second", False),
+    ]
+
+
 def test_notes_that_tell_of_nothing_wrong_leave_first() -> None:
     found = [
         top_view.Note("a", ""),
