@@ -113,7 +113,7 @@ class DatagramSeries:
         sums[-1] = sums[PACKETS_RECEIVED] + sums[PACKETS_SENT]
         self._table.update(keys[first], sums, len(COUNTERS), np.zeros(len(first), np.intp), now_ns)
 
-    def add_to_rest(self, counts: tuple[int, int, int, int]) -> None:
+    def add_to_rest(self, counts: tuple[int, ...]) -> None:
         """Counts datagrams of sockets that are not known, by COUNTERS."""
         self._table.add_to_rest(0, (*counts, counts[PACKETS_RECEIVED] + counts[PACKETS_SENT]))
 

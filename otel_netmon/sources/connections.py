@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_netmon.abi.enums import TOTALS_NUMBER, TOTALS_UDP, ConnectionCount, Ending, Retransmit, Role
-from otel_netmon.abi.layout import CONNECTION, CONNECTION_TOTALS, UDP as UDP_ROW
+from otel_netmon.abi.enums import ConnectionCount
+from otel_netmon.abi.layout import CONNECTION, UDP as UDP_ROW
 from otel_netmon.analysis.cardinality import WHOLE_SET
 from otel_netmon.analysis.connection_index import ConnectionIndex
 from otel_netmon.analysis.connection_series import ConnectionSeries
-from otel_netmon.analysis.connections import Connections, Counter, Gains, error_type
+from otel_netmon.analysis.connections import Connections, Counter, Gains
 from otel_netmon.analysis.datagrams import (
     BYTES_RECEIVED,
     BYTES_SENT,
@@ -30,8 +30,8 @@ from otel_netmon.kernel import syscalls
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.connection_events import ConnectionEvents
 from otel_netmon.otel.connection_spans import connection_spans
-from otel_netmon.otel.connections import HANDSHAKE, LIFETIME, ROLES, ConnectionPoints, DatagramPoints
-from otel_netmon.otel.points import Point, Points
+from otel_netmon.otel.connections import HANDSHAKE, LIFETIME, ConnectionPoints, DatagramPoints
+from otel_netmon.otel.points import Points
 from otel_netmon.otel.series import CONNECTIONS, UDP, Diversity
 from otel_netmon.otel.spans import Event, SpanBatch
 from otel_netmon.otel.status_rows import endpoint_rows
@@ -39,6 +39,7 @@ from otel_netmon.readers.connections import ConnectionCounts, tcp_reader, udp_re
 from otel_netmon.readers.ring import RingAlarm
 from otel_netmon.selfmon.status import ConnectionsStatus, EndpointStatus, StageStatus
 from otel_netmon.sources.owners import Owners
+from otel_netmon.sources.rowless import Rowless
 from otel_netmon.sources.sockets import SocketSource
 
 _FAR = 1 << 62
@@ -90,10 +91,9 @@ class ConnectionSource:
         self._batches: list[SpanBatch] = []
         self._told_events: list[Event] = []
         self._top: list[EndpointStatus] = []
-        self._start_ns = start_ns
         self._read_ns = start_ns
         self._counts = self._kernel.read()
-        self._totals = np.zeros(TOTALS_NUMBER, CONNECTION_TOTALS)
+        self._rowless = Rowless(self._kernel, start_ns)
         self._consumed = {"connections": 0, "udp_sockets": 0}
         self._missing = {"connections": _FAR, "udp_sockets": _FAR}
         self.rows: tuple[npt.NDArray[Any], npt.NDArray[Any]] = np.empty(0, CONNECTION), np.empty(0, UDP_ROW)
@@ -129,7 +129,7 @@ class ConnectionSource:
         self._count_tcp(self._connections.living(tcp.live))
         self._count_udp(self._datagrams.living(udp.live))
         self.index.read(tcp.live, numbers, udp.live, self.owners.numbers_of(udp.live))
-        self._count_rowless()
+        self._rowless.read(self.owners, self.series, self._udp_series)
         self.rows = tcp.live, udp.live
         self.sockets.read(*self.rows)
         if self.sockets.gains is not None:
@@ -191,22 +191,6 @@ class ConnectionSource:
         self.owners.count(numbers, _UDP, gains.first[octets] + gains.others[octets], now_ns)
         return numbers
 
-    def _count_rowless(self) -> None:
-        """What had no place in a table is in the rests."""
-        totals, before = self._kernel.totals(), self._totals
-        self._totals = totals
-        gained = {name: totals[name] - before[name] for name in totals.dtype.names or ()}
-        tcp = {name: int(values[:TOTALS_UDP].sum()) for name, values in gained.items()}
-        udp = {name: int(values[TOTALS_UDP]) for name, values in gained.items()}
-        if any(tcp.values()):
-            self.owners.count_unknown(_TCP, tcp["bytes_received"], tcp["bytes_sent"])
-            self.series.add_to_rest({Counter.RETRANSMITS + Retransmit.OTHER: tcp["retransmits"]})
-        if any(udp.values()):
-            self.owners.count_unknown(_UDP, udp["bytes_received"], udp["bytes_sent"])
-            self._udp_series.add_to_rest(
-                (udp["bytes_received"], udp["bytes_sent"], udp["packets_received"], udp["packets_sent"])
-            )
-
     def _count_drops(self, rows: npt.NDArray[Any], drops: npt.NDArray[np.uint64], now_ns: int) -> None:
         counters = np.zeros((OwnerCounter.WEIGHT, len(rows)), np.uint64)
         counters[OwnerCounter.DROPS] = drops
@@ -258,24 +242,10 @@ class ConnectionSource:
             **self._udp_points.points(self._udp_series.reading(), self.owners.resource),
             **self.owners.points(),
             **self.sockets.points(),
-            "netmon.connection.untracked": self._untracked(),
+            "netmon.connection.untracked": self._rowless.points(),
         }
         self.series.end_cycle()
         self._udp_series.end_cycle()
-        return points
-
-    def _untracked(self) -> list[Point]:
-        """Established ones by role, and connects that failed by why; one of each kind also while there are none."""
-        counts = self._totals["connections"][:TOTALS_UDP].reshape(Role.NUMBER, Ending.NUMBER).sum(axis=0)
-        roles = self._totals["connections"][:TOTALS_UDP].reshape(Role.NUMBER, Ending.NUMBER)[:, Ending.NONE]
-        points = [
-            Point({"network.tcp.handshake.role": ROLES[role]}, int(roles[role]), self._start_ns)
-            for role in (Role.CLIENT, Role.SERVER)
-        ]
-        for ending in range(Ending.REFUSED, Ending.NUMBER):
-            if counts[ending]:
-                failed = {"network.tcp.handshake.role": "client", "error.type": error_type(Ending(ending)) or ""}
-                points.append(Point(failed, int(counts[ending]), self._start_ns))
         return points
 
     def stages(self) -> dict[tuple[str, str], StageStatus]:
@@ -320,7 +290,8 @@ class ConnectionSource:
             **self.sockets.state(),
             "connections.told": self._connections.state(),
             "datagrams.told": self._datagrams.state(),
-            "connections.counts": {"totals": self._totals, "read_ns": self._read_ns, **self._consumed},
+            "connections.rowless": self._rowless.state(),
+            "connections.counts": {"read_ns": self._read_ns, **self._consumed},
         }
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
@@ -331,8 +302,9 @@ class ConnectionSource:
         self.sockets.restore(state)
         self._connections.restore(state["connections.told"])
         self._datagrams.restore(state["datagrams.told"])
+        self._rowless.restore(state["connections.rowless"])
         counts = state["connections.counts"]
-        self._totals, self._read_ns = counts["totals"], counts["read_ns"]
+        self._read_ns = counts["read_ns"]
         self._consumed = {what: counts[what] for what in self._consumed}
 
     def close(self) -> None:

@@ -437,3 +437,28 @@ def test_a_pipeline_that_is_killed_tells_every_connection_once_or_as_lost() -> N
             return told <= 2 * made <= told + lost
 
         running.wait(accounted, SECONDS, f"{2 * made} handshakes, told or lost")
+
+
+def test_with_a_full_table_all_connections_are_told_as_series_or_as_untracked() -> None:
+    with (
+        cgroup() as folder,
+        veth_pair() as (left, right, pair),
+        agent(
+            *options(f"probes.connections.cgroup={folder}", "probes.connections.table_entries=7"), interval=0.2
+        ) as running,
+        worker(folder, left) as client,
+        worker(folder, right) as server,
+    ):
+        port = server.do("listen", family=4, address="")["port"]
+        client.do("hold", family=4, address=pair.right_address, port=port, count=31)
+        client.do("drop")
+        client.do("attempt", family=4, address=pair.right_address, port=CLOSED_PORT, count=23)
+        name = "netmon_tcp_handshake_duration_seconds_count"
+
+        def told() -> int:
+            return running.total(name) + running.total("netmon_connection_untracked_total")
+
+        running.wait(lambda: told() == 2 * 31 + 23, SECONDS, f"{2 * 31 + 23} connections")
+        assert running.total("netmon_connection_untracked_total") > 0
+        status = running.status()["connections"]
+        assert status["live"] <= status["capacity"] == 7

@@ -343,7 +343,7 @@ def test_the_budget_of_series_is_noted() -> None:
     assert {note.title: note.text for note in top_view.notes(document(series=series))}["series"] == "1,234 of 10,000"
 
 
-def endpoint(port: int, **rates: Any) -> status.EndpointStatus:
+def endpoint(port: int, **rates: Any) -> Any:
     quiet: Any = dict.fromkeys(
         ("bytes_per_second", "failed_per_second", "resets_per_second", "retransmits_per_second"), 0.0
     )
