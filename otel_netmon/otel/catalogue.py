@@ -348,7 +348,7 @@ def _metrics() -> Iterable[Metric]:
     yield Metric(
         "system.network.connection.count", "{connection}", "updowncounter", int,
         "Connections by state, of the network namespaces that are observed, as sock_diag tells them, and between two of its answers "
-        "as the socket hooks do.",
+        "as the socket hooks do. Of UDP all sockets, without a state.",
         ("network.connection.state", "network.transport", "netmon.network.namespace"), "semconv",
     )  # fmt: skip
     yield Metric(
@@ -378,7 +378,8 @@ def _metrics() -> Iterable[Metric]:
     )  # fmt: skip
     yield Metric(
         "netmon.tcp.rtt", "s", "histogram", float,
-        f"Round-trip times: {_SAMPLED_RTT}. Counted by powers of two. {_CONNECTIONS_OF}",
+        f"Round-trip times: {_SAMPLED_RTT}. Counted by powers of two from 30.5 us to 0.5 s; the first bucket has all shorter ones too, the "
+        f"last all longer ones. {_CONNECTIONS_OF}",
         _CONNECTION, bounds=_RTT_SECONDS,
     )  # fmt: skip
     yield Metric(
@@ -411,7 +412,7 @@ def _metrics() -> Iterable[Metric]:
     yield Metric(
         "container.network.io", "By", "counter", int,
         "Payload bytes of TCP and UDP that the processes of the container received and transmitted. The resource is the container; "
-        "what belongs to no container that is told is in the point with otel.metric.overflow, exactly.",
+        "containers without a series are in the point with otel.metric.overflow, exactly; processes in no container are not in it.",
         ("network.io.direction", "network.transport", "otel.metric.overflow"), "semconv",
     )  # fmt: skip
     yield Metric(
