@@ -219,9 +219,14 @@ static __always_inline void released(struct bpf_sock *ctx)
 {
 	u64 cookie = socket_cookie(ctx);
 	struct netmon_connection *row = connection_of(cookie);
+	struct unplaced *unplaced;
 
-	if (!row)
+	if (!row) {
+		unplaced = connections_unplaced.lookup(&cookie);
+		if (unplaced)
+			unplaced->released = 1;
 		return;
+	}
 	row->closer_tgid = bpf_get_current_pid_tgid() >> 32;
 	if (row->role == NETMON_ROLE_SERVER && row->who < NETMON_WHO_CLOSER)
 		connection_take_process(row, NETMON_WHO_CLOSER);

@@ -34,13 +34,9 @@ struct syn_time {
 };
 BPF_TABLE("array", u32, struct syn_time, syn_times, SYN_TIMES);
 
-/* Of a CPU: bytes put into each ring since its consumer was called, and what sockets without a row got last. */
+/* Of a CPU: bytes put into each ring since its consumer was called. */
 struct connection_scratch {
 	u64 unannounced[2];
-	u64 reset_cookie;
-	u64 fin_cookie;
-	u32 fin_sequence;
-	u32 reserved;
 };
 BPF_TABLE("percpu_array", u32, struct connection_scratch, connection_scratch, 1);
 
@@ -59,6 +55,23 @@ struct listener {
 	u64 many;
 };
 BPF_TABLE("hash", struct listener_key, struct listener, listeners, 4096);
+
+/*
+ * What is kept of a connection without a place in connection_stats, so that its end can be told in connection_totals. Made
+ * when it is needed (BPF_F_NO_PREALLOC): the loader gives it many times the entries of the table.
+ */
+struct unplaced {
+	u32 fin_sequence;
+	u8 role;
+	u8 expired;
+	u8 released;
+	u8 reset_received;
+	u8 reset_sent;
+	u8 fin_seen;
+	u8 established;
+	u8 reserved;
+};
+BPF_F_TABLE("hash", u64, struct unplaced, connections_unplaced, 65536, BPF_F_NO_PREALLOC);
 
 /* bcc declares it with 32 bits. */
 static u64 (*socket_cookie)(void *ctx) = (void *)BPF_FUNC_get_socket_cookie;
@@ -119,6 +132,18 @@ static __always_inline struct netmon_connection *connection_make(u64 cookie)
 		connection_count(NETMON_CONNECTIONS_OPENED);
 	}
 	return row->flags & NETMON_CONNECTION_ENDED ? 0 : row;
+}
+
+/* A connection has no place: its role is kept, if there is room for that. */
+static __always_inline void connection_unplaced(u64 cookie, u8 role)
+{
+	struct unplaced fresh = {};
+
+	fresh.role = role;
+	fresh.established = role == NETMON_ROLE_SERVER;
+	connection_count(NETMON_CONNECTIONS_NO_PLACE);
+	if (connections_unplaced.update(&cookie, &fresh))
+		connection_count(NETMON_CONNECTIONS_UNTOLD);
 }
 
 static __always_inline u64 connection_place(u8 role, u8 ending)

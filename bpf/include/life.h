@@ -9,9 +9,8 @@ typedef const volatile struct bpf_sock_ops operation;
 #define LIFE_FLAGS                                                                                                     \
 	(BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG |                        \
 	 BPF_SOCK_OPS_RTO_CB_FLAG)
-/* Of a connection without a row; RETRANS tells the role when it ends. One with RTT has had a row of programs before these. */
-#define LIFE_FLAGS_CLIENT (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
-#define LIFE_FLAGS_SERVER BPF_SOCK_OPS_STATE_CB_FLAG
+/* Of a connection without a row. */
+#define LIFE_FLAGS_UNPLACED (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG)
 
 /* Calls are added to those that others asked for. */
 static __always_inline void life_follow(struct bpf_sock_ops *ctx, u32 flags)
@@ -27,24 +26,30 @@ static __always_inline u64 life_netns(struct bpf_sock_ops *ctx)
 	return late_netns() ? bpf_get_netns_cookie(ctx) : 0;
 }
 
-static __always_inline void life_addresses(operation *ctx, struct netmon_connection *row)
+static __always_inline void life_addresses(operation *ctx, u32 *local, u32 *remote)
+{
+	if (ctx->family == AF_INET) {
+		v4_mapped(local, ctx->local_ip4);
+		v4_mapped(remote, ctx->remote_ip4);
+	} else {
+		local[0] = ctx->local_ip6[0];
+		local[1] = ctx->local_ip6[1];
+		local[2] = ctx->local_ip6[2];
+		local[3] = ctx->local_ip6[3];
+		remote[0] = ctx->remote_ip6[0];
+		remote[1] = ctx->remote_ip6[1];
+		remote[2] = ctx->remote_ip6[2];
+		remote[3] = ctx->remote_ip6[3];
+	}
+}
+
+/* The remote port lies in the upper half, in network order. */
+static __always_inline void life_ends(operation *ctx, struct netmon_connection *row)
 {
 	row->family = ctx->family;
-	if (row->family == AF_INET) {
-		v4_mapped(row->local, ctx->local_ip4);
-		v4_mapped(row->remote, ctx->remote_ip4);
-	} else {
-		row->local[0] = ctx->local_ip6[0];
-		row->local[1] = ctx->local_ip6[1];
-		row->local[2] = ctx->local_ip6[2];
-		row->local[3] = ctx->local_ip6[3];
-		row->remote[0] = ctx->remote_ip6[0];
-		row->remote[1] = ctx->remote_ip6[1];
-		row->remote[2] = ctx->remote_ip6[2];
-		row->remote[3] = ctx->remote_ip6[3];
-	}
+	life_addresses(ctx, row->local, row->remote);
 	row->local_port = bpf_htons(ctx->local_port);
-	row->remote_port = ctx->remote_port >> 16; /* it lies in the upper half, in network order */
+	row->remote_port = ctx->remote_port >> 16;
 }
 
 /* What the kernel has counted. SYN and FIN take a place in sequence space like an octet of payload: they are taken out. */
@@ -90,8 +95,8 @@ static __always_inline void life_connect(struct bpf_sock_ops *ctx)
 	if (!row)
 		row = connection_make(cookie);
 	if (!row) {
-		connection_count(NETMON_CONNECTIONS_NO_PLACE);
-		life_follow(ctx, LIFE_FLAGS_CLIENT);
+		connection_unplaced(cookie, NETMON_ROLE_CLIENT);
+		life_follow(ctx, LIFE_FLAGS_UNPLACED);
 		return;
 	}
 	now = bpf_ktime_get_ns();
@@ -100,7 +105,7 @@ static __always_inline void life_connect(struct bpf_sock_ops *ctx)
 		row->begin_ns = now;
 		row->netns = life_netns(ctx);
 	}
-	life_addresses(ctx, row);
+	life_ends(ctx, row);
 	row->handshake_ns = now; /* until it is established: when the SYN was sent */
 	row->flags |= NETMON_CONNECTION_SENT;
 	row->previous_state = BPF_TCP_CLOSE;
@@ -112,20 +117,19 @@ static __always_inline void life_active(struct bpf_sock_ops *ctx)
 {
 	u64 cookie = socket_cookie(ctx);
 	struct netmon_connection *row = connection_of(cookie);
+	struct unplaced *unplaced;
 	u64 now = bpf_ktime_get_ns();
 
-	if (!row && (((operation *)ctx)->bpf_sock_ops_cb_flags & LIFE_FLAGS) == LIFE_FLAGS_CLIENT) {
-		life_totals(NETMON_ROLE_CLIENT, NETMON_ENDING_NONE);
-		return;
-	}
-	if (!row) { /* its SYN was sent before there were programs */
-		row = connection_make(cookie);
-		if (!row) {
-			connection_count(NETMON_CONNECTIONS_NO_PLACE);
+	if (!row) {
+		unplaced = connections_unplaced.lookup(&cookie);
+		if (unplaced) {
+			unplaced->established = 1;
 			life_totals(NETMON_ROLE_CLIENT, NETMON_ENDING_NONE);
-			life_follow(ctx, LIFE_FLAGS_CLIENT);
 			return;
 		}
+		row = connection_make(cookie); /* its SYN was sent before there were programs */
+		if (!row)
+			return;
 		row->role = NETMON_ROLE_CLIENT;
 		row->begin_ns = row->handshake_ns = now;
 		row->netns = life_netns(ctx);
@@ -135,7 +139,7 @@ static __always_inline void life_active(struct bpf_sock_ops *ctx)
 	}
 	row->established_ns = now;
 	row->handshake_ns = now - row->handshake_ns;
-	life_addresses(ctx, row);
+	life_ends(ctx, row);
 	if (!row->rtt_count)
 		rtt_sample(row, ((operation *)ctx)->srtt_us);
 	life_refresh(ctx, row);
@@ -184,15 +188,15 @@ static __always_inline void life_passive(struct bpf_sock_ops *ctx)
 	u64 now;
 
 	if (!row) {
-		connection_count(NETMON_CONNECTIONS_NO_PLACE);
+		connection_unplaced(cookie, NETMON_ROLE_SERVER);
 		life_totals(NETMON_ROLE_SERVER, NETMON_ENDING_NONE);
-		life_follow(ctx, LIFE_FLAGS_SERVER);
+		life_follow(ctx, LIFE_FLAGS_UNPLACED);
 		return;
 	}
 	now = bpf_ktime_get_ns();
 	row->role = NETMON_ROLE_SERVER;
 	row->netns = life_netns(ctx);
-	life_addresses(ctx, row);
+	life_ends(ctx, row);
 	row->begin_ns = row->established_ns = now;
 	time = syn_times.lookup(&slot);
 	if (time && time->cookie == cookie) {
@@ -232,16 +236,14 @@ static __always_inline void life_listen(struct bpf_sock_ops *ctx)
 
 	if (!row)
 		row = connection_make(cookie);
-	life_follow(ctx, LIFE_FLAGS_SERVER);
-	if (!row) {
-		connection_count(NETMON_CONNECTIONS_NO_PLACE);
-		return;
-	}
+	life_follow(ctx, LIFE_FLAGS_UNPLACED);
+	if (!row)
+		return; /* it is no connection */
 	if (!row->begin_ns)
 		row->begin_ns = bpf_ktime_get_ns();
 	row->role = NETMON_ROLE_LISTENER;
 	row->netns = life_netns(ctx);
-	life_addresses(ctx, row);
+	life_ends(ctx, row);
 	row->previous_state = BPF_TCP_CLOSE;
 	row->state = BPF_TCP_LISTEN;
 	if (!late_netns())
@@ -299,11 +301,17 @@ static __always_inline void life_rtt(struct bpf_sock_ops *ctx)
 /* The retransmission timer ran out; what lies beyond snd_una now is sent again because of it. */
 static __always_inline void life_timeout(struct bpf_sock_ops *ctx)
 {
-	struct netmon_connection *row = connection_of(socket_cookie(ctx));
+	u64 cookie = socket_cookie(ctx);
+	struct netmon_connection *row = connection_of(cookie);
 	operation *fields = ctx;
+	struct unplaced *unplaced;
 
-	if (!row)
+	if (!row) {
+		unplaced = connections_unplaced.lookup(&cookie);
+		if (unplaced && fields->args[2])
+			unplaced->expired = 1;
 		return;
+	}
 	row->timeouts++;
 	row->recovery_point = fields->snd_nxt;
 	row->flags |= fields->args[2] ? NETMON_CONNECTION_EXPIRED : NETMON_CONNECTION_RECOVERS;
@@ -337,23 +345,34 @@ static __always_inline void life_retransmit(struct bpf_sock_ops *ctx)
 
 /* ---- the end */
 
+/* What was noted of a connection until it came to CLOSE. */
+struct marks {
+	u64 begin_ns;
+	u8 expired;
+	u8 released;
+	u8 reset_received;
+	u8 reset_sent;
+	u8 probes;
+	u8 icmp_type;
+	u8 icmp_code;
+};
+
 /* The ICMP error about this connection since it began: its ending, 0 where there is none. */
-static __always_inline u8 life_unreachable(struct netmon_connection *row)
+static __always_inline u8 life_unreachable(operation *ctx, struct marks *marks)
 {
 	struct unreachable_key key = {};
 	struct unreachable *error;
 	u8 code;
 
-	__builtin_memcpy(key.local, row->local, 16);
-	__builtin_memcpy(key.remote, row->remote, 16);
-	key.local_port = row->local_port;
-	key.remote_port = row->remote_port;
+	life_addresses(ctx, key.local, key.remote);
+	key.local_port = bpf_htons(ctx->local_port);
+	key.remote_port = ctx->remote_port >> 16;
 	error = unreachable.lookup(&key);
-	if (!error || error->time_ns < row->begin_ns)
+	if (!error || error->time_ns < marks->begin_ns)
 		return 0;
 	code = error->code;
-	row->icmp_type = error->type;
-	row->icmp_code = code;
+	marks->icmp_type = error->type;
+	marks->icmp_code = code;
 	if (error->type == ICMPV6_DEST_UNREACH) { /* RFC 4443, 3.1 */
 		if (code == 4)
 			return NETMON_ENDING_REFUSED;
@@ -366,18 +385,18 @@ static __always_inline u8 life_unreachable(struct netmon_connection *row)
 	return NETMON_ENDING_HOST_UNREACHABLE;
 }
 
-static __always_inline u8 life_failed(struct netmon_connection *row)
+static __always_inline u8 life_failed(operation *ctx, struct marks *marks)
 {
 	u8 told;
 
-	if (row->reset_received && !(row->flags & NETMON_CONNECTION_EXPIRED))
+	if (marks->reset_received && !marks->expired)
 		return NETMON_ENDING_REFUSED;
-	told = life_unreachable(row);
+	told = life_unreachable(ctx, marks);
 	if (told)
 		return told;
-	if (row->flags & NETMON_CONNECTION_EXPIRED)
+	if (marks->expired)
 		return NETMON_ENDING_CONNECT_TIMED_OUT;
-	return row->released ? NETMON_ENDING_ABANDONED : NETMON_ENDING_CONNECT_UNKNOWN;
+	return marks->released ? NETMON_ENDING_ABANDONED : NETMON_ENDING_CONNECT_UNKNOWN;
 }
 
 /*
@@ -386,54 +405,60 @@ static __always_inline u8 life_failed(struct netmon_connection *row)
  * orderly way: without RST from there, the close() of the process sent one, since data was left unread or SO_LINGER asked
  * for it; without either, probes of a closed window had no answer.
  */
-static __always_inline u8 life_ended(struct netmon_connection *row, u8 old)
+static __always_inline u8 life_ended(const struct marks *marks, u8 old)
 {
-	if (row->flags & NETMON_CONNECTION_EXPIRED)
+	if (marks->expired)
 		return NETMON_ENDING_TIMED_OUT;
-	if (row->reset_received)
+	if (marks->reset_received)
 		return NETMON_ENDING_RESET_REMOTE;
-	if (row->reset_sent)
-		return row->probes && !row->released ? NETMON_ENDING_TIMED_OUT : NETMON_ENDING_RESET_LOCAL;
+	if (marks->reset_sent)
+		return marks->probes && !marks->released ? NETMON_ENDING_TIMED_OUT : NETMON_ENDING_RESET_LOCAL;
 	if (old == BPF_TCP_LAST_ACK)
 		return NETMON_ENDING_FIN_REMOTE;
 	if (old == BPF_TCP_FIN_WAIT2 || old == BPF_TCP_CLOSING)
 		return NETMON_ENDING_FIN_LOCAL;
 	if (old == BPF_TCP_FIN_WAIT1)
 		return NETMON_ENDING_UNKNOWN;
-	return row->released ? NETMON_ENDING_RESET_LOCAL : NETMON_ENDING_TIMED_OUT;
+	return marks->released ? NETMON_ENDING_RESET_LOCAL : NETMON_ENDING_TIMED_OUT;
 }
 
-/* A connection without a row has ended: what can be told of it. */
-static __always_inline void life_ended_without_row(operation *ctx, u64 cookie, u8 old)
+static __always_inline int life_is_orderly(u8 ending)
 {
-	struct connection_scratch *scratch = connection_scratch_here();
-	u8 role = ctx->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RETRANS_CB_FLAG ? NETMON_ROLE_CLIENT : NETMON_ROLE_SERVER;
+	return ending == NETMON_ENDING_FIN_LOCAL || ending == NETMON_ENDING_FIN_REMOTE;
+}
+
+/* Whether the FIN of the other side was taken, so that bytes_received has it. */
+static __always_inline int life_fin_taken(operation *ctx, u8 old, u8 seen, u32 sequence)
+{
+	return old == BPF_TCP_CLOSE_WAIT || old == BPF_TCP_LAST_ACK || old == BPF_TCP_CLOSING ||
+	       (seen && sequence == ctx->rcv_nxt);
+}
+
+static __always_inline void life_close_unplaced(operation *ctx, u64 cookie, u8 old)
+{
+	struct unplaced *unplaced = connections_unplaced.lookup(&cookie);
 	u64 received = ctx->bytes_received, acked = ctx->bytes_acked;
 	struct netmon_connection_totals *totals;
-	u8 ending = NETMON_ENDING_UNKNOWN;
-	int reset;
+	struct marks marks = {};
+	u8 ending;
 
-	if (!scratch)
-		return;
-	reset = scratch->reset_cookie == cookie;
-	if (old == BPF_TCP_SYN_SENT)
-		ending = reset ? NETMON_ENDING_REFUSED : NETMON_ENDING_CONNECT_UNKNOWN;
-	else if (reset)
-		ending = NETMON_ENDING_RESET_REMOTE;
-	else if (old == BPF_TCP_LAST_ACK)
-		ending = NETMON_ENDING_FIN_REMOTE;
-	else if (old == BPF_TCP_FIN_WAIT2 || old == BPF_TCP_CLOSING)
-		ending = NETMON_ENDING_FIN_LOCAL;
-	totals = life_totals(role, ending);
+	if (!unplaced)
+		return; /* it was there before the programs were, or is no connection */
+	marks.expired = unplaced->expired;
+	marks.released = unplaced->released;
+	marks.reset_received = unplaced->reset_received;
+	marks.reset_sent = unplaced->reset_sent;
+	ending = unplaced->established ? life_ended(&marks, old) : life_failed(ctx, &marks);
+	if (acked && unplaced->role == NETMON_ROLE_CLIENT)
+		acked--;
+	if (acked && life_is_orderly(ending))
+		acked--;
+	if (received && life_fin_taken(ctx, old, unplaced->fin_seen, unplaced->fin_sequence))
+		received--;
+	totals = life_totals(unplaced->role, ending);
+	connections_unplaced.delete(&cookie);
 	if (!totals)
 		return;
-	if (acked && role == NETMON_ROLE_CLIENT)
-		acked--;
-	if (acked && (ending == NETMON_ENDING_FIN_LOCAL || ending == NETMON_ENDING_FIN_REMOTE))
-		acked--;
-	if (received && (old == BPF_TCP_CLOSE_WAIT || old == BPF_TCP_LAST_ACK || old == BPF_TCP_CLOSING ||
-			 (scratch->fin_cookie == cookie && scratch->fin_sequence == ctx->rcv_nxt)))
-		received--;
 	__sync_fetch_and_add(&totals->bytes_received, received);
 	__sync_fetch_and_add(&totals->bytes_sent, acked);
 	__sync_fetch_and_add(&totals->packets_received, ctx->data_segs_in);
@@ -441,46 +466,62 @@ static __always_inline void life_ended_without_row(operation *ctx, u64 cookie, u
 	__sync_fetch_and_add(&totals->retransmits, ctx->total_retrans);
 }
 
-static __always_inline void life_close(struct bpf_sock_ops *ctx, u64 cookie, u8 old)
+static __always_inline void life_close(operation *ctx, struct netmon_connection *row, u8 old)
 {
-	struct netmon_connection *row = connection_of(cookie);
-	operation *fields = ctx;
+	struct marks marks = {};
 	u32 told = 0;
 	u8 ending;
 	int i;
 
-	if (old == BPF_TCP_CLOSE)
-		return;
-	if (!row) {
-		if (old != BPF_TCP_LISTEN && !(fields->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTT_CB_FLAG))
-			life_ended_without_row(fields, cookie, old);
-		return;
-	}
-	if (old == BPF_TCP_LISTEN) {
-		if (late_netns())
-			life_unlisten(row);
-		row->previous_state = old;
-		row->state = BPF_TCP_CLOSE;
-		connection_end(row, NETMON_ENDING_NONE);
-		return;
-	}
-	ending = row->established_ns ? life_ended(row, old) : life_failed(row);
-	if (!row->established_ns)
+	marks.begin_ns = row->begin_ns;
+	marks.expired = !!(row->flags & NETMON_CONNECTION_EXPIRED);
+	marks.released = row->released;
+	marks.reset_received = row->reset_received;
+	marks.reset_sent = row->reset_sent;
+	marks.probes = row->probes;
+	if (row->established_ns) {
+		ending = life_ended(&marks, old);
+	} else {
+		ending = life_failed(ctx, &marks);
+		row->icmp_type = marks.icmp_type;
+		row->icmp_code = marks.icmp_code;
 		row->handshake_ns = 0;
+	}
 	if (ending == NETMON_ENDING_RESET_LOCAL)
 		row->reset_sent = 1; /* it follows */
-	if (ending == NETMON_ENDING_FIN_LOCAL || ending == NETMON_ENDING_FIN_REMOTE)
+	if (life_is_orderly(ending))
 		row->flags |= NETMON_CONNECTION_FIN_ACKED;
-	if (row->fin_seen && fields->rcv_nxt == row->fin_sequence)
+	if (life_fin_taken(ctx, old, row->fin_seen, row->fin_sequence))
 		row->flags |= NETMON_CONNECTION_FIN_RECEIVED;
 	life_refresh(ctx, row);
 #pragma unroll
 	for (i = 0; i < NETMON_RETRANSMIT_OTHER; i++)
 		told += row->retransmits[i];
-	row->retransmits[NETMON_RETRANSMIT_OTHER] = fields->total_retrans - told;
+	row->retransmits[NETMON_RETRANSMIT_OTHER] = ctx->total_retrans - told;
 	row->previous_state = old;
 	row->state = BPF_TCP_CLOSE;
 	connection_end(row, ending);
+}
+
+static __always_inline void life_closed(struct bpf_sock_ops *ctx, u64 cookie, u8 old)
+{
+	struct netmon_connection *row = connection_of(cookie);
+
+	if (old == BPF_TCP_CLOSE)
+		return;
+	if (!row) {
+		life_close_unplaced(ctx, cookie, old);
+		return;
+	}
+	if (old != BPF_TCP_LISTEN) {
+		life_close(ctx, row, old);
+		return;
+	}
+	if (late_netns())
+		life_unlisten(row);
+	row->previous_state = old;
+	row->state = BPF_TCP_CLOSE;
+	connection_end(row, NETMON_ENDING_NONE);
 }
 
 static __always_inline void life_state(struct bpf_sock_ops *ctx)
@@ -491,7 +532,7 @@ static __always_inline void life_state(struct bpf_sock_ops *ctx)
 	struct netmon_connection *row;
 
 	if (new == BPF_TCP_CLOSE) {
-		life_close(ctx, cookie, old);
+		life_closed(ctx, cookie, old);
 		return;
 	}
 	row = connection_of(cookie);

@@ -391,9 +391,8 @@ struct netmon_udp {
 
 /*
  * An entry of connection_totals (a per-CPU array): what had no place in a table.
- * Index role * NETMON_ENDING_NUMBER + ending, of TCP: with ENDING_NONE connections that were established, by role; with any
- * other ending connections that ended so, their role UNKNOWN but for those that were never established (CLIENT).
- * Behind them, NETMON_TOTALS_UDP: datagrams of sockets without a row.
+ * Index role * NETMON_ENDING_NUMBER + ending, of TCP: with ENDING_NONE connections that were established, with any other ending
+ * those that ended so. Behind them, NETMON_TOTALS_UDP: datagrams of sockets without a row.
  */
 #define NETMON_TOTALS_UDP 56
 #define NETMON_TOTALS_NUMBER 57
@@ -418,7 +417,9 @@ enum netmon_connections {
 	NETMON_CONNECTIONS_UDP_RECORDS = 7,
 	NETMON_CONNECTIONS_UDP_RING_FULL = 8,
 	NETMON_CONNECTIONS_UDP_UNUSED = 9, /* rows of sockets that were closed without a datagram: no record */
-	NETMON_CONNECTIONS_NUMBER = 10,
+	NETMON_CONNECTIONS_UNTOLD =
+		10, /* of those without a row, such as were too many even for their role and end to be told */
+	NETMON_CONNECTIONS_NUMBER = 11,
 };
 
 /*

@@ -245,15 +245,18 @@ static __always_inline void segment_refresh(struct __sk_buff *skb, struct netmon
 /* A segment came to a socket without a row: what its end will ask for. */
 static __always_inline void segment_without_row(const struct segment *s, u64 cookie)
 {
-	struct connection_scratch *scratch = connection_scratch_here();
+	struct unplaced *unplaced;
 
-	if (!scratch)
+	if (!(s->flags & (TCP_RST | TCP_FIN)))
+		return;
+	unplaced = connections_unplaced.lookup(&cookie);
+	if (!unplaced)
 		return;
 	if (s->flags & TCP_RST)
-		scratch->reset_cookie = cookie;
+		unplaced->reset_received = 1;
 	if (s->flags & TCP_FIN) {
-		scratch->fin_cookie = cookie;
-		scratch->fin_sequence = s->sequence + s->payload + 1;
+		unplaced->fin_sequence = s->sequence + s->payload + 1;
+		unplaced->fin_seen = 1;
 	}
 }
 
@@ -332,6 +335,8 @@ static __always_inline void segment_reset_sent(struct __sk_buff *skb, struct net
 static __always_inline void segment_sent(struct __sk_buff *skb, const struct segment *s)
 {
 	struct netmon_connection *row;
+	struct unplaced *unplaced;
+	u64 cookie;
 
 	if (s->window && !(s->flags & TCP_RST)) {
 		if (!s->payload && !(s->flags & TCP_STATE_FLAGS))
@@ -340,9 +345,14 @@ static __always_inline void segment_sent(struct __sk_buff *skb, const struct seg
 	}
 	if (!s->window && (s->flags & (TCP_SYN | TCP_FIN)))
 		return;
-	row = connection_of(socket_cookie(skb));
-	if (!row)
+	cookie = socket_cookie(skb);
+	row = connection_of(cookie);
+	if (!row) {
+		unplaced = s->flags & TCP_RST ? connections_unplaced.lookup(&cookie) : 0;
+		if (unplaced)
+			unplaced->reset_sent = 1;
 		return;
+	}
 	if (s->flags & TCP_RST)
 		segment_reset_sent(skb, row);
 	else

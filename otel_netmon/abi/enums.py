@@ -184,7 +184,8 @@ class ConnectionCount(IntEnum):
     UDP_RECORDS = 7
     UDP_RING_FULL = 8
     UDP_UNUSED = 9
-    NUMBER = 10
+    UNTOLD = 10
+    NUMBER = 11
 
 
 class TcpState(IntEnum):
