@@ -21,7 +21,7 @@ from otel_netmon.otel.points import Snapshot
 HOLD_SECONDS = 2.0
 """How long a page is kept after its last scrape: scrapers that come together share it, and between scrapes it takes no memory."""
 
-PLAIN_BYTES = 4 << 20
+PLAIN_BYTES = 2 << 20
 """A larger page is kept compressed for those who want it plain, and unpacked as it is sent: most of it is histograms, which are a
 twentieth of their size then."""
 
