@@ -28,9 +28,9 @@ class Opener:
         self._listening: dict[int, socket.socket] = {}
         self._held: list[socket.socket] = []
 
-    def listen(self, family: int, address: str) -> Answer:
-        """Listens on a free port."""
-        server = socket.create_server((address, 0), family=FAMILIES[family], backlog=4096)
+    def listen(self, family: int, address: str, port: int = 0, share: bool = False) -> Answer:
+        """Listens on a port, by default a free one, alone or together with others."""
+        server = socket.create_server((address, port), family=FAMILIES[family], backlog=4096, reuse_port=share)
         port = server.getsockname()[1]
         self._listening[port] = server
         return {"port": port}
