@@ -31,6 +31,7 @@ CONNECTIONS = Probe(
         "connection_totals",
         "connection_counts",
         "connection_scratch",
+        "connections_unplaced",
         "connections",
         "listeners",
         "syn_times",
