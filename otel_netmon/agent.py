@@ -27,7 +27,7 @@ from otel_netmon.control import Channel
 from otel_netmon.errors import NetmonError
 from otel_netmon.kernel.drops import DropMonitor
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
-from otel_netmon.kernel.namespaces import open_netdev, open_proc_net, open_sock_diag
+from otel_netmon.kernel.namespaces import open_netdev, open_proc_net, open_rtnetlink, open_sock_diag
 from otel_netmon.loading import Images, load_images
 from otel_netmon.readers.netstat import FILES as NETSTAT_FILES
 from otel_netmon.selfmon.journal import Journal
@@ -426,6 +426,8 @@ class Supervisor:
                 if probes.connections.enabled:
                     with contextlib.suppress(OSError):  # the pipeline tells what it has not
                         fds["sock_diag"] = open_sock_diag(namespace)
+                    with contextlib.suppress(OSError):
+                        fds["rtnetlink"] = open_rtnetlink(namespace)
         except BaseException:
             _close_files(files)
             raise

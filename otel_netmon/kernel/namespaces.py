@@ -21,6 +21,7 @@ from otel_netmon.errors import ConfigError, NetmonError, PrivilegeError
 NAMES_FOLDER = "/run/netns"
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
 _PROC_NET = "/proc/thread-self/net"
+_NETLINK_ROUTE = 0
 _NETLINK_SOCK_DIAG = 4
 _CLONE_NEWNET = 0x40000000
 _NS_GET_NSTYPE = 0xB703
@@ -169,9 +170,22 @@ def open_sock_diag(namespace: Namespace) -> int:
         PrivilegeError: as `opened_in`.
         OSError: the kernel has no sock_diag.
     """
+    return _open_netlink(namespace, _NETLINK_SOCK_DIAG)
 
+
+def open_rtnetlink(namespace: Namespace) -> int:
+    """A socket of NETLINK_ROUTE; whoever inherits it asks the routing tables of that namespace.
+
+    Raises:
+        PrivilegeError: as `opened_in`.
+        OSError: the kernel refuses it.
+    """
+    return _open_netlink(namespace, _NETLINK_ROUTE)
+
+
+def _open_netlink(namespace: Namespace, family: int) -> int:
     def opener() -> int:
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG).detach()
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, family).detach()
 
     return opened_in(namespace, opener)
 

@@ -58,12 +58,7 @@ class SockDiagReader:
     @property
     def namespace_cookie(self) -> int:
         """Cookie of the network namespace, as bpf_get_netns_cookie() gives it; 0 where the kernel (before 5.14) does not tell it."""
-        try:
-            return int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
-        except OSError as error:
-            if error.errno != errno.ENOPROTOOPT:
-                raise
-            return 0
+        return namespace_cookie(self._socket)
 
     def tcp(self, *, info: bool = False, states: int = ALL_STATES) -> npt.NDArray[Any]:
         """TCP sockets over IPv4 and IPv6, as rows of SOCKET, or with ``info`` of SOCKET_WITH_INFO; shape (n,).
@@ -123,3 +118,13 @@ class SockDiagReader:
     def close(self) -> None:
         """Closes the socket."""
         self._socket.close()
+
+
+def namespace_cookie(any_socket: socket.socket) -> int:
+    """Cookie of the network namespace of a socket (SO_NETNS_COOKIE); 0 where the kernel (before 5.14) does not tell it."""
+    try:
+        return int.from_bytes(any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        return 0

@@ -39,10 +39,13 @@ from otel_netmon.readers.connections import ConnectionCounts, tcp_reader, udp_re
 from otel_netmon.readers.ring import RingAlarm
 from otel_netmon.selfmon.status import ConnectionsStatus, EndpointStatus, StageStatus
 from otel_netmon.sources.owners import Owners
+from otel_netmon.sources.routes import LocalFailures
 from otel_netmon.sources.rowless import Rowless
 from otel_netmon.sources.sockets import SocketSource
 
 _FAR = 1 << 62
+_AT_ONCE = 4096
+_COUNT_NS = 900_000_000  # the rings are drained each second
 _TCP, _UDP = TRANSPORTS.index("tcp"), TRANSPORTS.index("udp")
 _BYTES = [Counter.BYTES_RECEIVED, Counter.BYTES_SENT]
 
@@ -60,6 +63,7 @@ class ConnectionSource:
     Attributes:
         alarms: tell that a ring is filling up.
         sockets: what sock_diag tells.
+        failures: why connects failed that sent nothing.
         index: whose a packet is by its ends.
         rows: layout.CONNECTION and layout.UDP: what lived at the last reading.
     """
@@ -78,12 +82,14 @@ class ConnectionSource:
         self._kernel = ConnectionCounts(maps, syscalls.possible_cpus())
         idle_ns = round(config.limits.series_idle_seconds * 1e9)
         self.owners = Owners(processes, start_ns, idle_ns)
+        self.failures = LocalFailures()
         self._connections = Connections()
         self._datagrams = Datagrams()
         self.series = ConnectionSeries(CATALOGUE[HANDSHAKE].bounds, CATALOGUE[LIFETIME].bounds, start_ns, idle_ns)
         self._udp_series = DatagramSeries(start_ns, idle_ns)
         self.index = ConnectionIndex()
         self.sockets = SocketSource(probe.compare_seconds, start_ns)
+        self.failures = LocalFailures()
         self._points = ConnectionPoints()
         self._udp_points = DatagramPoints()
         self._events = ConnectionEvents(probe.reset_burst_per_second, probe.connect_failures_per_second)
@@ -93,21 +99,36 @@ class ConnectionSource:
         self._top: list[EndpointStatus] = []
         self._read_ns = start_ns
         self._counts = self._kernel.read()
+        self._ended: list[npt.NDArray[Any]] = []
+        self._closed: list[npt.NDArray[Any]] = []
+        self._counted_ns = 0
         self._rowless = Rowless(self._kernel, start_ns)
         self._consumed = {"connections": 0, "udp_sockets": 0}
         self._missing = {"connections": _FAR, "udp_sockets": _FAR}
         self.rows: tuple[npt.NDArray[Any], npt.NDArray[Any]] = np.empty(0, CONNECTION), np.empty(0, UDP_ROW)
 
-    def drain(self) -> None:
-        """Takes what has ended since the last call."""
+    def drain(self, *, at_once: bool = False) -> None:
+        """Takes what has ended since the last call out of the rings; it is counted when there is much of it, or once a second.
+
+        Args:
+            at_once: it is counted now.
+        """
         now_ns = time.monotonic_ns()
+        self._ended.append(self._tcp.drain())
+        self._closed.append(self._udp.drain())
+        many = sum(map(len, self._ended)) + sum(map(len, self._closed))
+        if not at_once and many < _AT_ONCE and now_ns - self._counted_ns < _COUNT_NS:
+            return
+        self._counted_ns = now_ns
         self._counts = self._kernel.read()
-        ended, closed = self._tcp.drain(), self._udp.drain()
+        ended = np.concatenate(self._ended, dtype=CONNECTION)
+        closed = np.concatenate(self._closed, dtype=UDP_ROW)
+        self._ended, self._closed = [], []
         self._note("connections", len(ended), ConnectionCount.RECORDS)
         self._note("udp_sockets", len(closed), ConnectionCount.UDP_RECORDS)
         self._take_ended(ended, now_ns)
         self._take_closed(closed)
-        if len(ended) or len(closed):
+        if many:
             self.owners.keep(self._udp_series.numbers())
 
     def read(self, places: Mapping[str, int], now_ns: int) -> None:
@@ -120,7 +141,7 @@ class ConnectionSource:
         self.series.set_limit(places[CONNECTIONS])
         self._udp_series.set_limit(places[UDP])
         self.owners.set_limits(places)
-        self.drain()  # before the tables: a row that is in both is known to have ended
+        self.drain(at_once=True)  # before the tables: a row that is in both is known to have ended
         monotonic_ns = time.monotonic_ns()
         tcp, udp = self._tcp.read(), self._udp.read()
         self._take_ended(tcp.ended, monotonic_ns)
@@ -144,14 +165,14 @@ class ConnectionSource:
         self._read_ns = now_ns
 
     def _note(self, what: str, consumed: int, produced: ConnectionCount) -> None:
-        """Keeps the least that was missing at any drain: what is on its way is there at the next one."""
+        """Keeps the least that was missing at any time: what is on its way is there the next time."""
         self._consumed[what] += consumed
         self._missing[what] = max(0, min(self._missing[what], self._counts[produced] - self._consumed[what]))
 
     def _take_ended(self, rows: npt.NDArray[Any], now_ns: int) -> None:
         if not len(rows):
             return
-        gains = self._connections.ended(rows)
+        gains = self._connections.ended(self.failures.explain(rows))
         numbers, handshakes = self._count_tcp(gains)
         self.index.ended(rows, numbers)
         offset_ns = time.time_ns() - time.monotonic_ns()
@@ -314,3 +335,5 @@ class ConnectionSource:
         self._tcp.close()
         self._udp.close()
         self.sockets.close()
+        self.failures.close()
+        self.failures.close()

@@ -37,7 +37,7 @@ class NamespaceFiles(NamedTuple):
     Attributes:
         number: by which it is known.
         name: empty for the agent's own.
-        fds: by name: ``netdev``, ``sock_diag`` and those of /proc/net that are read; what the kernel refused is not there.
+        fds: by name: ``netdev``, ``sock_diag``, ``rtnetlink`` and those of /proc/net that are read; what the kernel refused is not there.
     """
 
     number: int
@@ -111,6 +111,9 @@ class Sources:
         if self.connections is not None:
             self.connections.sockets.set_namespaces(
                 {each.number: (each.name, each.fds.get("sock_diag")) for each in namespaces}
+            )
+            self.connections.failures.set_namespaces(
+                {each.number: each.fds["rtnetlink"] for each in namespaces if "rtnetlink" in each.fds}
             )
 
     def set_interfaces(self, edges: Mapping[Key, Edge], physical: Collection[Key]) -> None:
