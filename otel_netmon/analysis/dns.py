@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from otel_netmon.analysis.dns_unmatched import HeldResponse, asked_of_answers
 from otel_netmon.analysis.dns_waiting import WaitingQuery
 from otel_netmon.decode import dns_numbers as numbers
 from otel_netmon.decode.dns import Fault, Message, decode, read_question
-from otel_netmon.readers.messages import Messages, OpenQueries
+from otel_netmon.readers.messages import NO_QUERIES, Messages, OpenQueries
 
 _HEAD = Struct("<QQQQ16s16sIIIIIHH2s2sBBBB").unpack_from
 """layout.MESSAGE; the ports stay two octets each, as they are in an end."""
@@ -30,6 +31,7 @@ _HEAD_OCTETS = layout.MESSAGE.itemsize
 _MDNS_PORT, _LLMNR_PORT = (5353).to_bytes(2, "big"), (5355).to_bytes(2, "big")
 _BY_PORT: dict[bytes, Protocol] = {_MDNS_PORT: "mdns", _LLMNR_PORT: "llmnr"}
 _END_OF_TIME = 1 << 63
+_AT_ONCE = 2048
 _NO_MESSAGES = Messages(np.empty(0, layout.MESSAGE), b"", np.empty(0, np.int64))
 
 
@@ -109,6 +111,7 @@ class DnsAnalysis:
         self._alike = Alike()
         self._pairing = Pairing(timeout_ns, self.messages)
         self._searches = Searches()
+        self._now_ns = 0
 
     @property
     def held(self) -> int:
@@ -120,6 +123,20 @@ class DnsAnalysis:
         self._counts = counts
         self._counted.clear()
 
+    def updates(self, messages: Messages, expired: OpenQueries, now_ns: int) -> Iterator[Result]:
+        """Takes what the kernel told since the last call, a part at a time.
+
+        What is known of a full ring of messages that all differ takes 20 MB; of a part of them it takes two.
+
+        Args:
+            messages, expired, now_ns: see ``update``.
+        """
+        last = max(0, len(messages.heads) - 1) // _AT_ONCE * _AT_ONCE
+        for at in range(0, last, _AT_ONCE):
+            # Time does not pass: what somebody has waited for may be in a part that comes.
+            yield self.update(messages.part(slice(at, at + _AT_ONCE)), NO_QUERIES, self._now_ns)
+        yield self.update(messages.part(slice(last, None)), expired, now_ns)
+
     def update(self, messages: Messages, expired: OpenQueries, now_ns: int) -> Result:
         """Takes what the kernel told since the last call.
 
@@ -128,6 +145,7 @@ class DnsAnalysis:
             expired: queries over UDP that nobody answered, taken out of the kernel before the ring was read.
             now_ns: the clock of the records.
         """
+        self._now_ns = now_ns
         is_answer = messages.heads["kind"] == MessageKind.DNS_ANSWER
         which = np.flatnonzero(is_answer)
         answered, which = self._answers(messages, which)

@@ -38,6 +38,10 @@ class Messages(NamedTuple):
         start = int(self.starts[index])
         return self.data[start : start + int(self.heads["captured_length"][index])]
 
+    def part(self, which: slice) -> Messages:
+        """Some of them."""
+        return self._replace(heads=self.heads[which], starts=self.starts[which])
+
 
 def parse_messages(drained: Drained) -> Messages:
     """Tells the heads and payloads in what a ring gave.

@@ -105,15 +105,15 @@ class DnsSource:
         messages = parse_messages(self._ring.drain())
         self._consumed += len(messages.heads)
         self._missing = max(0, min(self._missing, self._produced() - self._consumed))
-        result = self._analysis.update(messages, expired, now_ns)
-        self._searches.record(({}, float(search.lookups)) for search in result.searches)
-        answered = result.answered.where(result.answered.column("opcode") == _QUERY)
-        others = [lookup for lookup in result.others if _is_lookup(lookup)]
-        self.domains.learn_many(answered)
-        for lookup in others:
-            self.domains.learn(lookup)
-        if answered.number or others:
-            self._tell(answered, others, offset_ns, now_ns)
+        for result in self._analysis.updates(messages, expired, now_ns):
+            self._searches.record(({}, float(search.lookups)) for search in result.searches)
+            answered = result.answered.where(result.answered.column("opcode") == _QUERY)
+            others = [lookup for lookup in result.others if _is_lookup(lookup)]
+            self.domains.learn_many(answered)
+            for lookup in others:
+                self.domains.learn(lookup)
+            if answered.number or others:
+                self._tell(answered, others, offset_ns, now_ns)
 
     def _take_expired(self, now_ns: int) -> OpenQueries:
         """The queries that nobody answered in time; looked for once a second, however often the ring is full."""

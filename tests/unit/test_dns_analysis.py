@@ -8,11 +8,12 @@ from collections import Counter
 import pytest
 
 from otel_netmon.abi.enums import Direction, MessageKind, TcpFlags
-from otel_netmon.analysis import dns_pairing, dns_waiting
+from otel_netmon.analysis import dns, dns_pairing, dns_waiting
 from otel_netmon.analysis.dns import DnsAnalysis, Result
 from otel_netmon.analysis.dns_lookups import Lookup, TruncatedLookup
 from otel_netmon.decode.dns import Question
 from otel_netmon.decode.dns_records import Record
+from otel_netmon.readers.messages import OpenQueries
 from support import dns_messages as d
 from support.dns_events import (
     CLIENT,
@@ -43,7 +44,8 @@ NONE = open_queries()
 class Probe:
     """An analysis, fed record by record."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, parts: bool = False) -> None:
+        self._parts = parts
         self.asked: list[tuple[int, int, int, int]] = []
         self.not_counted: set[tuple[int, int]] = set()
         self.analysis = DnsAnalysis(TIMEOUT, self.counts)
@@ -54,12 +56,18 @@ class Probe:
         return (ifindex, direction) not in self.not_counted
 
     def take(self, *records: bytes, now_ns: int = T, expired: object = None) -> list[Lookup]:
-        return self.result(*records, now_ns=now_ns, expired=expired).lookups
+        if not self._parts:
+            return self.result(*records, now_ns=now_ns, expired=expired).lookups
+        self.given += len(records)
+        found = self.analysis.updates(messages(*records), self._queries(expired), now_ns)
+        return [lookup for result in found for lookup in result.lookups]
 
     def result(self, *records: bytes, now_ns: int = T, expired: object = None) -> Result:
         self.given += len(records)
-        queries = open_queries(*expired) if isinstance(expired, list) else NONE
-        return self.analysis.update(messages(*records), queries, now_ns)
+        return self.analysis.update(messages(*records), self._queries(expired), now_ns)
+
+    def _queries(self, expired: object) -> OpenQueries:
+        return open_queries(*expired) if isinstance(expired, list) else NONE
 
     def finish(self, *expired: object) -> list[Lookup]:
         return self.analysis.finish(open_queries(*expired)).lookups  # type: ignore[arg-type] # rows
@@ -619,13 +627,12 @@ def test_totals(probe: Probe) -> None:
     assert probe.analysis.totals.nxdomain_ratio == 0.3
 
 
-def test_every_message_is_counted_once() -> None:
-    """Of many records of any kind in any order: every one became something, and every lookup has one outcome."""
+def play(probe: Probe) -> list[Lookup]:
+    """Gives the lookups of many records of any kind in any order; every record becomes something at once."""
     generator = random.Random(20261)  # noqa: S311 - repeatable, no secret
-    probe = Probe()
     probe.not_counted = {(VETH, RX)}
     ports = iter(range(10_000, 60_000))
-    lookups = 0
+    lookups: list[Lookup] = []
     for turn in range(97):
         time_ns = T + turn * SECOND
         records, rows = [], []
@@ -659,15 +666,46 @@ def test_every_message_is_counted_once() -> None:
                     ]
                 case _:
                     rows.append(open_query(identifier, name, time_ns - 6 * SECOND))
-        lookups += len(probe.take(*records, now_ns=time_ns, expired=rows))
+        lookups += probe.take(*records, now_ns=time_ns, expired=rows)
         assert probe.given == probe.analysis.messages.total() + probe.analysis.held
-    lookups += len(probe.finish())
+    return lookups + probe.finish()
+
+
+def test_every_message_is_counted_once(probe: Probe) -> None:
+    """And every lookup has one outcome."""
+    lookups = len(play(probe))
     became, totals = probe.became(), probe.analysis.totals.counts
     assert probe.given == sum(became.values())
     assert lookups == totals["lookups"] == totals["answered"] + totals["timeout"] + totals["unmatched_response"]
     assert became["lookup"] == totals["answered"]
     assert became["unmatched"] == totals["unmatched_response"]
     assert became.keys() == {"lookup", "query", "retry", "seen_again", "unmatched", "not_counted", "unparsed"}
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 7, 30])
+def test_in_parts_it_is_the_same(at_once: int, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the reasons of responses that came at one moment with what explains them: who is read first decides."""
+    whole = [lookup._replace(reason=None) for lookup in play(probe)]
+    monkeypatch.setattr(dns, "_AT_ONCE", at_once)
+    in_parts = Probe(parts=True)
+    assert Counter(lookup._replace(reason=None) for lookup in play(in_parts)) == Counter(whole)
+    assert in_parts.became() == probe.became()
+    totals = [each.analysis.totals.counts for each in (probe, in_parts)]
+    for name in ("lookups", "answered", "timeout", "unmatched_response", "nxdomain", "retries", "truncated"):
+        assert totals[0][name] == totals[1][name], name
+
+
+def test_in_parts_nobody_has_waited_too_long_for_what_is_in_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A query over TCP, and messages of which the last is its answer: drained after the timeout, given before it."""
+    monkeypatch.setattr(dns, "_AT_ONCE", 2)
+    probe = Probe(parts=True)
+    connection = TcpConnection(40_000)
+    assert probe.take(connection.client(prefixed(d.query(7, "www.example")), T), now_ns=T) == []
+    others = [answer(a_response(number), T, T + MS) for number in range(5)]
+    late = connection.server(prefixed(a_response(7)), T + TIMEOUT - MS)
+    found = probe.take(*others, late, now_ns=T + TIMEOUT + SECOND)
+    assert sorted(each.transport for each in found) == ["tcp", *["udp"] * 5]
+    assert {each.outcome for each in found} == {"answered"}
 
 
 def test_messages_that_are_known_are_forgotten_when_there_are_many(probe: Probe) -> None:
