@@ -24,6 +24,7 @@ from otel_netmon.enrich.cgroups import Cgroups
 from otel_netmon.enrich.containers import NOWHERE, parse_cgroups, place_all
 from otel_netmon.enrich.identities import IDENTITIES_MAX, Identities, Identity, first_unused, number_of
 from otel_netmon.readers.procfs import Process, Stat, read_process, read_stat, shows_all_processes
+from otel_netmon.selfmon.status import StageStatus
 
 READS_PER_CALL = 500
 """Processes read from procfs in one ``identify``: 25 ms."""
@@ -52,6 +53,11 @@ class ProcessCounts:
     reused: int = 0
     refused: int = 0
     postponed: int = 0
+
+    def stage(self) -> StageStatus:
+        """Look-ups by what became of them; of those that are dropped not all is known that could be."""
+        dropped = {name: getattr(self, name) for name in ("vanished", "reused", "refused", "postponed")}
+        return StageStatus(delivered=self.read - self.refused, dropped=dropped)
 
 
 @dataclass(slots=True)

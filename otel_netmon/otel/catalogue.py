@@ -141,7 +141,7 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         "netmon.stage": Attribute(
             "Stage of the pipeline.",
             str,
-            ("kernel", "ring", "decode", "sampling", "queue", "spool", "export"),
+            ("kernel", "ring", "decode", "identity", "sampling", "queue", "spool", "export"),
             "netmon",
         ),
         "netmon.outcome": Attribute("What became of the items.", str, ("delivered", "dropped"), "netmon"),

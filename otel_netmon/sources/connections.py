@@ -282,6 +282,7 @@ class ConnectionSource:
                 ("ring", what): StageStatus(delivered=consumed, dropped={"pipeline_died": ring[what]})
                 for what, consumed in self._consumed.items()
             },
+            ("identity", "processes"): self.owners.identities.counts.stage(),
         }
 
     def map_sizes(self) -> dict[str, tuple[int, int]]:

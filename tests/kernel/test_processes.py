@@ -39,6 +39,9 @@ def cgroup(mount: CgroupMount, path: str) -> Iterator[Path]:
     try:
         yield made
     finally:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while "populated 0" not in (made / "cgroup.events").read_text():  # who was killed has not left yet
+            assert time.monotonic() < deadline
         made.rmdir()
 
 

@@ -235,6 +235,8 @@ def test_one_call_reads_so_many(tmp_path: Path) -> None:
     later = [(pid, host.monotonic, b"nginx", 0) for pid in range(100, 123)]
     assert host.identify(*later) == found  # 16 of them without a look: they have that name
     assert host.processes.counts.postponed == 16 + 9 + 2 + 16
+    dropped = {"vanished": 0, "reused": 0, "refused": 0, "postponed": 43}
+    assert host.processes.counts.stage() == {"delivered": 23, "dropped": dropped}
 
 
 def test_clocks_that_part_while_the_host_sleeps(host: Host) -> None:
