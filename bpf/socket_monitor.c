@@ -99,14 +99,12 @@ static __always_inline int is_tcp(struct bpf_sock_addr *ctx)
 static __always_inline struct netmon_connection *connecting(struct bpf_sock_addr *ctx)
 {
 	u64 cookie = socket_cookie(ctx);
-	struct netmon_connection *row = connection_of(cookie);
+	struct netmon_connection *row = connection_make(cookie);
 
 	if (row && row->role == NETMON_ROLE_CLIENT && !(row->flags & NETMON_CONNECTION_SENT)) {
 		connection_end(row, NETMON_ENDING_NOT_SENT);
-		row = 0;
-	}
-	if (!row)
 		row = connection_make(cookie);
+	}
 	if (!row)
 		return 0; /* sockops counts it */
 	row->begin_ns = bpf_ktime_get_ns();

@@ -90,7 +90,6 @@ static __always_inline void life_connect(struct bpf_sock_ops *ctx)
 {
 	u64 cookie = socket_cookie(ctx);
 	struct netmon_connection *row = connection_of(cookie);
-	u64 now;
 
 	if (!row)
 		row = connection_make(cookie);
@@ -99,14 +98,12 @@ static __always_inline void life_connect(struct bpf_sock_ops *ctx)
 		life_follow(ctx, LIFE_FLAGS_UNPLACED);
 		return;
 	}
-	now = bpf_ktime_get_ns();
 	if (row->role != NETMON_ROLE_CLIENT) { /* no hook saw connect(): the kernel's own socket */
 		row->role = NETMON_ROLE_CLIENT;
-		row->begin_ns = now;
+		row->begin_ns = bpf_ktime_get_ns();
 		row->netns = life_netns(ctx);
 	}
 	life_ends(ctx, row);
-	row->handshake_ns = now; /* until it is established: when the SYN was sent */
 	row->flags |= NETMON_CONNECTION_SENT;
 	row->previous_state = BPF_TCP_CLOSE;
 	row->state = BPF_TCP_SYN_SENT;
@@ -131,14 +128,14 @@ static __always_inline void life_active(struct bpf_sock_ops *ctx)
 		if (!row)
 			return;
 		row->role = NETMON_ROLE_CLIENT;
-		row->begin_ns = row->handshake_ns = now;
+		row->begin_ns = now;
 		row->netns = life_netns(ctx);
 		row->previous_state = BPF_TCP_SYN_SENT;
 		row->state = BPF_TCP_ESTABLISHED;
 		life_follow(ctx, LIFE_FLAGS);
 	}
 	row->established_ns = now;
-	row->handshake_ns = now - row->handshake_ns;
+	row->handshake_ns = now - row->begin_ns; /* the SYN is sent by connect() itself */
 	life_ends(ctx, row);
 	if (!row->rtt_count)
 		rtt_sample(row, ((operation *)ctx)->srtt_us);
@@ -485,7 +482,6 @@ static __always_inline void life_close(operation *ctx, struct netmon_connection 
 		ending = life_failed(ctx, &marks);
 		row->icmp_type = marks.icmp_type;
 		row->icmp_code = marks.icmp_code;
-		row->handshake_ns = 0;
 	}
 	if (ending == NETMON_ENDING_RESET_LOCAL)
 		row->reset_sent = 1; /* it follows */

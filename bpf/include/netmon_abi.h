@@ -310,7 +310,7 @@ struct netmon_connection {
 	__u64 begin_ns; /* connect(), the SYN that came, listen(); of an adopted one when it was adopted */
 	__u64 established_ns; /* 0: never, or not seen */
 	__u64 end_ns;	      /* 0: it lives */
-	__u64 handshake_ns;   /* client: SYN to SYN-ACK; server: SYN to the ACK of its SYN-ACK; 0: not known */
+	__u64 handshake_ns;   /* client: connect() to SYN-ACK; server: SYN to the ACK of its SYN-ACK; 0: not known */
 	__u64 bytes_received; /* payload that came in order, each octet once */
 	__u64 bytes_sent;     /* payload that was acknowledged, each octet once */
 	__u64 rtt_sum_us;     /* of the smoothed RTT, taken once a round trip while data flows */

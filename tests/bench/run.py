@@ -29,6 +29,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "series_flood": (),
     "replay": ("--packets", "200003"),
     "dns": (),
+    "connections": (),
     "sock_diag": (),
     "leaves_nothing": ("--rounds", "10"),
 }
