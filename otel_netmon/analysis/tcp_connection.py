@@ -3,41 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from otel_netmon.analysis.dns_lookups import Seen
-from otel_netmon.analysis.tcp_followers import ANEW, ConnectionInfo, Follower, Recogniser
+from otel_netmon.analysis.tcp_followers import ConnectionInfo, Follower, Recogniser
+from otel_netmon.analysis.tcp_recognition import Recognised, Recognition
 from otel_netmon.analysis.tcp_stream import ACK, SYN, Piece, Segment, TcpStream
-
-BEGIN_OCTETS_MAX = 1 << 14
-"""At most this much is shown to a recogniser."""
-
-
-class _Event(NamedTuple):
-    """A piece of one of the directions, 0 or 1."""
-
-    way: int
-    piece: Piece
-
-
-class _Place(NamedTuple):
-    """A begin of a segment from which on some recogniser wants to see more."""
-
-    event: int
-    recognisers: tuple[Recogniser, ...]
-
-
-class _Looking:
-    """What was seen of a connection whose protocol is not known yet."""
-
-    __slots__ = ("events", "looked", "octets", "over", "places")
-
-    def __init__(self) -> None:
-        self.events: list[_Event] = []
-        self.places: tuple[list[_Place], list[_Place]] = [], []
-        self.looked = [0, 0]
-        self.over = [False, False]
-        self.octets = 0
 
 
 class Connection:
@@ -54,12 +25,13 @@ class Connection:
     """
 
     __slots__ = (
+        "_answer",
         "_client",
+        "_first",
         "_follower",
         "_look_segments",
-        "_looking",
         "_recognisers",
-        "_seens",
+        "_recognition",
         "_start_ns",
         "_streams",
         "accounted",
@@ -71,44 +43,41 @@ class Connection:
         self.accounted = 0
         self.last_ns = self._start_ns = time_ns
         self.records: list[Any] = []
-        self._seens: list[Seen | None] = [seen, None]
-        self._streams = [TcpStream(), TcpStream()]
+        self._first = seen
+        self._answer: Seen | None = None  # the first packet of the other direction
         self._client: int | None = None  # the way of the client, as far as it is known
+        self._streams = [TcpStream(), TcpStream()]
         self._recognisers = recognisers
         self._look_segments = look_segments
-        self._looking: _Looking | None = _Looking()
+        self._recognition: Recognition | None = Recognition(recognisers, look_segments)
         self._follower: Follower | None = None
 
     @property
     def is_over(self) -> bool:
         """Whether nothing of it matters any more, unless another one begins between the same ends."""
-        return self._looking is None and self._follower is None
+        return self._recognition is None and self._follower is None
 
     @property
     def octets(self) -> int:
         """How many octets are kept."""
         kept = self._streams[0].octets + self._streams[1].octets
-        if self._looking is not None:
-            return kept + self._looking.octets
-        return kept + self._follower.octets if self._follower is not None else kept
+        if self._recognition is not None:
+            kept += self._recognition.octets
+        return kept if self._follower is None else kept + self._follower.octets
 
     @property
     def waits(self) -> bool:
         """Whether anything waits behind a gap."""
         return self._streams[0].waits or self._streams[1].waits
 
-    def way(self, seen: Seen) -> int:
-        """The direction of a packet."""
-        first = self._seens[0]
-        assert first is not None
-        return int(seen.source != first.source)
-
     def is_replaced_by(self, seen: Seen, segment: Segment) -> bool:
         """Whether a segment is of another connection between the same ends."""
-        way = self.way(seen)
+        way = self._way(seen)
+        if self.is_over and not segment.flags & SYN:
+            return False
         if not self._streams[way].begins_another(segment):
             return False
-        if segment.flags & (SYN | ACK) == SYN | ACK and segment.acknowledgment is not None:
+        if segment.flags & SYN and segment.acknowledgment is not None:
             # The answer to the SYN that is known: only the number of this side is another than it was.
             other = self._streams[1 - way]
             if other.has_begun and not other.begins_another(segment._replace(sequence=segment.acknowledgment)):
@@ -119,17 +88,18 @@ class Connection:
     def feed(self, seen: Seen, segment: Segment) -> None:
         """Takes a segment of this connection; what is finished by it is in ``records``."""
         self.last_ns = max(self.last_ns, segment.time_ns)
-        way = self.way(seen)
-        if self._seens[way] is None:
-            self._seens[way] = seen
-        acknowledgment = segment.acknowledgment
+        way = self._way(seen)
+        if way and self._answer is None:
+            self._answer = seen
         if segment.flags & SYN and self._client is None:
             self._client = 1 - way if segment.flags & ACK else way
         if self.is_over:
             return
-        if acknowledgment is not None:
-            self._acknowledge(1 - way, acknowledgment, segment)
+        if segment.acknowledgment is not None:
+            self._acknowledge(1 - way, segment.acknowledgment, segment.flags & SYN != 0)
         self._deliver(way, self._streams[way].feed(segment))
+        if self._streams[0].has_ended and self._streams[1].has_ended:
+            self.finish()
 
     def advance(self, now_ns: int, gap_ns: int) -> None:
         """Gives up on gaps that are older than this."""
@@ -144,32 +114,31 @@ class Connection:
         if self._follower is not None:
             self._follower.finish(self.last_ns)
             self.records += self._follower.records
-        self._follower = self._looking = None
+        self._follower = self._recognition = None
 
-    def _acknowledge(self, way: int, sequence: int, segment: Segment) -> None:
+    def _way(self, seen: Seen) -> int:
+        return int(seen.source != self._first.source)
+
+    def _acknowledge(self, way: int, sequence: int, of_syn: bool) -> None:
         stream = self._streams[way]
-        if not stream.is_known:
-            if segment.flags & SYN:
-                stream.begin(sequence)
-            else:
-                stream.expect(sequence)
-        elif stream.waits:
+        if stream.is_known:
             self._deliver(way, stream.acknowledged(sequence))
+        elif of_syn:
+            stream.begin(sequence)
+        else:
+            stream.expect(sequence)
 
     def _deliver(self, way: int, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
             if self._follower is not None:
-                self._follow(way, piece)
-            elif self._looking is not None:
-                self._look(way, piece)
+                self._follow(self._follower, way == self._client, piece)
+            elif self._recognition is not None:
+                self._look(self._recognition, way, piece)
 
-    def _follow(self, way: int, piece: Piece) -> None:
-        follower = self._follower
-        assert follower is not None
-        from_client = way == self._client
+    def _follow(self, follower: Follower, from_client: bool, piece: Piece) -> None:
+        if piece.is_before:
+            return
         if piece.data:
-            if piece.is_before:
-                return
             follower.data(from_client, piece.data, piece.time_ns)
         elif piece.gap:
             follower.gap(from_client, piece.gap, piece.time_ns)
@@ -185,123 +154,50 @@ class Connection:
 
     def _hand_over(self, follower: Follower) -> None:
         """Gives what a follower left to its successor."""
-        successor, rest = follower.successor, follower.rest
-        assert self._client is not None
-        self._follower = successor if isinstance(successor, Follower) else None
-        self._looking = _Looking() if successor is ANEW else None
-        for from_client, data, time_ns in rest:
-            self._deliver(self._client if from_client else 1 - self._client, [Piece(time_ns, data)])
-
-    def _look(self, way: int, piece: Piece) -> None:
-        looking = self._looking
-        assert looking is not None
-        if looking.over[way]:
-            return
-        if piece.is_before:
-            self._look_before(way, piece)
+        successor = follower.successor
+        if isinstance(successor, Follower):
+            self._follower = successor
         else:
-            looking.events.append(_Event(way, piece))
-            looking.octets += len(piece.data)
-            if piece.data:
-                looking.looked[way] += 1
-                looking.places[way].append(_Place(len(looking.events) - 1, self._asked(way)))
-                self._recognise(way)
-            elif piece.gap:
-                looking.places[way].clear()
-        if self._looking is looking and looking.looked[way] >= self._look_segments:
-            self._look_no_more(looking, way)
+            self._follower, self._recognition = None, Recognition(self._recognisers, self._look_segments)
+        for from_client, data, time_ns in follower.rest:
+            self._deliver(int(from_client == (self._client == 0)), [Piece(time_ns, data)])
 
-    def _look_before(self, way: int, piece: Piece) -> None:
-        """Puts octets before all others of their direction."""
-        looking = self._looking
-        assert looking is not None
-        events = looking.events
-        first = next((index for index, event in enumerate(events) if event.way == way), len(events))
-        events.insert(first, _Event(way, piece._replace(is_before=False)))
-        looking.octets += len(piece.data)
-        looking.looked[way] += 1
-        for places in looking.places:
-            places[:] = [place._replace(event=place.event + (place.event >= first)) for place in places]
-        looking.places[way].insert(0, _Place(first, self._asked(way)))
-        self._recognise(way)
+    def _look(self, recognition: Recognition, way: int, piece: Piece) -> None:
+        recognised = recognition.take(way, piece, self._streams[way].has_begun)
+        if recognised is not None:
+            self._begin(recognised)
+        elif recognition.is_over[way]:
+            self._streams[way] = TcpStream()
+            if recognition.is_over[1 - way]:
+                self._recognition = None
 
-    def _asked(self, way: int) -> tuple[Recogniser, ...]:
-        begun = self._streams[way].has_begun
-        return tuple([each for each in self._recognisers if not (begun and each.joined_only)])
-
-    def _recognise(self, way: int) -> None:
-        looking = self._looking
-        assert looking is not None
-        left: list[_Place] = []
-        for place in looking.places[way]:
-            octets = self._octets_from(looking, way, place.event)
-            wanting: list[Recogniser] = []
-            for recogniser in place.recognisers:
-                begins = recogniser.begins(octets)
-                if begins:
-                    self._begin(looking, way, place.event, recogniser)
-                    return
-                if begins is None and len(octets) < BEGIN_OCTETS_MAX:
-                    wanting.append(recogniser)
-            if wanting:
-                left.append(place._replace(recognisers=tuple(wanting)))
-        looking.places[way][:] = left
-
-    def _octets_from(self, looking: _Looking, way: int, first: int) -> bytes:
-        last = looking.events[first].piece.data
-        if first == len(looking.events) - 1:
-            return last[:BEGIN_OCTETS_MAX]
-        parts = [event.piece.data for event in looking.events[first:] if event.way == way]
-        return b"".join(parts)[:BEGIN_OCTETS_MAX]
-
-    def _look_no_more(self, looking: _Looking, way: int) -> None:
-        """A direction in which too much was looked at in vain is nobody's; with both the connection is."""
-        looking.over[way] = True
-        kept = [event for event in looking.events if event.way != way]
-        moved = {id(event): index for index, event in enumerate(kept)}
-        other = looking.places[1 - way]
-        other[:] = [place._replace(event=moved[id(looking.events[place.event])]) for place in other]
-        looking.events = kept
-        looking.places[way].clear()
-        looking.octets = sum([len(event.piece.data) for event in kept])
-        self._streams[way] = TcpStream()
-        if looking.over[1 - way]:
-            self._looking = None
-
-    def _begin(self, looking: _Looking, way: int, first: int, recogniser: Recogniser) -> None:
-        """Gives the follower of a recognised protocol all of it: from the segment where it begins."""
+    def _begin(self, recognised: Recognised) -> None:
+        """Gives the follower of a protocol all of it."""
+        recogniser, way, is_first, before, events = recognised
         roles_known = self._client is not None or recogniser.speaks != "either"
-        if recogniser.speaks == "client":
-            self._client = way
-        elif recogniser.speaks == "server":
-            self._client = 1 - way
+        if recogniser.speaks != "either":
+            self._client = way if recogniser.speaks == "client" else 1 - way
         elif self._client is None:
             self._client = way
-        events = looking.events
-        is_first = all(event.way != way for event in events[:first])
+        begun = is_first and self._streams[way].has_begun
+        self._recognition = None
+        self._follower = recogniser.make(self._info(self._client, roles_known, begun))
         if is_first and self._streams[1 - way].has_begun:
-            first = 0  # what the other side said before is of the same protocol
-        self._looking = None
-        self._follower = recogniser.make(self._info(roles_known, is_first and self._streams[way].has_begun))
-        for event in events[first:]:
+            events = before + events  # what the other side said first is of the same protocol
+        for event in events:
             self._deliver(event.way, [event.piece])
 
-    def _info(self, roles_known: bool, begun: bool) -> ConnectionInfo:
-        assert self._client is not None
-        seen = self._seens[self._client]
+    def _info(self, client: int, roles_known: bool, begun: bool) -> ConnectionInfo:
+        seen = self._answer if client else self._first
         if seen is not None:
-            client, server = seen.source, seen.destination
-            direction, ingress_ifindex = seen.direction, seen.ingress_ifindex
+            ends, direction, ingress_ifindex = (seen.source, seen.destination), seen.direction, seen.ingress_ifindex
         else:
-            seen = self._seens[1 - self._client]
-            assert seen is not None
-            client, server = seen.destination, seen.source
-            direction, ingress_ifindex = 1 - seen.direction, 0
+            seen = self._first
+            ends, direction, ingress_ifindex = (seen.destination, seen.source), 1 - seen.direction, 0
         return ConnectionInfo(
             seen.namespace,
             seen.ifindex,
-            client,
-            server,
+            *ends,
             roles_known,
             begun,
             self._start_ns,

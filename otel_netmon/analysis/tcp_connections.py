@@ -117,7 +117,8 @@ class Connections:
         connection.accounted = octets
 
     def _evict(self, key: _Key, records: list[Any]) -> None:
-        self.counts["evicted_connections"] += 1
+        if not self._connections[key].is_over:
+            self.counts["evicted_connections"] += 1
         self._end(key, records)
 
     def _end(self, key: _Key, records: list[Any]) -> None:

@@ -176,32 +176,32 @@ class TcpStream:
             self.octets += len(data)
         found: list[Piece] = []
         while self.octets > _WAITING_OCTETS_MAX or len(self._waiting) > _WAITING_SEGMENTS_MAX:
-            self._give_up(found)
+            self._give_up(self._waiting[0], found)
         return found
 
     def acknowledged(self, sequence: int) -> list[Piece]:
         """Takes what the other side has: a gap before it will not be filled any more. Gives what lies behind it."""
         found: list[Piece] = []
-        if self.is_known and self.waits:
+        if self.waits:
             acknowledged = self._at + self._distance(sequence)
-            while self._at < acknowledged <= self._at + _JUMP_OCTETS and self.waits:
-                if self._next_waiting().offset > acknowledged:
-                    break
-                self._give_up(found)
+            while (
+                first := self._next_waiting()
+            ) is not None and first.offset <= acknowledged <= self._at + _JUMP_OCTETS:
+                self._give_up(first, found)
         return found
 
     def advance(self, now_ns: int, gap_ns: int = GAP_NS) -> list[Piece]:
         """Gives up on gaps that are older than this; gives what lies behind them."""
         found: list[Piece] = []
-        while self.waits and self._next_waiting().time_ns <= now_ns - gap_ns:
-            self._give_up(found)
+        while (first := self._next_waiting()) is not None and first.time_ns <= now_ns - gap_ns:
+            self._give_up(first, found)
         return found
 
     def finish(self) -> list[Piece]:
         """Gives what lies behind gaps: nothing more comes."""
         found: list[Piece] = []
-        while self.waits:
-            self._give_up(found)
+        while (first := self._next_waiting()) is not None:
+            self._give_up(first, found)
         return found
 
     def _distance(self, sequence: int) -> int:
@@ -218,14 +218,12 @@ class TcpStream:
             return self._go_on([Piece(piece.time_ns, piece.data, is_before=True)])
         return self._go_on([])
 
-    def _next_waiting(self) -> _Waiting:
+    def _next_waiting(self) -> _Waiting | None:
         if self._waiting:
             return self._waiting[0]
-        assert self._fin is not None
-        return self._fin
+        return None if self.has_ended else self._fin
 
-    def _give_up(self, found: list[Piece]) -> None:
-        first = self._next_waiting()
+    def _give_up(self, first: _Waiting, found: list[Piece]) -> None:
         self._miss(first.offset - self._at, first.time_ns, found)
         self._go_on(found)
 
