@@ -160,7 +160,7 @@ class Connection:
         else:
             self._follower, self._recognition = None, Recognition(self._recognisers, self._look_segments)
         for from_client, data, time_ns in follower.rest:
-            self._deliver(int(from_client == (self._client == 0)), [Piece(time_ns, data)])
+            self._deliver(int(from_client == (self._client == 1)), [Piece(time_ns, data)])
 
     def _look(self, recognition: Recognition, way: int, piece: Piece) -> None:
         recognised = recognition.take(way, piece, self._streams[way].has_begun)

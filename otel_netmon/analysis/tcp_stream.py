@@ -157,7 +157,7 @@ class TcpStream:
         if not self.is_known:
             self.is_known, self._next = True, sequence
         distance = (sequence - self._next + 0x80000000 & 0xFFFFFFFF) - 0x80000000
-        if not distance and not self._waiting and not flags & FIN and len(data) == length:
+        if not distance and not self.waits and not flags & FIN and len(data) == length:
             self._at += length
             self._next = sequence + length & 0xFFFFFFFF
             self._time_ns = max(time_ns, self._time_ns)
