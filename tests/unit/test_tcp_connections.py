@@ -59,7 +59,6 @@ def test_both_directions_in_their_order_and_their_ends() -> None:
     ]
 
 
-@pytest.mark.parametrize("size", range(1, 6))
 def test_times_are_those_of_the_packets() -> None:
     talk = Talk()
     packets = [*exchange(talk), talk.fin(True)]
@@ -68,6 +67,7 @@ def test_times_are_those_of_the_packets() -> None:
     assert follower.times == [*times[2:], times[-1]]
 
 
+@pytest.mark.parametrize("size", range(1, 6))
 def test_what_begins_in_segments_of_a_few_octets(size: int) -> None:
     talk = Talk()
     follower = followed([*talk.open(), *talk.say(True, ASK, size)])
