@@ -175,6 +175,15 @@ def _block(frame: Frame) -> bytes | None:
     return payload[begin:end] if begin <= end else None
 
 
+def _body(frame: Frame) -> Body:
+    """A DATA frame without its padding."""
+    octets = frame.length
+    if frame.flags & Flag.PADDED and frame.payload:
+        octets = max(0, octets - 1 - frame.payload[0])
+    ends = bool(frame.flags & Flag.END_STREAM)
+    return Body(frame.stream, octets, ends, frame.first_ns, frame.last_ns)
+
+
 class _OpenBlock:
     """A header block: that of its first frame, and what the next ones add."""
 
@@ -210,20 +219,18 @@ class Direction:
 
     Args:
         begun: whether it is given from its first octet on.
-
-    Attributes:
-        counts: ``illegal_frames`` (a header that none can have: what follows is searched for the next one), ``gaps`` (of
+        counts: of what could not be read: ``illegal_frames`` (a header that none can have: what follows is searched for the next one), ``gaps`` (of
             unknown frames), ``skipped_octets`` (in which no frame was found), ``promises``; header blocks that were not
             read: ``lost_blocks`` (octets were not captured), ``long_blocks``, ``broken_blocks`` (padding, order of frames),
             and by ``decode.hpack_fields.BlockFault`` as ``hpack_index`` and so on.
     """
 
-    __slots__ = ("_block", "_fields", "_frames", "_opening", "_searched", "counts")
+    __slots__ = ("_block", "_counts", "_fields", "_frames", "_opening", "_searched")
 
-    def __init__(self, *, begun: bool) -> None:
+    def __init__(self, counts: Counter[str], *, begun: bool) -> None:
         from otel_netmon.decode.hpack_fields import FieldReader
 
-        self.counts: Counter[str] = Counter()
+        self._counts = counts
         self._frames = FrameReader()
         self._fields: FieldReader = FieldReader(begun=begun)
         self._opening: bytes | None = b""  # what may be the begin of the preface
@@ -236,11 +243,10 @@ class Direction:
         block = len(self._block.octets) if self._block is not None else 0
         return self._frames.octets + self._fields.octets + block + len(self._searched or b"")
 
-    @property
-    def open_body(self) -> tuple[int, int] | None:
-        """The stream of a DATA frame that is not over, and how many octets of it have passed."""
-        frame = self._frames.open_frame
-        return (frame[0].stream, frame[1]) if frame is not None and frame[0].type == FrameType.DATA else None
+    def partial(self) -> Body | None:
+        """Gives the DATA frame of which not all has passed."""
+        frame = self._frames.partial()
+        return _body(frame)._replace(ends_stream=False) if frame is not None and frame.type == FrameType.DATA else None
 
     def feed(self, data: bytes, time_ns: int) -> list[Event]:
         """Takes the next octets, of one segment or several; gives what happens in them."""
@@ -254,7 +260,7 @@ class Direction:
                 self._take(frame, events)
             if self._frames.in_step:
                 break
-            self.counts["illegal_frames"] += 1
+            self._counts["illegal_frames"] += 1
             self._lose(time_ns, events)
             data = self._search(data[self._frames.end :], None)
         return events
@@ -267,10 +273,10 @@ class Direction:
             for frame in self._frames.gap(octets, time_ns):
                 self._take(frame, events)
             if not self._frames.in_step:
-                self.counts["gaps"] += 1
+                self._counts["gaps"] += 1
                 self._lose(time_ns, events)
         elif self._searched:
-            self.counts["skipped_octets"] += len(self._searched)
+            self._counts["skipped_octets"] += len(self._searched)
             self._searched = b""
         return events
 
@@ -309,25 +315,27 @@ class Direction:
                 kept = min(kept, match.start())
         if len(data) - kept > _SEARCHED_OCTETS_MAX:
             kept = len(data) - HEADER_OCTETS + 1
-        self.counts["skipped_octets"] += kept
+        if kept:
+            self._counts["skipped_octets"] += kept
         self._searched = data[kept:]
         return b""
 
     def _found(self, data: bytes, at: int) -> bytes:
-        self.counts["skipped_octets"] += at
+        if at:
+            self._counts["skipped_octets"] += at
         self._searched = None
         self._frames.start()
         return data[at:]
 
     def _take(self, frame: Frame, events: list[Event]) -> None:
-        kind, flags, stream, length, payload, whole, first_ns, last_ns = frame
+        kind, flags, stream, _, payload, whole, _, last_ns = frame
         if self._block is not None and kind != FrameType.CONTINUATION:
             self._break_block("broken_blocks", last_ns, events)
         if kind == FrameType.DATA:
-            padding = payload[0] + 1 if flags & Flag.PADDED and payload else 0
-            events.append(Body(stream, max(0, length - padding), bool(flags & Flag.END_STREAM), first_ns, last_ns))
+            events.append(_body(frame))
         elif kind in (FrameType.HEADERS, FrameType.PUSH_PROMISE):
-            self.counts["promises"] += kind == FrameType.PUSH_PROMISE
+            if kind == FrameType.PUSH_PROMISE:
+                self._counts["promises"] += 1
             block = _OpenBlock(frame)
             if flags & Flag.END_HEADERS:
                 self._read_block(block, last_ns, events)
@@ -355,7 +363,7 @@ class Direction:
         """Ends the open block, if there is one, where something else than the rest of it came."""
         block, self._block = self._block, None
         if block is None:
-            self.counts[fault] += 1
+            self._counts[fault] += 1
             self._fields.lose()
         else:
             block.fault = fault
@@ -373,7 +381,7 @@ class Direction:
         else:
             self._fields.lose()
         if fault is not None:
-            self.counts[fault] += 1
+            self._counts[fault] += 1
         frame = block.frame
         if frame.type == FrameType.HEADERS:
             events.append(Head(frame.stream, fields, bool(frame.flags & Flag.END_STREAM), frame.first_ns, last_ns))

@@ -163,7 +163,7 @@ class FrameReader:
         octets: how many are kept.
     """
 
-    __slots__ = ("_buffer", "_first_ns", "_header", "_kept", "_left", "_whole", "end", "in_step")
+    __slots__ = ("_buffer", "_first_ns", "_header", "_kept", "_last_ns", "_left", "_whole", "end", "in_step")
 
     def __init__(self) -> None:
         self.in_step = True
@@ -173,17 +173,20 @@ class FrameReader:
         self._kept = 0  # how much of its payload is to be kept
         self._left = 0  # octets of its payload that are to come
         self._whole = True
-        self._first_ns = 0
+        self._first_ns = self._last_ns = 0
 
     @property
     def octets(self) -> int:
         """How many octets are kept."""
         return len(self._buffer)
 
-    @property
-    def open_frame(self) -> tuple[FrameHeader, int] | None:
-        """The frame that is not over yet, and how many octets of its payload have passed."""
-        return None if self._header is None else (self._header, self._header.length - self._left)
+    def partial(self) -> Frame | None:
+        """Gives the frame of which not all has passed, with as many octets as have; last_ns is that of the last of them."""
+        if self._header is None:
+            return None
+        length, kind, flags, stream = self._header
+        passed = length - self._left
+        return Frame(kind, flags, stream, passed, bytes(self._buffer), False, self._first_ns, self._last_ns)
 
     def start(self) -> None:
         """Takes the next octet as the first one of a frame."""
@@ -202,7 +205,7 @@ class FrameReader:
                 at = self._complete_header(data, at, time_ns, found)
             else:
                 at = self._open(read_header(data, at), at + HEADER_OCTETS, time_ns, time_ns, found)
-        self.end = at
+        self.end, self._last_ns = at, time_ns
         return found
 
     def gap(self, octets: int, time_ns: int) -> list[Frame]:
