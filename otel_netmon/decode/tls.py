@@ -74,24 +74,31 @@ class Records:
         buffer = self._buffer
         buffer += data
         if self.is_lost:
-            if begins_record(bytes(buffer)) is False:
-                buffer.clear()
+            begins = begins_record(bytes(buffer[:HEADER_OCTETS]))
+            if not begins:
+                if begins is False:
+                    buffer.clear()
                 return []
-            self.is_lost = len(buffer) < HEADER_OCTETS
+            self.is_lost, self._taken = False, True
         return self._read()
 
-    def gap(self, octets: int) -> int:
-        """Takes that octets were never seen; gives how many of them are the rest of a record whose length is known.
+    def gap(self, octets: int) -> tuple[Record | None, int]:
+        """Takes that octets were never seen.
 
-        A record with a gap in it is not given.
+        Returns:
+            What there is of the record that they are part of, if its length is known and it was to be given; how many of
+            the missing octets are its own.
         """
+        buffer, self._buffer = self._buffer, bytearray()
+        partial = None
         known = self._skip
-        if not known and len(self._buffer) >= HEADER_OCTETS:
-            known = HEADER_OCTETS + int.from_bytes(self._buffer[3:5], "big") - len(self._buffer)
-        self._buffer.clear()
+        if not known and len(buffer) >= HEADER_OCTETS and not self.is_none:
+            length = buffer[3] << 8 | buffer[4]
+            known = HEADER_OCTETS + length - len(buffer)
+            partial = Record(buffer[0], buffer[1] << 8 | buffer[2], length, bytes(buffer[HEADER_OCTETS:]))
         self._skip = max(0, known - octets)
-        self.is_lost = not self._skip and known != octets
-        return min(known, octets)
+        self.is_lost = known < octets
+        return partial, min(known, octets)
 
     def _read(self) -> list[Record]:
         found: list[Record] = []

@@ -41,7 +41,9 @@ _KNOWN = 1024
 
 
 def ja3(hello: ClientHello) -> str:
-    """32 hexadecimal digits."""
+    """32 hexadecimal digits. Where the extensions cannot be read at all, the fields that tell of them are left out."""
+    if hello.fault and not hello.extensions:
+        return _md5(f"{hello.legacy_version},{_dashes(hello.ciphers)},")
     return _md5(
         f"{hello.legacy_version},{_dashes(hello.ciphers)},{_dashes(hello.extensions)},"
         f"{_dashes(hello.groups)},{'-'.join(map(str, hello.point_formats))}"

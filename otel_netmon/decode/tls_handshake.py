@@ -55,15 +55,16 @@ class Handshakes:
 
     Attributes:
         octets: how many are kept.
-        is_none: whether what stands where a message must begin is none; sealed ones are not.
+        is_lost: whether it is not known where the next message begins, because octets are missing or what came is none (sealed
+            messages are not); then a record is looked at whether it begins with one.
     """
 
-    __slots__ = ("_buffer", "_skip", "is_none")
+    __slots__ = ("_buffer", "_skip", "is_lost")
 
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._skip = 0
-        self.is_none = False
+        self.is_lost = False
 
     @property
     def octets(self) -> int:
@@ -78,11 +79,13 @@ class Handshakes:
         buffer = self._buffer
         buffer += data[passed:]
         at = 0
-        while not self.is_none and len(buffer) - at >= _HEADER_OCTETS:
+        while len(buffer) - at >= _HEADER_OCTETS:
             kind, length = buffer[at], int.from_bytes(buffer[at + 1 : at + 4], "big")
-            if kind not in _TYPES:
-                self.is_none = True
-                break
+            if kind not in _TYPES or (self.is_lost and length > MESSAGE_OCTETS_MAX):
+                self.is_lost = True
+                buffer.clear()
+                return found
+            self.is_lost = False
             end = at + _HEADER_OCTETS + length
             if kind not in _KEPT or length > MESSAGE_OCTETS_MAX:
                 found.append(HandshakeMessage(kind, length, b""))
@@ -93,17 +96,25 @@ class Handshakes:
             else:
                 found.append(HandshakeMessage(kind, length, bytes(buffer[at + _HEADER_OCTETS : end])))
             at = end
-        if self.is_none:
-            buffer.clear()
         del buffer[:at]
         return found
 
-    def gap(self) -> list[HandshakeMessage]:
-        """Takes that a record is missing; gives what there is of the message that it was part of."""
-        buffer, self._buffer, self._skip = self._buffer, bytearray(), 0
-        if len(buffer) < _HEADER_OCTETS:
-            return []
-        return [HandshakeMessage(buffer[0], int.from_bytes(buffer[1:4], "big"), bytes(buffer[_HEADER_OCTETS:]))]
+    def gap(self, octets: int | None) -> HandshakeMessage | None:
+        """Takes that octets of the handshake are missing, None: nobody knows how many.
+
+        Gives what there is of the message that they are part of, if it is one that is kept.
+        """
+        buffer, self._buffer = self._buffer, bytearray()
+        left, self._skip = self._skip, 0
+        partial = None
+        if len(buffer) >= _HEADER_OCTETS:
+            length = int.from_bytes(buffer[1:4], "big")
+            left = length - (len(buffer) - _HEADER_OCTETS)
+            partial = HandshakeMessage(buffer[0], length, bytes(buffer[_HEADER_OCTETS:]))
+        self.is_lost = octets is None or octets > left
+        if octets is not None and not self.is_lost:
+            self._skip = left - octets
+        return partial
 
 
 class KeyExchange(NamedTuple):
