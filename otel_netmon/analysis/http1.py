@@ -60,8 +60,8 @@ class Http1Follower(Follower):
         super().__init__()
         self._info = info
         self._counts = counts
-        self._requests = Http1Reader(is_request=True)
-        self._responses = Http1Reader(is_request=False)
+        self._requests = Http1Reader(is_request=True, begun=info.begun)
+        self._responses = Http1Reader(is_request=False, begun=info.begun)
         self._open: deque[Exchange] = deque()  # in the order of the requests
         self._exchange: Exchange | None = None  # whose request is being read
         self._request_first_ns = 0
@@ -162,7 +162,6 @@ class Http1Follower(Follower):
                 reader.expect(request_body(event))
             elif isinstance(event, End):
                 if exchange is not None:
-                    exchange.request_last_ns = max(exchange.request_last_ns, self._last_ns(exchange, time_ns))
                     self._exchange = None
                     exchange.is_sent = True
                     self._tell_if_over(exchange)
@@ -175,10 +174,6 @@ class Http1Follower(Follower):
                 self._request_first_ns = time_ns
             elif isinstance(event, Fault):
                 self._counts[event.reason] += 1
-
-    def _last_ns(self, exchange: Exchange, time_ns: int) -> int:
-        """When the last octet came: of a body without an end that was the last one that was seen."""
-        return exchange.request_last_ns if exchange.is_cut else time_ns
 
     def _begin_exchange(self, head: RequestHead, time_ns: int) -> None:
         first_ns = self._request_first_ns
@@ -218,7 +213,7 @@ class Http1Follower(Follower):
         reader = self._responses
         waiting = self._unanswered()
         if waiting is not None and waiting.head.version == "0.9" and self._answer is None and data[:5] != b"HTTP/":
-            self._begin_answer(Answer(None, time_ns), waiting)
+            self._begin_answer(Answer(None, time_ns, time_ns), waiting)
             reader.expect_headless()
         reader.may_begin = waiting is not None
         reader.feed(data)
@@ -239,7 +234,7 @@ class Http1Follower(Follower):
             elif isinstance(event, End):
                 self._answer = None
                 if answer is not None and not self._is_finishing:
-                    self._end_answer(answer, time_ns)
+                    self._end_answer(answer)
             elif isinstance(event, Begin):
                 self._answer_first_ns = time_ns
             elif isinstance(event, Fault):
@@ -256,13 +251,13 @@ class Http1Follower(Follower):
                 exchange.interim.append(head.status)
             self._responses.expect(body)
             return
-        answer = Answer(head.status, self._answer_first_ns)
+        answer = Answer(head.status, self._answer_first_ns, time_ns)
         answer.is_cut = not head.is_whole
         self._begin_answer(answer, exchange)
         self._responses.expect(body)
         if body == "opaque":
             self._answer = None
-            self._end_answer(answer, time_ns)
+            self._end_answer(answer)
             self._change_protocol(head, time_ns)
         elif exchange is not None and exchange is self._waits_for:
             self._go_on()
@@ -290,10 +285,8 @@ class Http1Follower(Follower):
                 self._early.popleft()
                 self._counts["unmatched_response"] += 1
 
-    def _end_answer(self, answer: Answer, time_ns: int) -> None:
+    def _end_answer(self, answer: Answer) -> None:
         answer.is_over = True
-        if not answer.is_cut:
-            answer.last_ns = max(answer.last_ns, time_ns)
         if answer.exchange is not None:
             self._tell_if_over(answer.exchange)
 
@@ -334,5 +327,6 @@ class Http1Follower(Follower):
                 self._tell(exchange, outcome)
             else:
                 self._tell(exchange, "answered" if answer.is_over and not answer.is_cut else "incomplete")
-        self._counts["unmatched_response"] += len(self._early)
-        self._early.clear()
+        if self._early:
+            self._counts["unmatched_response"] += len(self._early)
+            self._early.clear()

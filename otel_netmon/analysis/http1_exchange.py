@@ -18,10 +18,11 @@ class Answer:
 
     __slots__ = ("body_octets", "exchange", "first_ns", "is_cut", "is_over", "last_ns", "status")
 
-    def __init__(self, status: int | None, first_ns: int) -> None:
+    def __init__(self, status: int | None, first_ns: int, last_ns: int) -> None:
         self.status = status
         self.exchange: Exchange | None = None
-        self.first_ns = self.last_ns = first_ns
+        self.first_ns = first_ns
+        self.last_ns = last_ns
         self.body_octets = 0
         self.is_over = self.is_cut = False
 
@@ -52,11 +53,6 @@ class Exchange:
         self.is_sent = False
         self.answer: Answer | None = None
         self.interim: list[int] = []
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the head goes on and is not known."""
-        return not self.head.is_whole
 
     @property
     def may_change_protocol(self) -> bool:

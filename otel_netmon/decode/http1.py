@@ -94,6 +94,7 @@ class Http1Reader:
 
     Args:
         is_request: whether it is the client's direction.
+        begun: whether the first octet is the first of the connection.
 
     Attributes:
         may_begin: whether a message may begin inside a body that ends with the connection, because the client sent another
@@ -121,11 +122,11 @@ class Http1Reader:
         "may_begin",
     )
 
-    def __init__(self, *, is_request: bool) -> None:
+    def __init__(self, *, is_request: bool, begun: bool = False) -> None:
         self.may_begin = False
         self._is_request = is_request
         self._begins = begins_request if is_request else begins_response
-        self._state = _State.LOST
+        self._state = _State.HEAD if begun else _State.LOST
         self._data = b""
         self._at = 0
         self._is_start = False  # nothing of the piece was read
@@ -224,9 +225,8 @@ class Http1Reader:
         if self._state is _State.BODY:
             return self._read_body()
         if self._state is _State.LONG_HEAD:
-            self._skip_head()
-        else:
-            self._look_for_head()
+            return self._skip_head()
+        self._look_for_head()
         return None
 
     def _consume(self) -> bytes:
@@ -340,7 +340,7 @@ class Http1Reader:
         self._state = _State.LOST
         return Fault("not_http")
 
-    def _skip_head(self) -> None:
+    def _skip_head(self) -> Content:
         tail = bytes(self._partial)
         view = tail + self._consume()
         end = _HEAD_END.search(view)
@@ -350,6 +350,7 @@ class Http1Reader:
         else:
             self._data, self._at = view[end.end() :], 0
             self._state = _State.BODY
+        return Content(0)
 
     def _read_body(self) -> Event | None:
         body = self._body
