@@ -300,11 +300,11 @@ class Direction:
     def _search(self, data: bytes, likely: int | None) -> bytes:
         """Looks for the begin of a frame; gives the octets from it on.
 
-        One is believed without further evidence where a segment begins, as most do: at the offset `likely`.
+        Where a segment begins, at the offset `likely`, a frame is believed without further evidence: most segments begin
+        with one.
         """
         searched = self._searched or b""
-        if likely is not None and len(data) >= HEADER_OCTETS and is_likely(read_header(data)):
-            return self._found(searched + data, len(searched))
+        begin = None if likely is None else likely + len(searched)
         data = searched + data
         kept = max(0, len(data) - HEADER_OCTETS + 1)
         for match in islice(_CANDIDATE.finditer(data), _CANDIDATES_MAX):
@@ -313,6 +313,8 @@ class Direction:
                 return self._found(data, match.start())
             if continues is None:
                 kept = min(kept, match.start())
+        if begin is not None and len(data) - begin >= HEADER_OCTETS and is_likely(read_header(data, begin)):
+            return self._found(data, begin)
         if len(data) - kept > _SEARCHED_OCTETS_MAX:
             kept = len(data) - HEADER_OCTETS + 1
         if kept:
