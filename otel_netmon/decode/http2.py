@@ -32,6 +32,7 @@ BLOCK_OCTETS_MAX = 1 << 16
 CONTINUATIONS_MAX = 256
 """Frames of one header block. A writer needs five to fill BLOCK_OCTETS_MAX; empty ones are a flood (CVE-2024-27316)."""
 
+_PREFACE_LINE = PREFACE.index(b"\r")
 _SURE = 3
 _STRONG, _FAIR, _WEAK = 3, 2, 1
 _SEARCHED_OCTETS_MAX = 1 << 14
@@ -92,10 +93,13 @@ Event = Head | Body | Reset | GoAway | Lost
 
 
 def begins_http2(data: bytes) -> bool | None:
-    """Whether octets are the begin of what a client says, its preface; None: there are too few (RFC 9113, section 3.4)."""
+    """Whether octets are the begin of what a client says, its preface; None: there are too few (RFC 9113, section 3.4).
+
+    The first line is enough: no other protocol has the method PRI.
+    """
     if data[: len(PREFACE)] != PREFACE[: len(data)]:
         return False
-    return True if len(data) >= len(PREFACE) else None
+    return True if len(data) >= _PREFACE_LINE else None
 
 
 def continues_http2(data: bytes) -> bool | None:
@@ -282,12 +286,14 @@ class Direction:
 
     def _open(self, data: bytes) -> bytes:
         """Takes the first octets; gives those behind the preface, if there is one, and nothing while that is open."""
-        begins = begins_http2(data)
-        self._opening = data if begins is None else None
-        if begins:
-            self._searched = None
-            return data[len(PREFACE) :]
-        return b"" if begins is None else data
+        if not PREFACE.startswith(data[: len(PREFACE)]):
+            self._opening = None
+            return data
+        if len(data) < len(PREFACE):
+            self._opening = data
+            return b""
+        self._opening = self._searched = None
+        return data[len(PREFACE) :]
 
     def _lose(self, time_ns: int, events: list[Event]) -> None:
         """Takes that frames were lost, and where the next one begins."""
