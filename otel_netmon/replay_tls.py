@@ -24,7 +24,7 @@ _OUTCOMES = {
 
 def tls_entry(handshake: TlsHandshake) -> dict[str, Any]:
     """One handshake as it is printed."""
-    answer, hello, leaf = handshake.answer, handshake.hello, handshake.leaf
+    answer, hello, not_after = handshake.answer, handshake.hello, handshake.not_after
     client, server = handshake.connection.client, handshake.connection.server
     duration = handshake.duration_ns
     return {
@@ -44,7 +44,7 @@ def tls_entry(handshake: TlsHandshake) -> dict[str, Any]:
         "ja3s": handshake.ja3s,
         "ja4": handshake.ja4,
         "handshake_ms": None if duration is None or answer is None else duration / 1e6,
-        "cert_not_after": None if leaf is None else _stamp(leaf.not_after),
+        "cert_not_after": None if not_after is None else _stamp(not_after),
         "alert": next((each for each in _alerts(handshake)), None),
         "outcome": _OUTCOMES[handshake.outcome],
     }

@@ -66,6 +66,7 @@ class TlsFollower(Follower):
         "_client",
         "_client_certificates",
         "_client_ns",
+        "_closed_by_client",
         "_done",
         "_exchange",
         "_has_server_done",
@@ -74,7 +75,7 @@ class TlsFollower(Follower):
         "_info",
         "_known",
         "_last_ns",
-        "_retried",
+        "_retry",
         "_server",
         "_stapled",
     )
@@ -86,14 +87,16 @@ class TlsFollower(Follower):
         self._client, self._server = _Side(), _Side()
         self._hello: ClientHello | None = None
         self._answer: ServerHello | None = None
+        self._retry: ServerHello | None = None
         self._hello_ns = self._last_ns = 0
         self._answer_ns: int | None = None
         self._client_ns: int | None = None
+        self._closed_by_client: bool | None = None
         self._chain: list[bytes] = []
         self._exchange: KeyExchange | None = None
         self._client_certificates: int | None = None
         self._alerts: list[Alert] = []
-        self._retried = self._asked = self._stapled = self._has_server_done = self._done = False
+        self._asked = self._stapled = self._has_server_done = self._done = False
 
     @property
     def done(self) -> bool:
@@ -111,7 +114,7 @@ class TlsFollower(Follower):
     @property
     def _is_13(self) -> bool:
         """Whether TLS 1.3 was chosen: there ChangeCipherSpec means nothing (RFC 8446, appendix D.4)."""
-        return self._retried or (self._answer is not None and is_tls13(self._answer.version))
+        return self._retry is not None or (self._answer is not None and is_tls13(self._answer.version))
 
     def data(self, from_client: bool, data: bytes, time_ns: int) -> None:
         """Takes the next octets of a direction."""
@@ -146,18 +149,25 @@ class TlsFollower(Follower):
         side = self._client if from_client else self._server
         side.ended = True
         self._last_ns = time_ns
+        if self._closed_by_client is None:
+            self._closed_by_client = from_client
         if reset:
             self._finish("reset", from_client)
-        elif not self._is_sealed(side):
-            lost = side.has_gap or self._hello is None
-            self._finish("incomplete" if lost else "closed", None if lost else from_client)
         elif self._client.ended and self._server.ended:
-            self._finish("incomplete", None)
+            self._finish_early()
 
     def finish(self, time_ns: int) -> None:  # noqa: ARG002 — the last packet's time is known
         """Takes that nothing more comes."""
         if not self._done:
+            self._finish_early()
+
+    def _finish_early(self) -> None:
+        """Ends it before both sides seal, by nothing that was said: somebody left, unless something was not seen."""
+        lost = any(side.has_gap and not self._is_sealed(side) for side in (self._client, self._server))
+        if lost or self._closed_by_client is None:
             self._finish("incomplete", None)
+        else:
+            self._finish("closed", self._closed_by_client)
 
     def _record(self, from_client: bool, side: _Side, record: Record, time_ns: int) -> None:
         if record.type == ContentType.HANDSHAKE:
@@ -203,7 +213,7 @@ class TlsFollower(Follower):
                 if self._answer_ns is None:
                     self._answer_ns = time_ns
                 if hello.is_retry:
-                    self._retried = True
+                    self._retry = hello
                 else:
                     self._answer = hello
         elif kind == HandshakeType.CERTIFICATE:
@@ -256,7 +266,9 @@ class TlsFollower(Follower):
     def _no_records(self, from_client: bool, side: _Side, time_ns: int) -> None:
         """What comes is no TLS: the server's answer to a ClientHello, or something in the middle."""
         self._last_ns = time_ns
-        if not from_client and self._answer_ns is None and not side.has_gap and self._hello is not None:
+        if self._hello is None and not from_client:
+            side.records = Records()  # what it said before the ClientHello is of something else
+        elif not from_client and self._answer_ns is None and not side.has_gap:
             self._finish("not_tls", from_client)
         else:
             self._finish("incomplete", None)
@@ -299,7 +311,7 @@ class TlsFollower(Follower):
     def _finish(self, outcome: Outcome, by_client: bool | None) -> None:
         """Makes the record; the handshake is over."""
         self._done = True
-        hello, answer = self._hello, self._answer
+        hello, answer = self._hello, self._answer or self._retry
         if hello is None:
             return
         finished_ns, both = self._sealed_at()
@@ -311,16 +323,16 @@ class TlsFollower(Follower):
                 connection=self._info,
                 hello=hello,
                 answer=answer,
-                ja3=ja3(hello),
-                ja3s=ja3s(answer) if answer is not None else None,
-                ja4=ja4(hello),
+                ja3=None if hello.is_ssl2 else ja3(hello),
+                ja3s=None if answer is None else ja3s(answer),
+                ja4=None if hello.is_ssl2 else ja4(hello),
                 start_ns=self._hello_ns,
                 answer_ns=self._answer_ns,
                 client_ns=self._client_ns,
                 finished_ns=finished_ns,
                 both_sealed=both,
                 end_ns=self._last_ns,
-                retried=self._retried,
+                retried=self._retry is not None,
                 resumed=self._is_resumed(),
                 group=group,
                 exchange=self._exchange,

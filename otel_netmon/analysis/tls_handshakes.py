@@ -35,8 +35,8 @@ class TlsHandshake(NamedTuple):
     Attributes:
         connection: the ends, and where they were seen; client is who sent the ClientHello.
         hello: the first ClientHello.
-        answer: the ServerHello, None without one.
-        ja3, ja3s, ja4: fingerprints; ja3s is None without an answer.
+        answer: the ServerHello, where there is only one the HelloRetryRequest; None without one.
+        ja3, ja3s, ja4: fingerprints; ja3s is None without an answer, the others of a hello in the form of SSL 2.
         start_ns: the first ClientHello.
         answer_ns: the ServerHello, or the HelloRetryRequest before it.
         client_ns: what the client answered to the server's first flight.
@@ -60,9 +60,9 @@ class TlsHandshake(NamedTuple):
     connection: ConnectionInfo
     hello: ClientHello
     answer: ServerHello | None
-    ja3: str
+    ja3: str | None
     ja3s: str | None
-    ja4: str
+    ja4: str | None
     start_ns: int
     answer_ns: int | None
     client_ns: int | None
@@ -101,6 +101,11 @@ class TlsHandshake(NamedTuple):
     def leaf(self) -> Certificate | None:
         """The server's own certificate, where it is in the clear and can be read."""
         return self.chain[0] if self.chain and isinstance(self.chain[0], Certificate) else None
+
+    @property
+    def not_after(self) -> int | None:
+        """When the server's certificate ends, Unix seconds, where it is in the clear and that can be read."""
+        return self.chain[0].not_after if self.chain else None
 
     @property
     def server_name(self) -> str | None:

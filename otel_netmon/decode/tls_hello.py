@@ -151,7 +151,7 @@ def decode_server_hello(body: bytes, of_drafts: bool = False) -> ServerHello | H
     if len(body) < 2:
         return "short_hello"
     (version,) = _U16(body)
-    is_draft = version >> 8 == 0x7F
+    is_draft = is_tls13(version)  # what it became writes 1.2 there
     session_id, compression, cipher = b"", 0, 0
     at = 2
     is_retry = of_drafts

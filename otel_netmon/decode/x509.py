@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 NAMES_MAX = 256
 """Alternative names kept of one certificate."""
 
+NAMES_OCTETS_MAX = 1 << 14
+"""Of all of them."""
+
 TEXT_MAX = 256
 """Characters kept of a subject or an issuer."""
 
+_VERSION_TAG = 0xA0
+_UTC_TIME_TAG = 0x17
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SIGNATURE_HASHES = {
     "1.2.840.113549.1.1.2": "md2",
@@ -106,10 +111,12 @@ class RefusedCertificate(NamedTuple):
     Attributes:
         sha256: of it, 64 hexadecimal digits.
         reason: what the parser says.
+        not_after: Unix seconds, where at least that can be read.
     """
 
     sha256: str
     reason: str
+    not_after: int | None = None
 
 
 def parse_certificate(der: bytes) -> Certificate | RefusedCertificate:
@@ -126,7 +133,7 @@ def parse_certificate(der: bytes) -> Certificate | RefusedCertificate:
             warnings.simplefilter("ignore")
             return _read(_x509().load_der_x509_certificate(der), digest)
     except (ValueError, OverflowError) as error:
-        return RefusedCertificate(digest, _bounded(str(error)))
+        return RefusedCertificate(digest, _bounded(str(error)), _not_after(der))
 
 
 @functools.cache
@@ -193,17 +200,54 @@ def _signature_hash(certificate: x509.Certificate) -> str | None:
     return None if algorithm is None else str(algorithm.name)
 
 
+def _not_after(der: bytes) -> int | None:
+    """The end of the validity of a certificate that the parser refuses for some other part: RFC 5280, section 4.1."""
+    try:
+        _, at, _ = _element(der, 0)  # Certificate
+        _, at, _ = _element(der, at)  # TBSCertificate
+        if der[at] == _VERSION_TAG:
+            _, _, at = _element(der, at)
+        for _ in range(3):  # serialNumber, signature, issuer
+            _, _, at = _element(der, at)
+        _, at, _ = _element(der, at)  # Validity
+        _, _, at = _element(der, at)  # notBefore
+        tag, begin, end = _element(der, at)
+        digits = der[begin:end].decode("ascii")
+        if tag == _UTC_TIME_TAG:  # the years 1950 to 2049
+            digits = f"{'19' if digits[:2] >= '50' else '20'}{digits}"
+        return _seconds(datetime.strptime(digits, "%Y%m%d%H%M%S%z"))
+    except (IndexError, ValueError):
+        return None
+
+
+def _element(der: bytes, at: int) -> tuple[int, int, int]:
+    """Of the element that begins here: its tag, and where its contents begin and end: X.690, section 8.1."""
+    length, begin = der[at + 1], at + 2
+    if length & 0x80:
+        octets = length & 0x7F
+        length, begin = int.from_bytes(der[begin : begin + octets], "big"), begin + octets
+    if begin + length > len(der):
+        raise IndexError
+    return der[at], begin, begin + length
+
+
 def _names(certificate: x509.Certificate) -> list[str]:
     x509 = _x509()
     extensions = _or_none(lambda: certificate.extensions)
     found: list[str] = []
     for extension in extensions or ():
         if isinstance(extension.value, x509.SubjectAlternativeName):
+            octets = 0
             for name in list(extension.value)[:NAMES_MAX]:
                 if isinstance(name, x509.DNSName):
                     found.append(text(name.value.encode(errors="replace")).lower().rstrip("."))
                 elif isinstance(name, x509.IPAddress):
                     found.append(str(name.value))
+                else:
+                    continue
+                octets += len(found[-1])
+                if octets > NAMES_OCTETS_MAX:
+                    break
             return found
     for attribute in certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[:1]:
         value = attribute.value.encode(errors="replace") if isinstance(attribute.value, str) else attribute.value

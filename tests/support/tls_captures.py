@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.analysis.tcp_connections import Connections
+from otel_netmon.analysis.tcp_preambles import preamble_recognisers
 from otel_netmon.analysis.tcp_stream import Segment
 from otel_netmon.analysis.tls import tls_recogniser
 from otel_netmon.analysis.tls_certificates import Certificates
@@ -32,7 +33,7 @@ def segments(path: str) -> Iterator[tuple[Seen, Segment]]:
 
 def handshakes(path: str) -> list[TlsHandshake]:
     """The handshakes of a capture."""
-    connections = Connections([tls_recogniser(Certificates())])
+    connections = Connections([*preamble_recognisers(), tls_recogniser(Certificates())])
     found = []
     now = 0
     for seen, segment in segments(path):
