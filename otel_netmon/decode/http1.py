@@ -400,7 +400,7 @@ class Http1Reader:
 
     def _pass_end(self) -> Event | None:
         if self._state is _State.HEAD:
-            return self._cut_head()
+            return self._cut_head() or (self._lose() if self._partial else None)
         if self._state is _State.BODY and isinstance(self._body, OpenBody):
             return self._end_message()
         return None
