@@ -29,6 +29,7 @@ static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *t
 #include "flows.h"
 #include "messages.h"
 #include "dns.h"
+#include "stream.h"
 
 /* All that the hook saw, by interface and direction, apart from flows: what the sum of the rest is checked against. */
 BPF_TABLE("percpu_array", u32, struct netmon_counters, hook_totals, NETMON_HOOK_SLOTS * 2);
@@ -84,7 +85,8 @@ static __always_inline int parse_fast(struct __sk_buff *skb, struct packet *p)
 		p->tcp = 1;
 		p->sequence = bpf_ntohl(*(u32 *)(at + 4));
 		p->tcp_flags = at[13];
-		p->headers = (at - data) + ((at[12] >> 4) << 2);
+		p->tcp_header = (at[12] >> 4) << 2;
+		p->headers = (at - data) + p->tcp_header;
 	} else if (p->flow.protocol == PROTOCOL_UDP) {
 		if (late_decapsulate())
 			return 0;
@@ -196,6 +198,7 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 	p.flow.direction = direction;
 	p.flow.namespace = late_namespace();
 	p.flow.flags = direction == NETMON_TRANSMIT ? forwarded(skb) : 0;
+	p.look = late_replay();
 	if (late_replay() &&
 	    (control(skb, 2) || control(skb, 4))) { /* it is counted: a further piece, or inside a tunnel */
 		look_into(skb, &p, length);
@@ -223,6 +226,13 @@ int netmon_transmit(struct __sk_buff *skb)
 int netmon_dns(struct __sk_buff *skb)
 {
 	dns(skb);
+	return VERDICT;
+}
+
+/* Called likewise: whatever is told by its content, TLS, HTTP, QUIC and DTLS. */
+int netmon_stream(struct __sk_buff *skb)
+{
+	stream(skb);
 	return VERDICT;
 }
 

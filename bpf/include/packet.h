@@ -47,7 +47,9 @@ struct packet {
 	u8 kind;
 	u8 reason;
 	u8 tcp_flags;
-	u8 tcp; /* a TCP header was there, of a length that one can have */
+	u8 tcp;	       /* a TCP header was there, of a length that one can have */
+	u8 tcp_header; /* ... that length, otherwise undefined */
+	u8 look;       /* set when the packet is counted: it may carry a message that is told by its content */
 };
 
 static __always_inline u16 be16(const u8 *at)
@@ -113,7 +115,8 @@ static __always_inline void transport(CONTEXT *ctx, struct packet *p, u32 offset
 			p->flow.destination_port = *(u16 *)(header + 2);
 			p->sequence = bpf_ntohl(*(u32 *)(header + 4));
 			p->tcp_flags = header[13];
-			p->headers = offset + ((header[12] >> 4) << 2);
+			p->tcp_header = (header[12] >> 4) << 2;
+			p->headers = offset + p->tcp_header;
 			return;
 		}
 	} else if (protocol != PROTOCOL_UDP && protocol != PROTOCOL_SCTP && protocol != PROTOCOL_UDPLITE &&

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from enum import IntEnum, IntFlag
 
-ABI_VERSION = 2
+ABI_VERSION = 3
 
 HOOK_SLOTS = 1024
 HOOK_NAMESPACE_STRIDE = 331
@@ -19,11 +19,14 @@ FILTER_SIZE = 8 + 262144
 
 FLOW_FORWARDED = 1
 
+SEQUENCE_INITIAL = 2
 SEQUENCE_CLIENT = 4
 SEQUENCE_SERVER = 8
+SEQUENCE_DECIDED = 16
 
 PROGRAM_DNS = 0
 PROGRAM_TUNNEL = 1
+PROGRAM_STREAM = 2
 PORT_FILTER_BITS = 512
 PORTS_SIZE = PORT_FILTER_BITS // 8 + 65536
 MESSAGE_BYTES_MAX = 4096
@@ -80,6 +83,9 @@ class MessageKind(IntEnum):
     DNS_SEGMENT = 3
     MDNS = 4
     LLMNR = 5
+    STREAM = 6
+    QUIC = 7
+    DTLS = 8
 
 
 class MessageCount(IntEnum):
@@ -98,7 +104,15 @@ class MessageCount(IntEnum):
     NOT_DNS_SHORT = 10
     NOT_DNS_HEADER = 11
     NOT_DNS_QUESTION = 12
-    NUMBER = 13
+    STREAM_SEGMENTS = 13
+    QUIC = 14
+    DTLS = 15
+    STREAM_LOST_RING = 16
+    STREAM_LOST_ORDER = 17
+    STREAM_LOST_LIMIT = 18
+    STREAM_LOST_COALESCED = 19
+    STREAM_NOTHING = 20
+    NUMBER = 21
 
 
 class TcpFlags(IntFlag):
@@ -123,6 +137,8 @@ class Late(IntEnum):
     REPLAY = 4
     FAST_PATH = 5
     WAKEUP = 6
+    STREAMS = 7
+    HANDSHAKE_BYTES = 8
 
 
 LATE_MARK = 0x4E45544D4F4E0000
@@ -133,6 +149,8 @@ LATE_DEFAULTS: dict[Late, int] = {
     Late.REPLAY: 0,
     Late.FAST_PATH: 1,
     Late.WAKEUP: 1 << 14,
+    Late.STREAMS: 0,
+    Late.HANDSHAKE_BYTES: 1 << 14,
 }
 
 ETHERTYPE_IPV4 = 0x0800

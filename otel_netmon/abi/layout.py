@@ -41,9 +41,13 @@ FLOW = np.dtype(
         ("retransmits", "<u4"),
         ("resets", "<u4"),
         ("ingress_ifindex", "<u4"),
+        ("stream_next", "<u4"),
+        ("stream_handed", "<u2"),
+        ("stream_looked", "u1"),
+        ("stream_stage", "u1"),
     ]
 )
-"""struct netmon_flow: 72 bytes; first_ns is CLOCK_MONOTONIC, last is jiffies64 (both capture time in a replay)."""
+"""struct netmon_flow: 80 bytes; first_ns is CLOCK_MONOTONIC, last is jiffies64 (both capture time in a replay)."""
 
 PROTOCOL_KEY = np.dtype(
     [
@@ -85,10 +89,13 @@ MESSAGE = np.dtype(
         ("ifindex", "<u4"),
         ("ingress_ifindex", "<u4"),
         ("sequence", "<u4"),
+        ("acknowledgment", "<u4"),
+        ("initial_sequence", "<u4"),
         ("payload_length", "<u4"),
         ("retries", "<u4"),
         ("captured_length", "<u2"),
-        ("tcp_flags", "<u2"),
+        ("tcp_flags", "u1"),
+        ("sequence_state", "u1"),
         ("source_port", ">u2"),
         ("destination_port", ">u2"),
         ("protocol", "u1"),
@@ -97,7 +104,7 @@ MESSAGE = np.dtype(
         ("namespace", "u1"),
     ]
 )
-"""struct netmon_message: 96 bytes, the head of a record of the ring buffer; captured_length bytes of payload follow it.
+"""struct netmon_message: 104 bytes, the head of a record of the ring buffer; captured_length bytes of payload follow it.
 
 What is said about a packet is said about the one that is carried: of a DNS_ANSWER the response, its source the resolver.
 But its direction, ingress_ifindex and cgroup are the query's, so that a lookup counts where its query does, answered or not.

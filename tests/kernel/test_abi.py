@@ -40,13 +40,16 @@ CONSTANTS = {
     "NETMON_HOOK_SLOTS": enums.HOOK_SLOTS,
     "NETMON_HOOK_NAMESPACE_STRIDE": enums.HOOK_NAMESPACE_STRIDE,
     "NETMON_FLOW_FORWARDED": enums.FLOW_FORWARDED,
+    "NETMON_SEQUENCE_INITIAL": enums.SEQUENCE_INITIAL,
     "NETMON_SEQUENCE_CLIENT": enums.SEQUENCE_CLIENT,
     "NETMON_SEQUENCE_SERVER": enums.SEQUENCE_SERVER,
+    "NETMON_SEQUENCE_DECIDED": enums.SEQUENCE_DECIDED,
     "NETMON_PORT_DNS": enums.PortProtocol.DNS,
     "NETMON_PORT_MDNS": enums.PortProtocol.MDNS,
     "NETMON_PORT_LLMNR": enums.PortProtocol.LLMNR,
     "NETMON_PROGRAM_DNS": enums.PROGRAM_DNS,
     "NETMON_PROGRAM_TUNNEL": enums.PROGRAM_TUNNEL,
+    "NETMON_PROGRAM_STREAM": enums.PROGRAM_STREAM,
     "NETMON_PORT_FILTER_BITS": enums.PORT_FILTER_BITS,
     "NETMON_MESSAGE_BYTES_MAX": enums.MESSAGE_BYTES_MAX,
     "NETMON_QUESTION_BYTES_MAX": enums.QUESTION_BYTES_MAX,
@@ -56,7 +59,10 @@ KERNEL_ONLY = {
     "NETMON_ABI_STANDALONE",
     "NETMON_FILTER_SLOTS",
     "NETMON_SEQUENCE_NEXT",
-    "NETMON_SEQUENCE_INITIAL",
+    "NETMON_STREAM_TLS",
+    "NETMON_STREAM_QUIC",
+    "NETMON_STREAM_DTLS",
+    "NETMON_STREAM_HEADER_SHIFT",
 }
 
 
@@ -146,7 +152,7 @@ def test_the_sweep_takes_as_many_keys_as_the_reader_gives(project: Path) -> None
 
 def test_the_sequence_bits_are_distinct(header: str) -> None:
     bits = [int(value) for value in re.findall(r"^#define NETMON_SEQUENCE_\w+ (\d+)", header, re.MULTILINE)]
-    assert sorted(bits) == [1, 2, 4, 8]
+    assert sorted(bits) == [1, 2, 4, 8, 16]
 
 
 def test_hook_slots_of_a_few_hundred_interfaces_are_distinct() -> None:
