@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+from otel_netmon.analysis import http1, http2
 from otel_netmon.analysis.http_records import HttpRequest
+from otel_netmon.analysis.tcp_followers import Recogniser
 from otel_netmon.enrich.addresses import address_text
 
 
 class HttpReplay:
-    """Requests of one capture, of every version."""
+    """Requests of one capture, of every version.
+
+    Attributes:
+        counts: what went wrong, see ``Http1Follower`` and ``Http2Follower``.
+    """
 
     def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
         self._requests: list[HttpRequest] = []
 
-    def take(self, requests: Iterable[HttpRequest]) -> None:
-        """Takes requests that are over, in any order."""
-        self._requests += requests
+    def recognisers(self) -> tuple[Recogniser, ...]:
+        """How HTTP is recognised; the preface of HTTP/2 looks like a request line, so that HTTP/1 is asked behind it."""
+        return *http2.recognisers(self.counts), http1.recogniser(self.counts)
+
+    def take(self, records: Iterable[object]) -> None:
+        """Takes the requests among records, in any order."""
+        self._requests += [record for record in records if isinstance(record, HttpRequest)]
 
     def finish(self) -> list[dict[str, Any]]:
         """Gives every request in the order of their first octets; what was open has been given by then."""
-        self._requests.sort(key=lambda request: request.request_first_ns)
-        return [_row(request) for request in self._requests]
+        # A request that went over to HTTP/2 is told once, as it was asked.
+        requests = [request for request in self._requests if not request.is_first_of_http2]
+        return [_row(request) for request in sorted(requests, key=lambda request: request.request_first_ns)]
 
 
 def _row(request: HttpRequest) -> dict[str, Any]:

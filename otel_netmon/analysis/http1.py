@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 
 from otel_netmon.analysis.http1_exchange import Answer, Exchange
+from otel_netmon.analysis.http2 import Http2Follower
 from otel_netmon.analysis.http_records import Outcome
 from otel_netmon.analysis.tcp_followers import ANEW, ConnectionInfo, Follower, Recogniser
 from otel_netmon.decode.http1 import Begin, Content, End, Fault, Http1Reader
@@ -114,8 +115,7 @@ class Http1Follower(Follower):
     def end(self, from_client: bool, time_ns: int, reset: bool) -> None:
         """As of ``Follower``."""
         if from_client and self._held:
-            self.successor = ANEW
-            self._release_to_successor()
+            self._hand_over()
             return
         self._ended[from_client] = True
         self._is_reset |= reset
@@ -196,8 +196,7 @@ class Http1Follower(Follower):
             self._go_on()
         if len(self._held) >= _HELD_PIECES_MAX or sum([len(data) for data, _ in self._held]) > _HELD_OCTETS_MAX:
             # The response will not be seen: it is another protocol by what the client says.
-            self.successor = ANEW
-            self._release_to_successor()
+            self._hand_over()
 
     def _go_on(self) -> None:
         """The client goes on with HTTP."""
@@ -257,8 +256,7 @@ class Http1Follower(Follower):
         self._responses.expect(body)
         if body == "opaque":
             self._answer = None
-            self._end_answer(answer)
-            self._change_protocol(head, time_ns)
+            self._change_protocol(answer, head, time_ns)
         elif exchange is not None and exchange is self._waits_for:
             self._go_on()
 
@@ -290,17 +288,27 @@ class Http1Follower(Follower):
         if answer.exchange is not None:
             self._tell_if_over(answer.exchange)
 
-    def _change_protocol(self, head: ResponseHead, time_ns: int) -> None:
-        if head.status == 101 and head.fields.upgrade == (_WEBSOCKET,):
-            self._is_opaque = True
-            self._close("incomplete")
-            return
+    def _change_protocol(self, answer: Answer, head: ResponseHead, time_ns: int) -> None:
+        exchange = answer.exchange
+        if head.status == 101:
+            # A server that says nothing goes over to what the client asked for.
+            asked = exchange.head.fields.upgrade if exchange is not None else ()
+            answer.upgrade = next((each.decode("ascii", "replace") for each in head.fields.upgrade + asked), "")
+        self._end_answer(answer)
         if rest := self._responses.take_rest():
             self.rest.append((False, rest, time_ns))
-        self.successor = ANEW
-        self._release_to_successor()
+        if answer.upgrade == "websocket":
+            self._is_opaque = True
+            self._close("incomplete")
+        elif answer.upgrade == "h2c" and exchange is not None:
+            request = exchange.record(self._info.client, self._info.server, "answered")
+            self._hand_over(Http2Follower(self._info, self._counts, request))
+        else:
+            self._hand_over()
 
-    def _release_to_successor(self) -> None:
+    def _hand_over(self, successor: Follower | None = None) -> None:
+        """Gives the connection to this follower; None: what it speaks now has to be recognised."""
+        self.successor = ANEW if successor is None else successor
         self.rest += [(True, data, time_ns) for data, time_ns in self._held]
         self._held = []
         self._close("no_response" if self._ended[False] else "timeout")

@@ -11,12 +11,13 @@ class Answer:
 
     Attributes:
         status: None of HTTP/0.9.
+        upgrade: of a response 101.
         exchange: the request it was paired with.
         is_over: its end was seen.
         is_cut: where it ends cannot be known.
     """
 
-    __slots__ = ("body_octets", "exchange", "first_ns", "is_cut", "is_over", "last_ns", "status")
+    __slots__ = ("body_octets", "exchange", "first_ns", "is_cut", "is_over", "last_ns", "status", "upgrade")
 
     def __init__(self, status: int | None, first_ns: int, last_ns: int) -> None:
         self.status = status
@@ -25,6 +26,7 @@ class Answer:
         self.last_ns = last_ns
         self.body_octets = 0
         self.is_over = self.is_cut = False
+        self.upgrade: str | None = None
 
 
 class Exchange:
@@ -94,6 +96,7 @@ class Exchange:
             tracestate=fields.tracestate,
             is_grpc=fields.is_grpc,
             unknown=self._unknown(),
+            upgrade=answer.upgrade if answer is not None else None,
         )
 
     def _unknown(self) -> tuple[str, ...]:

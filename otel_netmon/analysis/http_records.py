@@ -33,6 +33,7 @@ class HttpRequest(NamedTuple):
         error_code: HTTP/2 error code of the RST_STREAM or GOAWAY that ended the request.
         is_grpc: the request's Content-Type begins with ``application/grpc``.
         grpc_status: of the trailers.
+        upgrade: the protocol that the connection went over to by a response 101, in lower case.
         unknown: names of attributes that were sent but could not be known, because the connection was joined in the middle,
             octets were lost or a head was too long.
     """
@@ -59,11 +60,17 @@ class HttpRequest(NamedTuple):
     is_grpc: bool = False
     grpc_status: int | None = None
     unknown: tuple[str, ...] = ()
+    upgrade: str | None = None
 
     @property
     def duration_ns(self) -> int | None:
         """From the first octet of the request to the last one of the response; None without a response."""
         return None if self.response_last_ns is None else max(0, self.response_last_ns - self.request_first_ns)
+
+    @property
+    def is_first_of_http2(self) -> bool:
+        """Whether it was asked in HTTP/1.1 and answered in HTTP/2; the record in HTTP/1.1 has the status 101."""
+        return self.version == "2" and self.interim[:1] == (101,)
 
     @property
     def first_byte_ns(self) -> int | None:

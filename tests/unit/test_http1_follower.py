@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from otel_netmon.analysis.http1 import OPEN_MAX
+from otel_netmon.analysis.http2 import Http2Follower
 from otel_netmon.analysis.tcp_followers import ANEW
 from support.http_messages import (
     CLIENT,
@@ -240,7 +241,16 @@ def test_websocket_is_opaque_afterwards() -> None:
     talk.client(request("GET /ws", *upgrade)).server(response(101, *upgrade) + b"\x81\5hello")
     assert told(talk.records) == [("GET", "/ws", 101, "answered")]
     assert talk.follower.done
-    assert talk.records[0].duration_ns == MILLISECOND
+    assert (talk.records[0].duration_ns, talk.records[0].upgrade) == (MILLISECOND, "websocket")
+
+
+@pytest.mark.parametrize("says", ["TLS/1.2", ""])
+def test_an_upgrade_to_anything_else_is_recognised_anew(says: str) -> None:
+    talk = Conversation()
+    fields = [f"Upgrade: {says}", "Connection: Upgrade"] if says else []
+    talk.client(request("GET /1", "Connection: Upgrade", "Upgrade: TLS/1.2, x")).server(response(101, *fields))
+    assert talk.follower.successor is ANEW
+    assert talk.records[0].upgrade == "tls/1.2"
 
 
 def test_an_upgrade_that_is_not_taken_goes_on() -> None:
@@ -257,8 +267,30 @@ def test_h2c_is_handed_over() -> None:
     upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c")
     talk.client(request("GET /1", *upgrade)).server(response(101, *upgrade) + b"settings")
     assert told(talk.records) == [("GET", "/1", 101, "answered")]
-    assert talk.follower.successor is ANEW
+    assert isinstance(talk.follower.successor, Http2Follower)
     assert talk.follower.rest == [(False, b"settings", talk.time_ns)]
+    assert talk.records[0].upgrade == "h2c"
+
+
+def test_the_response_in_http2_to_what_was_asked_in_http1_is_told_there() -> None:
+    talk = Conversation()
+    upgrade = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c")
+    talk.client(request("GET /1", HOST, *upgrade)).server(response(101, *upgrade))
+    successor = talk.follower.successor
+    assert isinstance(successor, Http2Follower)
+    status_404_ends_stream_1 = bytes.fromhex("000001 01 05 00000001 8d")
+    successor.data(False, bytes.fromhex("000000 04 00 00000000") + status_404_ends_stream_1, 7 * MILLISECOND)
+    (record,) = successor.records
+    assert (record.version, record.stream, record.target, record.status, record.host) == (
+        "2",
+        1,
+        "/1",
+        404,
+        "a.example",
+    )
+    assert record.is_first_of_http2
+    assert not talk.records[0].is_first_of_http2
+    assert record.duration_ns == 6 * MILLISECOND
 
 
 def test_what_the_client_says_before_the_101_is_seen_is_the_successors() -> None:
