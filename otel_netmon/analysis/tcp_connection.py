@@ -70,17 +70,22 @@ class Connection:
         """Whether anything waits behind a gap."""
         return self._streams[0].waits or self._streams[1].waits
 
+    def wants(self, seen: Seen) -> bool:
+        """Whether anything of the direction of a packet matters."""
+        recognition = self._recognition
+        return self._follower is not None or (recognition is not None and not recognition.is_over[self._way(seen)])
+
     def is_replaced_by(self, seen: Seen, segment: Segment) -> bool:
         """Whether a segment is of another connection between the same ends."""
         way = self._way(seen)
-        if self.is_over and not segment.flags & SYN:
-            return False
-        if not self._streams[way].begins_another(segment):
-            return False
+        stream = self._streams[way]
+        first = segment.sequence if segment.flags & SYN else segment.first
+        if first is None or not stream.is_of_another(first):
+            return not self.is_over and stream.jumps(segment)
         if segment.flags & SYN and segment.acknowledgment is not None:
             # The answer to the SYN that is known: only the number of this side is another than it was.
             other = self._streams[1 - way]
-            if other.has_begun and not other.begins_another(segment._replace(sequence=segment.acknowledgment)):
+            if other.has_begun and not other.is_of_another(segment.acknowledgment):
                 self._streams[way] = TcpStream()
                 return False
         return True
@@ -91,8 +96,11 @@ class Connection:
         way = self._way(seen)
         if way and self._answer is None:
             self._answer = seen
-        if segment.flags & SYN and self._client is None:
-            self._client = 1 - way if segment.flags & ACK else way
+        if self._client is None:
+            if segment.flags & SYN:
+                self._client = 1 - way if segment.flags & ACK else way
+            elif segment.opens is not None:
+                self._client = way if segment.opens else 1 - way
         if self.is_over:
             return
         if segment.acknowledgment is not None:
@@ -167,7 +175,7 @@ class Connection:
         if recognised is not None:
             self._begin(recognised)
         elif recognition.is_over[way]:
-            self._streams[way] = TcpStream()
+            self._streams[way].skip()
             if recognition.is_over[1 - way]:
                 self._recognition = None
 

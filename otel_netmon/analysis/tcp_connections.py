@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from otel_netmon.analysis.dns_lookups import Seen
@@ -21,6 +21,10 @@ LOOK_SEGMENTS = 16
 _Key = tuple[int, int, bytes, bytes]
 
 
+def _nothing(_: Seen) -> None:
+    """Where nobody asks for what is unwanted."""
+
+
 class Connections:
     """The connections that may be of a protocol that is followed.
 
@@ -31,6 +35,7 @@ class Connections:
         look_segments: how many segments of each direction are looked at until its protocol is known.
         idle_ns: silence after which one is forgotten.
         gap_ns: how long what lies behind a gap waits, where no acknowledgment tells that it is in vain.
+        unwanted: called with a packet of a direction of which nothing matters any more.
 
     Attributes:
         counts: ``connections``, ``evicted_connections`` (ended early, for a place or for octets).
@@ -44,6 +49,7 @@ class Connections:
         look_segments: int = LOOK_SEGMENTS,
         idle_ns: int = IDLE_NS,
         gap_ns: int = GAP_NS,
+        unwanted: Callable[[Seen], object] = _nothing,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._recognisers = tuple(recognisers)
@@ -52,6 +58,7 @@ class Connections:
         self._look_segments = look_segments
         self._idle_ns = idle_ns
         self._gap_ns = gap_ns
+        self._unwanted = unwanted
         self._octets = 0
         self._connections: OrderedDict[_Key, Connection] = OrderedDict()
 
@@ -86,6 +93,8 @@ class Connections:
             self._connections.move_to_end(key)
         connection.feed(seen, segment)
         self._take(connection, records)
+        if not connection.wants(seen):
+            self._unwanted(seen)
         while self._octets > self._octets_max:
             self._evict(next(each for each, one in self._connections.items() if one.accounted), records)
         return records

@@ -33,6 +33,9 @@ class Segment(NamedTuple):
     Attributes:
         sequence: of the first octet of payload; of a SYN its own number + 1.
         acknowledgment: the next octet that the sender expects of the other side; None without the flag ACK.
+        first: the sequence number of the first octet of the connection, if the kernel has seen the sender's SYN; a SYN tells
+            it itself.
+        opens: whether the sender opened the connection; None where that is not known.
     """
 
     time_ns: int
@@ -41,6 +44,8 @@ class Segment(NamedTuple):
     flags: int
     length: int
     data: bytes
+    first: int | None = None
+    opens: bool | None = None
 
 
 class Piece(NamedTuple):
@@ -74,8 +79,7 @@ class TcpStream:
 
     Attributes:
         octets: how many wait behind a gap.
-        is_known: whether any octet, or a SYN, was seen or acknowledged.
-        has_begun: whether the first octet given is the first of the connection, if none is missing.
+        is_known: whether it is known which octet comes next.
         has_ended: whether its end was given; nothing follows.
     """
 
@@ -83,12 +87,12 @@ class TcpStream:
         "_at",
         "_fin",
         "_first",
+        "_is_joined",
         "_jumped_to",
         "_low",
         "_next",
         "_time_ns",
         "_waiting",
-        "has_begun",
         "has_ended",
         "is_known",
         "octets",
@@ -96,8 +100,9 @@ class TcpStream:
 
     def __init__(self) -> None:
         self.octets = 0
-        self.is_known = self.has_begun = self.has_ended = False
-        self._first = 0  # sequence number of the first octet of the connection, if it has_begun
+        self.is_known = self.has_ended = False
+        self._first: int | None = None  # sequence number of the first octet of the connection
+        self._is_joined = False
         self._next = 0  # sequence number of the octet at self._at
         self._at = 0  # octets passed since the first that was seen
         self._low = 0  # offset of the earliest that was given
@@ -107,23 +112,25 @@ class TcpStream:
         self._waiting: list[_Waiting] = []
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the first octet given is the first of the connection, if none is missing."""
+        return self._first is not None and not self._is_joined
+
+    @property
     def waits(self) -> bool:
         """Whether octets or the end wait behind a gap."""
         return bool(self._waiting) or (self._fin is not None and not self.has_ended)
 
-    def begins_another(self, segment: Segment) -> bool:
-        """Whether a segment is of another connection between the same ends than what was seen so far.
+    def is_of_another(self, first: int) -> bool:
+        """Whether a connection that begins with this number is another one than what was seen so far."""
+        if self._first is not None:
+            return first != self._first
+        before = self._next - self._at + self._low - first & 0xFFFFFFFF
+        return self.is_known and before > _LATE_SYN_OCTETS
 
-        A SYN with another number is, and what is far from all that is expected; the latter only when it goes on there.
-        """
-        if not self.is_known:
-            return False
-        if segment.flags & SYN:
-            if self.has_begun:
-                return segment.sequence != self._first
-            before = self._next - self._at + self._low - segment.sequence & 0xFFFFFFFF
-            return before > _LATE_SYN_OCTETS
-        if abs(self._distance(segment.sequence)) <= _JUMP_OCTETS:
+    def jumps(self, segment: Segment) -> bool:
+        """Whether a segment goes on where the one before it was, far from all that is expected."""
+        if not self.is_known or abs(self._distance(segment.sequence)) <= _JUMP_OCTETS:
             self._jumped_to = None
             return False
         if segment.flags & RST or not segment.length:
@@ -132,22 +139,31 @@ class TcpStream:
         self._jumped_to = segment.sequence + segment.length & 0xFFFFFFFF
         return goes_on
 
-    def begin(self, sequence: int) -> None:
+    def begin(self, first: int) -> None:
         """Takes the number of the first octet, as a SYN or the acknowledgment of one tells it."""
-        if not self.is_known:
-            self.is_known, self._next = True, sequence
-        self._first, self.has_begun = sequence, True
+        self._first = first
+        if not self._is_joined:
+            self.expect(first)
 
     def expect(self, sequence: int) -> None:
         """Takes the number of the next octet, as the other side acknowledges, where nothing was seen yet."""
         if not self.is_known:
             self.is_known, self._next = True, sequence
 
+    def skip(self) -> None:
+        """Forgets what waits; what is seen next is taken as of one that is joined in the middle."""
+        self._waiting.clear()
+        self._fin, self.octets = None, 0
+        self.is_known, self._is_joined = False, True
+
     def feed(self, segment: Segment) -> list[Piece]:
-        """Takes a segment that ``begins_another`` denied; gives what comes next with it, in order."""
-        time_ns, sequence, _, flags, length, data = segment
-        if flags & SYN and not self.has_begun:
-            self.begin(sequence)
+        """Takes a segment of this connection; gives what comes next with it, in order."""
+        time_ns, sequence, _, flags, length, data, first, _ = segment
+        if self._first is None:
+            if flags & SYN:
+                self.begin(sequence)
+            elif first is not None and sequence - first & 0xFFFFFFFF <= _JUMP_OCTETS:
+                self.begin(first)
         if self.has_ended:
             return []
         if flags & RST:
@@ -213,7 +229,7 @@ class TcpStream:
         end = piece.offset + piece.length
         if end > self._at:
             return self._go_on(self._pass(piece, []))
-        if end == self._low and not self.has_begun and len(piece.data) == piece.length > 1:  # 1: a keep-alive
+        if end == self._low and self._first is None and len(piece.data) == piece.length > 1:  # 1: a keep-alive
             self._low = piece.offset
             return self._go_on([Piece(piece.time_ns, piece.data, is_before=True)])
         return self._go_on([])

@@ -28,7 +28,11 @@ class Talk:
         self.ends = client, server
         self.time_ns = 0
         self._next = {True: numbers[0], False: numbers[1]}
-        self._open = False
+        self._first = {side: number + 1 & 0xFFFFFFFF for side, number in self._next.items()}
+
+    def first(self, from_client: bool) -> int:
+        """The sequence number of the first octet of a side, if it sent a SYN."""
+        return self._first[from_client]
 
     def open(self) -> list[Packet]:
         """The three packets of a handshake; the third has no payload, and the kernel does not tell it."""

@@ -265,6 +265,43 @@ class Brief(NotingFollower):
         return bool(self.said(False))
 
 
+def test_directions_of_which_nothing_matters_are_told() -> None:
+    talk = Talk()
+    unwanted: list[tuple[bytes, bytes]] = []
+    connections = Connections(
+        ALL, look_segments=2, unwanted=lambda seen: unwanted.append((seen.source, seen.destination))
+    )
+    feed(connections, talk.open() + talk.say(False, b"noise"))
+    assert unwanted == []
+    feed(connections, talk.say(False, b"noise") + talk.say(True, b"noise") + talk.say(False, b"noise"))
+    assert unwanted == [(SERVER, CLIENT)] * 2
+    feed(connections, talk.say(True, b"noise"))
+    assert unwanted == [(SERVER, CLIENT)] * 2 + [(CLIENT, SERVER)]
+    assert feed(connections, exchange(Talk(numbers=(5, 6)))) == []
+    assert len(connections.finish()) == 1
+
+
+def test_another_connection_is_told_by_the_first_number_of_its_segments() -> None:
+    talk, again = Talk(), Talk(numbers=(5, 6))
+    connections = Connections(ALL)
+    told = [
+        (seen, segment._replace(first=other.first(seen.source == CLIENT), opens=seen.source == CLIENT))
+        for other in (talk, again)
+        for seen, segment in exchange(other)[2:]
+    ]
+    first = feed(connections, told)
+    second = connections.finish()
+    assert [record.calls for record in first] == [record.calls for record in second]
+    assert (first[0].info.begun, len(second)) == (True, 1)
+
+
+def test_who_opens_is_told_by_its_segments() -> None:
+    talk = Talk()
+    told = [(seen, segment._replace(opens=seen.source == SERVER)) for seen, segment in talk.say(False, b"FRAME 1")]
+    follower = followed(told)
+    assert (follower.info.client, follower.info.roles_known) == (SERVER, True)
+
+
 def test_who_is_done_gets_nothing_more_until_another_connection_begins() -> None:
     talk = Talk()
     connections = Connections((Recogniser("brief", CLIENT_SPEAKS.begins, Brief),))

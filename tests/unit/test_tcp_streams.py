@@ -173,29 +173,57 @@ def test_a_keep_alive_is_nothing() -> None:
     assert stream.feed(keep_alive) == []
 
 
-def test_a_syn_with_another_number_is_another_connection() -> None:
+def test_a_first_number_of_another_connection() -> None:
+    stream = TcpStream()
+    assert not stream.is_of_another(START)
     stream = opened()
-    assert not stream.begins_another(segment(0, 0, SYN))
-    assert stream.begins_another(segment(1, 1, SYN))
+    assert not stream.is_of_another(START)
+    assert stream.is_of_another(START + 1)
+    stream.skip()
+    assert stream.is_of_another(START + 1)
 
 
 def test_a_syn_that_comes_late_is_of_the_same_connection() -> None:
     stream = TcpStream()
     read(stream, segment(0, 20), segment(20, 40))
-    assert not stream.begins_another(segment(0, 0, SYN))
+    assert not stream.is_of_another(START)
+    assert stream.is_of_another(START + 4000 & 0xFFFFFFFF)
     assert stream.feed(segment(0, 0, SYN)) == []
     assert stream.has_begun
     assert read(stream, segment(40, 48)) == [OCTETS[40:]]
-    assert stream.begins_another(Segment(0, START + 4000 & 0xFFFFFFFF, None, SYN, 0, b""))
+
+
+@pytest.mark.parametrize("first", [0, 20])
+def test_the_kernel_tells_the_first_number_with_each_segment(first: int) -> None:
+    stream = TcpStream()
+    told = START + first & 0xFFFFFFFF
+    segments = [segment(20, 48)._replace(first=told), segment(first, 20)._replace(first=told)]
+    assert read(stream, *segments) == [OCTETS[first:]]
+    assert stream.has_begun
+
+
+def test_a_first_number_far_away_is_of_no_use() -> None:
+    stream = TcpStream()
+    assert read(stream, segment(0, 48)._replace(first=START - (1 << 25) & 0xFFFFFFFF)) == [OCTETS]
+    assert not stream.has_begun
+
+
+def test_what_was_skipped_is_not_waited_for() -> None:
+    stream = opened()
+    assert read(stream, segment(10, 20)) == []
+    stream.skip()
+    assert (stream.octets, stream.waits, stream.has_begun) == (0, False, False)
+    assert read(stream, segment(30, 48)._replace(first=START)) == [OCTETS[30:]]
+    assert not stream.has_begun
 
 
 def test_another_connection_without_its_syn_is_told_by_two_segments_that_follow_one_another() -> None:
     stream = opened()
     far = START + (1 << 30)
     first = Segment(0, far & 0xFFFFFFFF, None, ACK, 10, OCTETS[:10])
-    assert not stream.begins_another(first)
+    assert not stream.jumps(first)
     assert stream.feed(first) == []
-    assert not stream.begins_another(segment(0, 20))
+    assert not stream.jumps(segment(0, 20))
     assert read(stream, segment(0, 20)) == [OCTETS[:20]]
-    assert not stream.begins_another(first)
-    assert stream.begins_another(Segment(0, far + 10 & 0xFFFFFFFF, None, ACK, 10, OCTETS[:10]))
+    assert not stream.jumps(first)
+    assert stream.jumps(Segment(0, far + 10 & 0xFFFFFFFF, None, ACK, 10, OCTETS[:10]))
