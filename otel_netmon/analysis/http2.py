@@ -104,23 +104,23 @@ class Http2Follower(Follower):
             for event in self._directions[from_client].gap(octets, time_ns):
                 self._take(from_client, event)
 
-    def end(self, from_client: bool, time_ns: int, reset: bool) -> None:  # noqa: ARG002 - as every follower
+    def end(self, from_client: bool, time_ns: int, reset: bool) -> None:
         """Takes the FIN or RST of a direction: nobody answers any more after either of the server's, or a reset."""
         if reset or from_client != self._client_side:
-            self._finish("reset" if reset else "no_response")
+            self._finish("reset" if reset else "no_response", time_ns)
 
-    def finish(self, time_ns: int) -> None:  # noqa: ARG002
+    def finish(self, time_ns: int) -> None:
         """Takes that nothing more comes."""
-        self._finish("timeout")
+        self._finish("timeout", time_ns)
 
-    def _finish(self, unanswered: Outcome) -> None:
+    def _finish(self, unanswered: Outcome, time_ns: int) -> None:
         if not self._over:
             for side, direction in self._directions.items():
                 body = direction.partial()
                 if body is not None and self._client_side is not None:
                     self._take_body(side == self._client_side, body)
             for identifier in list(self._streams):
-                self._close(identifier, unanswered)
+                self._close(identifier, unanswered, time_ns)
         self._over = True
 
     def _take(self, side: bool, event: Event) -> None:
@@ -135,10 +135,10 @@ class Http2Follower(Follower):
             case Body():
                 self._take_body(from_client, event)
             case Reset():
-                self._close(event.stream, "reset", event.error_code)
+                self._close(event.stream, "reset", event.time_ns, event.error_code)
             case GoAway() if not from_client:
                 for identifier in [each for each in self._streams if each > event.last_stream]:
-                    self._close(identifier, "reset", event.error_code)
+                    self._close(identifier, "reset", event.time_ns, event.error_code)
             case Lost():
                 for stream in self._streams.values():
                     stream.lossy = True
@@ -195,12 +195,12 @@ class Http2Follower(Follower):
     def _end_request(self, stream: Stream, *, ends: bool) -> None:
         stream.request_ended = stream.request_ended or ends
         if stream.request_ended and stream.response_ended:
-            self._close(stream.identifier, "answered")
+            self._close(stream.identifier, "answered", stream.last_ns)
 
     def _end_response(self, stream: Stream, *, ends: bool) -> None:
         stream.response_ended = stream.response_ended or ends
         if stream.response_ended and (stream.request_ended or stream.lossy):
-            self._close(stream.identifier, "answered")
+            self._close(stream.identifier, "answered", stream.last_ns)
 
     def _make_room(self, now_ns: int) -> None:
         """Gives up on what nobody will end, the oldest first."""
@@ -210,13 +210,13 @@ class Http2Follower(Follower):
                 self._counts["evicted_streams"] += 1
             elif not oldest.lossy or oldest.last_ns > now_ns - SILENT_NS:
                 break
-            self._close(oldest.identifier, "timeout")
+            self._close(oldest.identifier, "timeout", now_ns)
 
-    def _close(self, identifier: int, outcome: Outcome, error_code: int | None = None) -> None:
+    def _close(self, identifier: int, outcome: Outcome, time_ns: int, error_code: int | None = None) -> None:
         """Makes a record of a stream that is over; one of which a response began has not gone without one."""
         stream = self._streams.pop(identifier, None)
         if stream is not None:
             self._kept -= stream.octets
             if stream.answered and outcome in {"no_response", "timeout"}:
                 outcome = "incomplete"
-            self.records.append(stream.record(self._info, outcome, error_code))
+            self.records.append(stream.record(self._info, outcome, time_ns, error_code))

@@ -27,6 +27,7 @@ class Stream:
     __slots__ = (
         "answered",
         "grpc_status",
+        "grpc_timeout_ns",
         "host",
         "identifier",
         "interim",
@@ -60,6 +61,7 @@ class Stream:
         self.status: int | None = None
         self.interim: tuple[int, ...] = ()
         self.grpc_status: int | None = None
+        self.grpc_timeout_ns: int | None = None
         self.request_first_ns = first_ns
         self.request_last_ns = self.last_ns = last_ns
         self.response_first_ns: int | None = None
@@ -95,6 +97,7 @@ class Stream:
         if self.method == "CONNECT" and self.target is None:
             self.target = fields.authority
         self.traceparent, self.tracestate, self.is_grpc = fields.traceparent, fields.tracestate, fields.is_grpc
+        self.grpc_timeout_ns = fields.grpc_timeout_ns
         if fields.unknown:
             self.unknown = tuple([name for name in _HEAD_ATTRIBUTES if not getattr(self, name)])
 
@@ -132,10 +135,10 @@ class Stream:
         self.response_octets += octets
         self.last_ns = last_ns
 
-    def record(self, info: ConnectionInfo, outcome: Outcome, error_code: int | None) -> HttpRequest:
-        """Gives what is known of it; a response that was seen to its end is an answer, whatever came then."""
+    def record(self, info: ConnectionInfo, outcome: Outcome, time_ns: int, error_code: int | None) -> HttpRequest:
+        """Gives what is known of it at its end; a response that was seen to its end is an answer, whatever came then."""
         if self.response_ended:
-            outcome, error_code = "answered", None
+            outcome, error_code, time_ns = "answered", None, self.last_ns
         return HttpRequest(
             "2",
             info.client,
@@ -159,6 +162,9 @@ class Stream:
             self.is_grpc,
             self.grpc_status,
             self._unknown(),
+            None,
+            time_ns,
+            self.grpc_timeout_ns,
         )
 
     def _answer(self, first_ns: int, last_ns: int) -> None:

@@ -34,6 +34,8 @@ class HttpRequest(NamedTuple):
         is_grpc: the request's Content-Type begins with ``application/grpc``.
         grpc_status: of the trailers.
         upgrade: the protocol that the connection went over to by a response 101, in lower case.
+        end_ns: when its outcome was there: the last octet of either side, the reset, the end of the connection or of waiting.
+        grpc_timeout_ns: how long a gRPC client waits, as it tells the server.
         unknown: names of attributes that were sent but could not be known, because the connection was joined in the middle,
             octets were lost or a head was too long.
     """
@@ -61,6 +63,8 @@ class HttpRequest(NamedTuple):
     grpc_status: int | None = None
     unknown: tuple[str, ...] = ()
     upgrade: str | None = None
+    end_ns: int = 0
+    grpc_timeout_ns: int | None = None
 
     @property
     def duration_ns(self) -> int | None:

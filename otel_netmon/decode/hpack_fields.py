@@ -40,6 +40,7 @@ _UNKNOWN = b"", b""  # no field has an empty name
 _KNOWN_BLOCKS_MAX = 64
 _KNOWN_BLOCK_OCTETS = 1024
 _TRACESTATE = b"tracestate"
+_UNITS_NS = {"H": 3600 * 10**9, "M": 60 * 10**9, "S": 10**9, "m": 10**6, "u": 1000, "n": 1}
 
 _WANTED = frozenset(
     (
@@ -53,6 +54,7 @@ _WANTED = frozenset(
         b"traceparent",
         b"tracestate",
         b"grpc-status",
+        b"grpc-timeout",
     )
 )
 
@@ -70,7 +72,7 @@ class Fields(NamedTuple):
         host: of the field Host.
         is_grpc: whether there is a Content-Type, and it is that of gRPC.
         protocol: of an extended CONNECT (RFC 8441).
-        status, grpc_status: None as well if they are no number.
+        status, grpc_status, grpc_timeout_ns: None as well if they are no number, or no time.
         unknown: fields that refer to entries of the table that were never seen: their names are not known.
         is_head: whether any field is a pseudo-header field: trailers have none.
     """
@@ -85,6 +87,7 @@ class Fields(NamedTuple):
     traceparent: str | None
     tracestate: str | None
     grpc_status: int | None
+    grpc_timeout_ns: int | None
     unknown: int
     is_head: bool
 
@@ -217,6 +220,7 @@ def _fields(listed: list[HeaderTuple], *, is_whole: bool) -> Fields:
         text(b"traceparent"),
         text(_TRACESTATE),
         _number(text(b"grpc-status")),
+        _timeout_ns(text(b"grpc-timeout")),
         unknown,
         is_head,
     )
@@ -224,3 +228,11 @@ def _fields(listed: list[HeaderTuple], *, is_whole: bool) -> Fields:
 
 def _number(text: str | None) -> int | None:
     return int(text) if text is not None and text.isascii() and text.isdecimal() and len(text) <= 9 else None
+
+
+def _timeout_ns(text: str | None) -> int | None:
+    """Reads a Timeout of gRPC: at most eight digits and a unit."""
+    if not text or text[-1] not in _UNITS_NS:
+        return None
+    number = _number(text[:-1])
+    return None if number is None else number * _UNITS_NS[text[-1]]

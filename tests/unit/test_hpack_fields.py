@@ -52,6 +52,7 @@ def test_the_fields_that_are_wanted() -> None:
         traceparent="00-d52ac471b0dfbbc5bd1ac5eadcea9870-b2d76db5796e4adc-01",
         tracestate="a=1,b=2",
         grpc_status=None,
+        grpc_timeout_ns=None,
         unknown=0,
         is_head=True,
     )

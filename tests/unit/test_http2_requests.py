@@ -89,6 +89,7 @@ def test_a_request_and_its_response() -> None:
         traceparent=TRACE,
         tracestate="x=1",
         stream=1,
+        end_ns=7,
     )
     assert not s.counts
 
