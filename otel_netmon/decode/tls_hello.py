@@ -220,7 +220,7 @@ def _extensions(body: bytes, at: int) -> tuple[_Found, bool]:
         return found, at < len(body)
     end = at + 2 + _U16(body, at)[0]
     at += 2
-    fault = end > len(body)
+    fault = end != len(body)
     end = min(end, len(body))
     while at + 4 <= end:
         kind, octets = _PAIR(body, at)

@@ -126,13 +126,14 @@ def parse_certificate(der: bytes) -> Certificate | RefusedCertificate:
         der: as in a Certificate message.
     """
     digest = sha256(der).hexdigest()
+    x509 = _x509()
     try:
         with warnings.catch_warnings():
             # The parser warns of what is against the rules and met anyway (serial numbers that are not positive): nothing
             # is wrong with what is taken from it.
             warnings.simplefilter("ignore")
-            return _read(_x509().load_der_x509_certificate(der), digest)
-    except (ValueError, OverflowError) as error:
+            return _read(x509.load_der_x509_certificate(der), digest)
+    except (ValueError, OverflowError, x509.InvalidVersion) as error:
         return RefusedCertificate(digest, _bounded(str(error)), _not_after(der))
 
 
@@ -172,9 +173,10 @@ def _or_none(take: Callable[[], Any]) -> Any:
     """What a part of a certificate is; None where it cannot be read, which does not hinder reading the others."""
     from cryptography.exceptions import UnsupportedAlgorithm
 
+    x509 = _x509()
     try:
         return take()
-    except (ValueError, UnsupportedAlgorithm, _x509().DuplicateExtension):
+    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return None
 
 
