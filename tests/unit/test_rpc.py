@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from otel_netmon.analysis.http_records import HttpRequest
@@ -11,7 +13,7 @@ from support.tcp_talk import CLIENT, SERVER
 MILLISECOND = 1_000_000
 
 
-def request(**fields: object) -> HttpRequest:
+def request(**fields: Any) -> HttpRequest:
     made = HttpRequest(
         "2",
         CLIENT,
@@ -80,7 +82,7 @@ def test_methods(target: str | None, method: str | None) -> None:
         ({"grpc_status": 13, "outcome": "incomplete"}, "INTERNAL"),
     ],
 )
-def test_status(fields: dict[str, object], status: str | None) -> None:
+def test_status(fields: dict[str, Any], status: str | None) -> None:
     made = call_of(request(**fields)).status
     assert (None if made is None else status_name(made)) == status
 
