@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from otel_netmon.analysis.tcp_followers import Recogniser
+from otel_netmon.analysis.tls import tls_recogniser
+from otel_netmon.analysis.tls_certificates import Certificates
 from otel_netmon.analysis.tls_handshakes import TlsHandshake
 from otel_netmon.decode.tls_ciphers import cipher_name
 from otel_netmon.decode.tls_numbers import group_name, version_name
@@ -20,6 +24,26 @@ _OUTCOMES = {
     "timed_out": "incomplete",
     "incomplete": "incomplete",
 }
+
+
+class TlsReplay:
+    """Handshakes of one capture."""
+
+    def __init__(self) -> None:
+        self._known = Certificates()
+        self._handshakes: list[TlsHandshake] = []
+
+    def recognisers(self) -> tuple[Recogniser, ...]:
+        """How TLS is recognised."""
+        return (tls_recogniser(self._known),)
+
+    def take(self, records: Iterable[object]) -> None:
+        """Takes the handshakes among records, in any order."""
+        self._handshakes += [record for record in records if isinstance(record, TlsHandshake)]
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Gives every handshake in the order of the hellos."""
+        return [tls_entry(each) for each in sorted(self._handshakes, key=lambda each: each.start_ns)]
 
 
 def tls_entry(handshake: TlsHandshake) -> dict[str, Any]:

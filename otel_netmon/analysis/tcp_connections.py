@@ -61,6 +61,7 @@ class Connections:
         self._unwanted = unwanted
         self._octets = 0
         self._connections: OrderedDict[_Key, Connection] = OrderedDict()
+        self._waiting: set[_Key] = set()  # those in which something waits behind a gap
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -92,7 +93,7 @@ class Connections:
         else:
             self._connections.move_to_end(key)
         connection.feed(seen, segment)
-        self._take(connection, records)
+        self._take(key, connection, records)
         if not connection.wants(seen):
             self._unwanted(seen)
         while self._octets > self._octets_max:
@@ -102,12 +103,15 @@ class Connections:
     def advance(self, now_ns: int) -> list[Any]:
         """Gives up on old gaps and forgets silent connections; gives the records that this finishes."""
         records: list[Any] = []
-        for key, connection in list(self._connections.items()):
-            if connection.waits:
-                connection.advance(now_ns, self._gap_ns)
-                self._take(connection, records)
-            if connection.last_ns <= now_ns - self._idle_ns:
-                self._end(key, records)
+        for key in list(self._waiting):
+            connection = self._connections[key]
+            connection.advance(now_ns, self._gap_ns)
+            self._take(key, connection, records)
+        while self._connections:
+            key, connection = next(iter(self._connections.items()))
+            if connection.last_ns > now_ns - self._idle_ns:
+                break
+            self._end(key, records)
         return records
 
     def finish(self) -> list[Any]:
@@ -117,10 +121,14 @@ class Connections:
             self._end(key, records)
         return records
 
-    def _take(self, connection: Connection, records: list[Any]) -> None:
+    def _take(self, key: _Key, connection: Connection, records: list[Any]) -> None:
         if connection.records:
             records += connection.records
             connection.records.clear()
+        if connection.waits:
+            self._waiting.add(key)
+        else:
+            self._waiting.discard(key)
         octets = connection.octets
         self._octets += octets - connection.accounted
         connection.accounted = octets
@@ -132,6 +140,7 @@ class Connections:
 
     def _end(self, key: _Key, records: list[Any]) -> None:
         connection = self._connections.pop(key)
+        self._waiting.discard(key)
         connection.finish()
         records += connection.records
         self._octets -= connection.accounted

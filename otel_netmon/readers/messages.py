@@ -38,6 +38,10 @@ class Messages(NamedTuple):
         start = int(self.starts[index])
         return self.data[start : start + int(self.heads["captured_length"][index])]
 
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Messages:
+        """Those that are chosen, shape (n,)."""
+        return self if chosen.all() else Messages(self.heads[chosen], self.data, self.starts[chosen])
+
 
 def parse_messages(drained: Drained) -> Messages:
     """Tells the heads and payloads in what a ring gave.
