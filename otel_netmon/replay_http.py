@@ -35,7 +35,7 @@ class HttpReplay:
         """Gives every request in the order of their first octets; what was open has been given by then."""
         # A request that went over to HTTP/2 is told once, as it was asked.
         requests = [request for request in self._requests if not request.is_first_of_http2]
-        return [_row(request) for request in sorted(requests, key=lambda request: request.request_first_ns)]
+        return [_row(request) for request in sorted(requests, key=lambda each: (each.request_first_ns, each.stream))]
 
 
 def _row(request: HttpRequest) -> dict[str, Any]:
