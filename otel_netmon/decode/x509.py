@@ -133,7 +133,7 @@ def parse_certificate(der: bytes) -> Certificate | RefusedCertificate:
             # is wrong with what is taken from it.
             warnings.simplefilter("ignore")
             return _read(x509.load_der_x509_certificate(der), digest)
-    except (ValueError, OverflowError, x509.InvalidVersion) as error:
+    except (ValueError, OverflowError, TypeError, x509.InvalidVersion) as error:
         return RefusedCertificate(digest, _bounded(str(error)), _not_after(der))
 
 
@@ -176,7 +176,7 @@ def _or_none(take: Callable[[], Any]) -> Any:
     x509 = _x509()
     try:
         return take()
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         return None
 
 
