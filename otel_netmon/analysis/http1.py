@@ -34,7 +34,8 @@ class Http1Follower(Follower):
 
     Args:
         info: the connection.
-        counts: takes what went wrong: the reasons of ``decode.http1.Fault``, ``unmatched_response``, ``pipeline_full``.
+        counts: takes what went wrong: the reasons of ``decode.http1.Fault``, ``unmatched_response``, ``pipeline_full``,
+            ``unfinished_request`` (its head never ended and nobody answered it: it was not made).
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Http1Follower(Follower):
         "_request_first_ns",
         "_requests",
         "_responses",
+        "_seen_ns",
         "_waits_for",
     )
 
@@ -72,6 +74,7 @@ class Http1Follower(Follower):
         self._may_miss = False
         self._waits_for: Exchange | None = None  # until its response says whether the client goes on with HTTP
         self._held: list[tuple[bytes, int]] = []  # what the client sent meanwhile
+        self._seen_ns = [0, 0]  # the last octets of the server, of the client
         self._ended = [False, False]  # the server's direction, the client's
         self._is_reset = False
         self._is_finishing = False
@@ -112,7 +115,7 @@ class Http1Follower(Follower):
             self._read_responses(time_ns)
             self._may_miss |= not self._responses.is_in_step
 
-    def end(self, from_client: bool, time_ns: int, reset: bool) -> None:
+    def end(self, from_client: bool, time_ns: int, reset: bool) -> None:  # noqa: ARG002 - as every follower
         """As of ``Follower``."""
         if from_client and self._held:
             self._hand_over()
@@ -123,20 +126,20 @@ class Http1Follower(Follower):
             reader = self._requests if from_client else self._responses
             reader.end()
             if from_client:
-                self._read_requests(time_ns)
+                self._end_requests()
             else:
-                self._read_responses(time_ns)
+                self._read_responses(self._seen_ns[False])
         if not from_client or all(self._ended):
             self._close("reset" if self._is_reset else "no_response")
 
-    def finish(self, time_ns: int) -> None:
+    def finish(self, time_ns: int) -> None:  # noqa: ARG002 - as every follower
         """As of ``Follower``."""
         self._go_on()
         self._is_finishing = True
         self._requests.end()
-        self._read_requests(time_ns)
+        self._end_requests()
         self._responses.end()
-        self._read_responses(time_ns)
+        self._read_responses(self._seen_ns[False])
         self._close("reset" if self._is_reset else "no_response" if self._ended[False] else "timeout")
 
     # ------------------------------------------------------------------------------------------------- from the client
@@ -146,6 +149,7 @@ class Http1Follower(Follower):
             # It asked whether to send the body, was told the final status instead, and did not send it.
             self._requests.expect(0)
             self._read_requests(time_ns)
+        self._seen_ns[True] = time_ns
         self._requests.feed(data)
         self._read_requests(time_ns)
 
@@ -174,6 +178,15 @@ class Http1Follower(Follower):
                 self._request_first_ns = time_ns
             elif isinstance(event, Fault):
                 self._counts[event.reason] += 1
+
+    def _end_requests(self) -> None:
+        before = self._exchange
+        self._read_requests(self._seen_ns[True])
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.is_unfinished = exchange is not before
+            exchange.is_sent = True  # as far as it will be
+            self._tell_if_over(exchange)
 
     def _begin_exchange(self, head: RequestHead, time_ns: int) -> None:
         first_ns = self._request_first_ns
@@ -214,6 +227,7 @@ class Http1Follower(Follower):
         if waiting is not None and waiting.head.version == "0.9" and self._answer is None and data[:5] != b"HTTP/":
             self._begin_answer(Answer(None, time_ns, time_ns), waiting)
             reader.expect_headless()
+        self._seen_ns[False] = time_ns
         reader.may_begin = waiting is not None
         reader.feed(data)
         self._read_responses(time_ns)
@@ -243,6 +257,11 @@ class Http1Follower(Follower):
 
     def _read_response_head(self, head: ResponseHead, time_ns: int) -> None:
         exchange = self._unanswered(self._answer_first_ns if self._may_miss else None)
+        if exchange is None:
+            # A server may answer a head that it cannot, or will not, read to its end.
+            self._requests.cut()
+            self._read_requests(self._seen_ns[True])
+            exchange = self._unanswered()
         self._may_miss = False
         body = response_body(head, exchange.head if exchange is not None else None)
         if head.status < 200 and head.status != 101:
@@ -331,7 +350,10 @@ class Http1Follower(Follower):
         """Tells all that is open: what was not answered with this outcome."""
         for exchange in list(self._open):
             answer = exchange.answer
-            if answer is None or (outcome == "reset" and not answer.is_over):
+            if answer is None and exchange.is_unfinished:
+                self._open.remove(exchange)
+                self._counts["unfinished_request"] += 1
+            elif answer is None or (outcome == "reset" and not answer.is_over):
                 self._tell(exchange, outcome)
             else:
                 self._tell(exchange, "answered" if answer.is_over and not answer.is_cut else "incomplete")

@@ -35,6 +35,7 @@ class Exchange:
     Attributes:
         interim: the statuses of interim responses.
         is_sent: the request's end was seen.
+        is_unfinished: its direction ended inside the head.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class Exchange:
         "head",
         "interim",
         "is_sent",
+        "is_unfinished",
         "request_body_octets",
         "request_first_ns",
         "request_last_ns",
@@ -52,7 +54,7 @@ class Exchange:
         self.request_first_ns = first_ns
         self.request_last_ns = last_ns
         self.request_body_octets = 0
-        self.is_sent = False
+        self.is_sent = self.is_unfinished = False
         self.answer: Answer | None = None
         self.interim: list[int] = []
 

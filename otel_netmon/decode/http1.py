@@ -192,6 +192,13 @@ class Http1Reader:
         if body == "invalid" and not self._is_cut:
             self._pending.append(Fault("body"))
 
+    def cut(self) -> None:
+        """Takes that the head that has begun is over, though its end did not come: it was answered."""
+        if self._state is _State.HEAD and self._has_begun:
+            fault = self._cut_head()
+            if fault is not None:
+                self._pending.insert(0, fault)
+
     def expect_headless(self) -> None:
         """Takes that all that follows is the content of one message (HTTP/0.9)."""
         self._forget_head()

@@ -35,9 +35,10 @@ _EMPTY_LINES = re.compile(rb"[\r\n]*")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _VERSION = re.compile(rb"HTTP/(\d)\.(\d+)", re.IGNORECASE)
 _TARGET_BEGINS = (b"/", b"http://", b"https://")
-_STATUS = re.compile(rb"[ \t\r\n]*(?:HTTP/(\d+)(?:\.(\d+))?|ICY)[ \t]+(\d{3})(?!\d)", re.IGNORECASE)
+_STATUS = re.compile(rb"[ \t\r\n]*(?:HTTP/([^ \t\r\n]{0,16})|ICY)[ \t]+(\d{3})(?!\d)", re.IGNORECASE)
+"""Clients take any version that a server says."""
 _STATUS_PREFIX = re.compile(
-    rb"[ \t\r\n]*(?:H?|HT|HTT|HTTP|HTTP/\d*(?:\.\d*)?[ \t]*\d{0,2}|I|IC|ICY[ \t]*\d{0,2})", re.IGNORECASE
+    rb"[ \t\r\n]*(?:H?|HT|HTT|HTTP|HTTP/[^ \t\r\n]{0,16}[ \t]*\d{0,2}|I|IC|ICY[ \t]*\d{0,2})", re.IGNORECASE
 )
 _STATUS_OCTETS_MAX = 64
 _FIELD = re.compile(
@@ -150,7 +151,7 @@ def read_response(head: bytes, *, is_whole: bool = True) -> ResponseHead | None:
     if match is None:
         return None
     fields = read_fields(head, head.find(b"\n", match.end()) + 1 or len(head))
-    return ResponseHead(int(match[3]), "1.0" if match[1] == b"1" and match[2] == b"0" else "1.1", fields, is_whole)
+    return ResponseHead(int(match[2]), "1.0" if match[1] == b"1.0" else "1.1", fields, is_whole)
 
 
 def read_fields(head: bytes, offset: int) -> Fields:

@@ -204,12 +204,24 @@ def test_a_gap_in_a_head_leaves_a_request_that_says_what_is_unknown() -> None:
     assert (record.target, record.unknown[:3]) == ("/lo", ("target", "version", "host"))
 
 
-def test_a_head_without_its_end_is_a_request_at_the_end() -> None:
+def test_a_head_that_never_ended_is_no_request_unless_somebody_answers_it() -> None:
     talk = Conversation()
     talk.client(request("GET /1", HOST)[:-2])
-    assert talk.records == []
-    assert told(talk.finish()) == [("GET", "/1", None, "timeout")]
-    assert talk.counts == {"cut_head": 1}
+    assert talk.finish() == []
+    assert talk.counts == {"cut_head": 1, "unfinished_request": 1}
+    answered = Conversation()
+    answered.client(request("GET /1", HOST)[:-2]).end(True).server(response(400, EMPTY))
+    assert told(answered.records) == [("GET", "/1", 400, "answered")]
+
+
+def test_a_head_that_was_answered_before_its_end() -> None:
+    talk = Conversation()
+    talk.client(request("GET /1", HOST, "X: ")[:-4], b"x" * 100).server(response(431, EMPTY)).client(b"x\r\n\r\n")
+    talk.client(request("GET /2")).server(response(200, EMPTY))
+    assert told(talk.records) == [("GET", "/1", 431, "answered"), ("GET", "/2", 200, "answered")]
+    first = talk.records[0]
+    assert (first.host, first.unknown) == ("a.example", ("traceparent", "tracestate"))
+    assert (first.request_last_ns, first.duration_ns) == (4 * MILLISECOND, 2 * MILLISECOND)
 
 
 def test_a_response_of_which_only_the_status_line_came() -> None:

@@ -168,6 +168,8 @@ def test_what_is_no_request_line(line: str) -> None:
         ("HTTP/1.1\t302 \xff", 302),
         ("ICY 200 OK", 200),
         ("HTTP/2 204 ", 204),
+        ("HTTP/1.x 200 OK", 200),
+        ("HTTP/ 200", 200),
     ],
 )
 def test_status_lines(line: str, status: int) -> None:
