@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.analysis.cardinality import Cardinality, hash_column
-from otel_netmon.analysis.differences import fingerprints, group
+from otel_netmon.analysis.differences import group
 from otel_netmon.analysis.dns_answers import Alike, AnsweredLookups
 from otel_netmon.analysis.dns_lookups import Lookup, question_name
 from otel_netmon.analysis.dns_names import NameFolding
 from otel_netmon.analysis.histograms import HistogramColumns, HistogramReading
-from otel_netmon.analysis.series import CounterSeries, SeriesReading
+from otel_netmon.analysis.lasting import LastingSeries
+from otel_netmon.analysis.series import SeriesReading
 
 SERIES = np.dtype(
     [
@@ -36,9 +37,6 @@ PROTOCOLS = ("dns", "mdns", "llmnr")
 ATTRIBUTES = ("dns.question.name", "netmon.dns.question.type", "netmon.dns.response.code", "server.address")
 _FIELDS = ("name", "question_type", "response_code", "server")
 _NOBODY = bytes(16)
-_HOMELESS_MAX = 1 << 16
-_SHARE_LEAVING = 8
-_SEED = 0x9E3779B97F4A7C15
 _NAMES_MAX = 1 << 14
 """Names known in one cycle, with and without a series."""
 
@@ -56,34 +54,10 @@ def name_number(name: str) -> int:
     return int.from_bytes(blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "little")
 
 
-class _LastingSeries(CounterSeries):
-    """Series that leave only between two cycles, when all that they have counted was told."""
-
-    def _admit(
-        self,
-        keys: npt.NDArray[Any],
-        first: npt.NDArray[np.intp],
-        weights: npt.NDArray[np.uint64],
-        slots: npt.NDArray[np.intp],
-        candidates: npt.NDArray[np.intp],
-        now_ns: int,
-        begin_ns: int,
-    ) -> npt.NDArray[np.intp]:
-        """Gives the places that are free, to the largest candidates."""
-        free = max(0, self.limit - len(self))
-        largest = np.argsort(weights[candidates], kind="stable")[::-1][:free]
-        limit, self.limit = self.limit, max(self.limit, len(self))
-        fresh = super()._admit(keys, first, weights, slots, candidates[np.sort(largest)], now_ns, begin_ns)
-        self.limit = limit
-        return fresh
-
-
 class DnsSeries:
     """Keeps the series of lookups.
 
-    Within a cycle many drains of the ring are counted, and none of it is told before its end. So a series leaves only then:
-    where there is no place for all, up to an eighth of them, those that counted least and less than one that has no place
-    counted in one drain.
+    Within a cycle many drains of the ring are counted, and none of it is told before its end: see ``LastingSeries``.
 
     A lookup that was not answered counts with the time after which it was given up. Responses without a query are no
     lookups and are not given.
@@ -101,10 +75,7 @@ class DnsSeries:
     ) -> None:
         self._folding = folding
         self._timeout = timeout_seconds
-        self._table = _LastingSeries(SERIES, 1, 1, 0, start_ns, idle_ns)
-        self._folded = 0
-        self._homeless: list[npt.NDArray[np.uint64]] = []
-        self._homeless_most = 0
+        self._table = LastingSeries(SERIES, 1, 1, 0, start_ns, idle_ns)
         self._durations = HistogramColumns(1, bounds)
         self._names: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
@@ -120,19 +91,7 @@ class DnsSeries:
 
     def end_cycle(self) -> None:
         """Ends a cycle, whose reading was taken, and makes room."""
-        reading = self._table.reading()
-        self._folded = len(_distinct(self._homeless)[0]) if self._homeless else 0
-        gained, limit = reading.gained[0], self._table.limit
-        room = np.count_nonzero(gained < self._homeless_most)
-        leaving = max(
-            len(gained) - limit, min(int(room), self._folded, -(-limit // _SHARE_LEAVING)) - max(0, limit - len(gained))
-        )
-        if leaving > 0:
-            which = np.zeros(len(gained), np.bool_)
-            which[np.argsort(gained, kind="stable")[:leaving]] = True
-            self._table.forget(which)
-        self._table.begin_cycle()
-        self._homeless, self._homeless_most = [], 0
+        self._table.end_cycle()
         self._estimated[:] = False
         self._forget_names()
 
@@ -157,7 +116,6 @@ class DnsSeries:
                 self._number(_name(answered, others, at))
         many = np.bincount(inverse).astype(np.uint64)
         placement = self._table.update(kinds, many[None, :], 0, np.zeros(len(kinds), np.intp), now_ns)
-        self._note_homeless(kinds, many, placement.slots < 0)
         slots = placement.slots + 1
         self._durations.grow(int(max(slots.max(), placement.fresh.max(initial=-1) + 1)) + 1)
         self._durations.reset(placement.fresh + 1)
@@ -166,15 +124,6 @@ class DnsSeries:
         self._durations.add(rows, seconds)
         self._estimate(kinds, placement.slots, now_ns)
         return rows
-
-    def _note_homeless(
-        self, kinds: npt.NDArray[Any], many: npt.NDArray[np.uint64], homeless: npt.NDArray[np.bool_]
-    ) -> None:
-        if homeless.any():
-            self._homeless_most = max(self._homeless_most, int(many[homeless].max()))
-            self._homeless.append(fingerprints(kinds[homeless], _SEED))
-            if sum(map(len, self._homeless)) > _HOMELESS_MAX:
-                self._homeless = [marks[: _HOMELESS_MAX // 2] for marks in _distinct(self._homeless)]
 
     def _estimate(self, kinds: npt.NDArray[Any], slots: npt.NDArray[np.intp], now_ns: int) -> None:
         """Has the sets counted, those with a series once a cycle."""
@@ -212,7 +161,7 @@ class DnsSeries:
     @property
     def folded(self) -> int:
         """Sets of the last cycle that had no series of their own, 32,768 at most."""
-        return min(self._folded, _HOMELESS_MAX // 2)
+        return self._table.folded
 
     def __len__(self) -> int:
         return len(self._table)
@@ -276,10 +225,6 @@ class DnsSeries:
         live = set(self._table.reading().keys["name"].tolist())
         self._names = {number: name for number, name in self._names.items() if number in live}
         self._numbers = {name: number for number, name in self._names.items()}
-
-
-def _distinct(marks: Sequence[npt.NDArray[np.uint64]]) -> list[npt.NDArray[np.uint64]]:
-    return [np.unique(np.concatenate(marks))]
 
 
 def _name(answered: AnsweredLookups, others: Sequence[Lookup], at: int) -> str:

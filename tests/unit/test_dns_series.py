@@ -229,7 +229,7 @@ def test_the_different_sets_are_estimated() -> None:
 
 
 def test_sets_without_a_place_are_counted_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otel_netmon.analysis.dns_series._HOMELESS_MAX", 64)
+    monkeypatch.setattr("otel_netmon.analysis.lasting._HOMELESS_MAX", 64)
     feed = Feed(limit=0)
     for turn in range(5):
         feed.take(*(reply(f"a.n{number + 20 * turn}") for number in range(31)))
