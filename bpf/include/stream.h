@@ -185,14 +185,16 @@ static __always_inline void tls_header(struct __sk_buff *skb, struct message_scr
 		return;
 	}
 	if (size == 1) {
-		if (seen == 1 && header[0] != 3) {
+		u32 length = flow->stream_looked << 8 | header[0];
+
+		if ((seen == 1 && header[0] != 3) || (seen == 4 && length > TLS_RECORD_MAX)) {
 			s->octets = at;
 			return;
 		}
 		if (seen == 3)
 			flow->stream_looked = header[0];
 		s->seen = seen == 4 ? 0 : seen + 1;
-		s->at = at + 1 + (seen == 4 ? flow->stream_looked << 8 | header[0] : 0);
+		s->at = at + 1 + (seen == 4 ? length : 0);
 	} else {
 		u32 length = be16(header + 3);
 

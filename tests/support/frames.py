@@ -103,12 +103,13 @@ def fragment(payload: bytes, next_header: int, offset: int = 0, *, more: bool = 
 
 
 # --------------------------------------------------------------------------------------------------------- transport
-def tcp(
+def tcp(  # noqa: PLR0913 - fields of a header
     payload: bytes = b"",
     source: int = 40000,
     destination: int = 443,
     *,
     sequence: int = 1000,
+    acknowledgment: int = 1,
     flags: int = ACK,
     options: bytes = b"",
     words: int | None = None,
@@ -117,8 +118,8 @@ def tcp(
     """RFC 9293; words is the data offset field."""
     options += bytes(-len(options) % 4)
     words = 5 + len(options) // 4 if words is None else words
-    sequence &= 0xFFFFFFFF
-    return pack(">HHIIBBHHH", source, destination, sequence, 1, words << 4, flags, window, 0, 0) + options + payload
+    numbers = sequence & 0xFFFFFFFF, acknowledgment & 0xFFFFFFFF
+    return pack(">HHIIBBHHH", source, destination, *numbers, words << 4, flags, window, 0, 0) + options + payload
 
 
 def udp(payload: bytes = b"", source: int = 40000, destination: int = 53) -> bytes:
