@@ -15,7 +15,6 @@ from otel_netmon.decode.http2 import (
     Body,
     Direction,
     Event,
-    GoAway,
     Head,
     Lost,
     Reset,
@@ -127,21 +126,21 @@ class Http2Follower(Follower):
         if self._client_side is None:
             self._tell_roles(side, event)
         from_client = side == self._client_side
-        match event:
-            case Head() if from_client:
+        if isinstance(event, Head):
+            if from_client:
                 self._take_request_head(event)
-            case Head():
+            else:
                 self._take_response_head(event)
-            case Body():
-                self._take_body(from_client, event)
-            case Reset():
-                self._close(event.stream, "reset", event.time_ns, event.error_code)
-            case GoAway() if not from_client:
-                for identifier in [each for each in self._streams if each > event.last_stream]:
-                    self._close(identifier, "reset", event.time_ns, event.error_code)
-            case Lost():
-                for stream in self._streams.values():
-                    stream.lossy = True
+        elif isinstance(event, Body):
+            self._take_body(from_client, event)
+        elif isinstance(event, Reset):
+            self._close(event.stream, "reset", event.time_ns, event.error_code)
+        elif isinstance(event, Lost):
+            for stream in self._streams.values():
+                stream.lossy = True
+        elif not from_client:
+            for identifier in [each for each in self._streams if each > event.last_stream]:
+                self._close(identifier, "reset", event.time_ns, event.error_code)
 
     def _tell_roles(self, side: bool, event: Event) -> None:
         """Takes from a head who the client is."""

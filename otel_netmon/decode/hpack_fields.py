@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 
 from hpack import (
     Decoder,
-    HeaderTuple,
     HPACKDecodingError,
     InvalidTableIndexError,
     InvalidTableSizeError,
@@ -37,6 +36,8 @@ _TABLE_SIZE_MAX = (1 << 32) - 1
 _ENTRY_OCTETS = 32
 _INDEX_MAX = HeaderTable.STATIC_TABLE_LENGTH + TABLE_OCTETS_MAX // _ENTRY_OCTETS
 _UNKNOWN = b"", b""  # no field has an empty name
+_INDEX_ZERO, _LONG_INDEX = 0x80, 0xFF
+_SIZE_UPDATE, _SIZE_UPDATE_MASK = 0x20, 0xE0
 _KNOWN_BLOCKS_MAX = 64
 _KNOWN_BLOCK_OCTETS = 1024
 _TRACESTATE = b"tracestate"
@@ -172,7 +173,7 @@ class FieldReader:
         table = self._table
         changes = table.changes
         try:
-            listed = list(self._decoder.decode(block, raw=True))
+            listed = self._decode(block)
         except HPACKDecodingError as error:
             self.lose()
             return _fault(error)
@@ -182,6 +183,25 @@ class FieldReader:
         elif len(self._known) < _KNOWN_BLOCKS_MAX and sum([len(value) for _, value in listed]) <= _KNOWN_BLOCK_OCTETS:
             self._known[mark] = fields
         return fields
+
+    def _decode(self, block: bytes) -> list[tuple[bytes, bytes]]:
+        """Reads a block out; where it begins with entries of the table, as most do, these without the package's detours."""
+        listed: list[tuple[bytes, bytes]] = []
+        octets = 0
+        for first in block:
+            if not _INDEX_ZERO < first < _LONG_INDEX:
+                break
+            entry = self._table.get_by_index(first & 0x7F)
+            listed.append(entry)
+            octets += len(entry[0]) + len(entry[1]) + _ENTRY_OCTETS
+        rest = block[len(listed) :]
+        if octets > LIST_OCTETS_MAX:
+            raise OversizedHeaderListError
+        if listed and rest and rest[0] & _SIZE_UPDATE_MASK == _SIZE_UPDATE:
+            raise HPACKDecodingError("a table size update behind a field")
+        if rest:
+            listed += self._decoder.decode(rest, raw=True)
+        return listed
 
 
 def _fault(error: HPACKDecodingError) -> BlockFault:
@@ -195,7 +215,7 @@ def _fault(error: HPACKDecodingError) -> BlockFault:
     return "coding"
 
 
-def _fields(listed: list[HeaderTuple], *, is_whole: bool) -> Fields:
+def _fields(listed: list[tuple[bytes, bytes]], *, is_whole: bool) -> Fields:
     found: dict[bytes, bytes] = {}
     unknown = 0
     is_head = False

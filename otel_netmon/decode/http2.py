@@ -12,12 +12,15 @@ from struct import Struct
 from typing import TYPE_CHECKING, NamedTuple
 
 from otel_netmon.decode.http2_frames import (
+    END_HEADERS,
+    END_STREAM,
     HEAD_OCTETS_MAX,
     HEADER_OCTETS,
     KNOWN_TYPES,
+    PADDED,
     PREFACE,
     STREAMS_BELOW,
-    Flag,
+    WITH_PRIORITY,
     Frame,
     FrameReader,
     FrameType,
@@ -33,6 +36,7 @@ CONTINUATIONS_MAX = 256
 """Frames of one header block. A writer needs five to fill BLOCK_OCTETS_MAX; empty ones are a flood (CVE-2024-27316)."""
 
 _PREFACE_LINE = PREFACE.index(b"\r")
+_HEAD_FLAGS = END_HEADERS | PADDED | WITH_PRIORITY
 _SURE = 3
 _STRONG, _FAIR, _WEAK = 3, 2, 1
 _SEARCHED_OCTETS_MAX = 1 << 14
@@ -156,7 +160,7 @@ def _head_weight(frame: Frame) -> int | None:
     block = _block(frame)
     if block is None:
         return None
-    if not frame.flags & Flag.END_HEADERS:
+    if not frame.flags & END_HEADERS:
         return 0
     fields = FieldReader(begun=False).read(block)
     if isinstance(fields, str):
@@ -168,12 +172,12 @@ def _block(frame: Frame) -> bytes | None:
     """Gives the header block in HEADERS, CONTINUATION or PUSH_PROMISE; None where padding takes more than there is."""
     payload = frame.payload
     begin, end = 0, len(payload)
-    if frame.flags & Flag.PADDED and frame.type != FrameType.CONTINUATION:
+    if frame.flags & PADDED and frame.type != FrameType.CONTINUATION:
         if not payload:
             return None
         begin, end = 1, end - payload[0]
     if frame.type == FrameType.HEADERS:
-        begin += 5 if frame.flags & Flag.PRIORITY else 0
+        begin += 5 if frame.flags & WITH_PRIORITY else 0
     elif frame.type == FrameType.PUSH_PROMISE:
         begin += 4
     return payload[begin:end] if begin <= end else None
@@ -181,11 +185,10 @@ def _block(frame: Frame) -> bytes | None:
 
 def _body(frame: Frame) -> Body:
     """A DATA frame without its padding."""
-    octets = frame.length
-    if frame.flags & Flag.PADDED and frame.payload:
-        octets = max(0, octets - 1 - frame.payload[0])
-    ends = bool(frame.flags & Flag.END_STREAM)
-    return Body(frame.stream, octets, ends, frame.first_ns, frame.last_ns)
+    _, flags, stream, octets, payload, _, first_ns, last_ns = frame
+    if flags & PADDED and payload:
+        octets = max(0, octets - 1 - payload[0])
+    return Body(stream, octets, flags & END_STREAM != 0, first_ns, last_ns)
 
 
 class _OpenBlock:
@@ -336,16 +339,18 @@ class Direction:
         return data[at:]
 
     def _take(self, frame: Frame, events: list[Event]) -> None:
-        kind, flags, stream, _, payload, whole, _, last_ns = frame
+        kind, flags, stream, _, payload, whole, first_ns, last_ns = frame
         if self._block is not None and kind != FrameType.CONTINUATION:
             self._break_block("broken_blocks", last_ns, events)
-        if kind == FrameType.DATA:
+        if not kind:
             events.append(_body(frame))
+        elif kind == FrameType.HEADERS and flags & _HEAD_FLAGS == END_HEADERS and whole:  # almost all
+            events.append(Head(stream, self._read(payload), flags & END_STREAM != 0, first_ns, last_ns))
         elif kind in (FrameType.HEADERS, FrameType.PUSH_PROMISE):
             if kind == FrameType.PUSH_PROMISE:
                 self._counts["promises"] += 1
             block = _OpenBlock(frame)
-            if flags & Flag.END_HEADERS:
+            if flags & END_HEADERS:
                 self._read_block(block, last_ns, events)
             else:
                 self._block = block
@@ -357,13 +362,21 @@ class Direction:
             last_stream, error_code = _PAIR(payload)
             events.append(GoAway(last_stream & STREAMS_BELOW - 1, error_code, last_ns))
 
+    def _read(self, block: bytes) -> Fields | None:
+        """Gives the fields of the next block; None if it cannot be read, and counts why."""
+        fields = self._fields.read(block)
+        if isinstance(fields, str):
+            self._counts[f"hpack_{fields}"] += 1
+            return None
+        return fields
+
     def _continue_block(self, frame: Frame, events: list[Event]) -> None:
         block = self._block
         if block is None or block.frame.stream != frame.stream:
             self._break_block("broken_blocks", frame.last_ns, events)
             return
         block.add(frame)
-        if frame.flags & Flag.END_HEADERS:
+        if frame.flags & END_HEADERS:
             self._block = None
             self._read_block(block, frame.last_ns, events)
 
@@ -379,17 +392,11 @@ class Direction:
 
     def _read_block(self, block: _OpenBlock, last_ns: int, events: list[Event]) -> None:
         fields = None
-        fault = block.fault
-        if fault is None:
-            read = self._fields.read(bytes(block.octets))
-            if isinstance(read, str):
-                fault = f"hpack_{read}"
-            else:
-                fields = read
+        if block.fault is None:
+            fields = self._read(bytes(block.octets))
         else:
+            self._counts[block.fault] += 1
             self._fields.lose()
-        if fault is not None:
-            self._counts[fault] += 1
         frame = block.frame
         if frame.type == FrameType.HEADERS:
-            events.append(Head(frame.stream, fields, bool(frame.flags & Flag.END_STREAM), frame.first_ns, last_ns))
+            events.append(Head(frame.stream, fields, frame.flags & END_STREAM != 0, frame.first_ns, last_ns))

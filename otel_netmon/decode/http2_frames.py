@@ -12,6 +12,7 @@ from typing import NamedTuple
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADER_OCTETS = 9
 STREAMS_BELOW = 1 << 31
+_STREAM = STREAMS_BELOW - 1
 
 
 class FrameType(enum.IntEnum):
@@ -35,15 +36,8 @@ class FrameType(enum.IntEnum):
 KNOWN_TYPES: frozenset[int] = frozenset(FrameType)
 
 
-class Flag(enum.IntFlag):
-    """Flags of frames; ACK is END_STREAM's bit in SETTINGS and PING."""
-
-    END_STREAM = 0x1
-    END_HEADERS = 0x4
-    PADDED = 0x8
-    PRIORITY = 0x20
-
-
+END_STREAM, END_HEADERS, PADDED, WITH_PRIORITY = 0x1, 0x4, 0x8, 0x20
+"""Flags. Numbers, not an enumeration: they are looked at in every frame."""
 ACK = 0x1
 
 HEAD_OCTETS_MAX = 1 << 16
@@ -66,33 +60,32 @@ _LENGTHS: dict[int, int] = {
     FrameType.WINDOW_UPDATE: 4,
 }
 _FLAGS: dict[int, int] = {
-    FrameType.DATA: Flag.END_STREAM | Flag.PADDED,
-    FrameType.HEADERS: Flag.END_STREAM | Flag.END_HEADERS | Flag.PADDED | Flag.PRIORITY,
+    FrameType.DATA: END_STREAM | PADDED,
+    FrameType.HEADERS: END_STREAM | END_HEADERS | PADDED | WITH_PRIORITY,
     FrameType.PRIORITY: 0,
     FrameType.RST_STREAM: 0,
     FrameType.SETTINGS: ACK,
-    FrameType.PUSH_PROMISE: Flag.END_HEADERS | Flag.PADDED,
+    FrameType.PUSH_PROMISE: END_HEADERS | PADDED,
     FrameType.PING: ACK,
     FrameType.GOAWAY: 0,
     FrameType.WINDOW_UPDATE: 0,
-    FrameType.CONTINUATION: Flag.END_HEADERS,
+    FrameType.CONTINUATION: END_HEADERS,
     FrameType.ALTSVC: 0,
     FrameType.ORIGIN: 0,
     FrameType.PRIORITY_UPDATE: 0,
 }
-_OF_A_STREAM: frozenset[int] = frozenset(
-    (
-        FrameType.DATA,
-        FrameType.HEADERS,
-        FrameType.PRIORITY,
-        FrameType.RST_STREAM,
-        FrameType.PUSH_PROMISE,
-        FrameType.CONTINUATION,
-    )
-)
-_OF_THE_CONNECTION: frozenset[int] = frozenset(
-    (FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY, FrameType.PRIORITY_UPDATE)
-)
+_ON_STREAM: dict[int, bool] = {
+    FrameType.DATA: True,
+    FrameType.HEADERS: True,
+    FrameType.PRIORITY: True,
+    FrameType.RST_STREAM: True,
+    FrameType.SETTINGS: False,
+    FrameType.PUSH_PROMISE: True,
+    FrameType.PING: False,
+    FrameType.GOAWAY: False,
+    FrameType.CONTINUATION: True,
+    FrameType.PRIORITY_UPDATE: False,
+}
 _HEADER = Struct(">HBBBI").unpack_from
 
 
@@ -129,17 +122,16 @@ class Frame(NamedTuple):
 def read_header(data: bytes, offset: int = 0) -> FrameHeader:
     """Gives the header at an offset, behind which there are 9 octets at least."""
     high, low, kind, flags, stream = _HEADER(data, offset)
-    return FrameHeader(high << 8 | low, kind, flags, stream & STREAMS_BELOW - 1)
+    return FrameHeader(high << 8 | low, kind, flags, stream & _STREAM)
 
 
-def is_legal(header: FrameHeader) -> bool:
+def is_legal(length: int, kind: int, flags: int, stream: int) -> bool:
     """Whether a frame may have this header: on a stream or not, and the length, as its type demands."""
-    length, kind, flags, stream = header
-    if (kind in _OF_A_STREAM and not stream) or (kind in _OF_THE_CONNECTION and stream):
+    if _ON_STREAM.get(kind, stream != 0) != (stream != 0):
         return False
-    if kind == FrameType.SETTINGS:
+    if kind == 4:  # SETTINGS
         return length % 6 == 0 and not (flags & ACK and length)
-    if kind == FrameType.GOAWAY:
+    if kind == 7:  # GOAWAY
         return length >= 8
     return _LENGTHS.get(kind, length) == length
 
@@ -148,7 +140,12 @@ def is_likely(header: FrameHeader) -> bool:
     """Whether a header is legal and as writers make them: a known type, its own flags, no more than the default length."""
     length, kind, flags, _ = header
     own = _FLAGS.get(kind)
-    return own is not None and not flags & ~own and length <= FRAME_OCTETS and is_legal(header)
+    return own is not None and not flags & ~own and length <= FRAME_OCTETS and is_legal(*header)
+
+
+def _kept(kind: int, flags: int) -> int:
+    """How many octets of a payload are kept at most: of a padded DATA its pad length."""
+    return _KEPT.get(kind, 0) if kind else flags >> 3 & 1
 
 
 class FrameReader:
@@ -204,7 +201,20 @@ class FrameReader:
             elif self._buffer or end - at < HEADER_OCTETS:
                 at = self._complete_header(data, at, time_ns, found)
             else:
-                at = self._open(read_header(data, at), at + HEADER_OCTETS, time_ns, time_ns, found)
+                high, low, kind, flags, stream = _HEADER(data, at)
+                length = high << 8 | low
+                stream &= _STREAM
+                at += HEADER_OCTETS
+                stop = at + length
+                if stop > end or length > HEAD_OCTETS_MAX:
+                    at = self._open(FrameHeader(length, kind, flags, stream), at, time_ns, time_ns, found)
+                elif is_legal(length, kind, flags, stream):
+                    kept = _kept(kind, flags)
+                    payload = data[at : min(stop, at + kept)] if kept else b""
+                    found.append(Frame(kind, flags, stream, length, payload, True, time_ns, time_ns))
+                    at = stop
+                else:
+                    self.in_step = False
         self.end, self._last_ns = at, time_ns
         return found
 
@@ -243,10 +253,10 @@ class FrameReader:
     def _open(self, header: FrameHeader, at: int, first_ns: int, time_ns: int, found: list[Frame]) -> int:
         """Takes a header; gives the offset behind it."""
         length, kind, flags, _ = header
-        if not is_legal(header):
+        if not is_legal(*header):
             self.in_step = False
             return at
-        kept = 1 if kind == FrameType.DATA and flags & Flag.PADDED else _KEPT.get(kind, 0)
+        kept = _kept(kind, flags)
         self._header, self._left, self._first_ns = header, length, first_ns
         self._kept, self._whole = min(kept, length), length <= HEAD_OCTETS_MAX or not kept
         if not length:
