@@ -154,7 +154,10 @@ def measure_streams(rounds: int, repeat: int) -> dict[str, float]:
     hello = b"\x16\x03\x01\x02\0\x01\0\x01\xfc" + bytes(508)
     handed = (1 << 14) // len(hello)  # within the limit of a handshake
     download = tcp_frame(bytes(1448), sequence=5001, flags=16)
-    taken: dict[str, list[float]] = {"download": [], "download, streams off": [], "handshake": []}
+    segment = tcp_frame(hello, sequence=5001, flags=16)
+    taken: dict[str, list[float]] = {
+        f"{what}{how}": [] for what in ("download", "handshake") for how in ("", ", streams off")
+    }
     with tempfile.TemporaryDirectory() as name:
         made, _ = loader.obtain("tc_monitor", Path(name))
     ring_bytes = 1 << 20  # as by default: what is written is in the cache
@@ -173,7 +176,8 @@ def measure_streams(rounds: int, repeat: int) -> dict[str, float]:
                 taken["download, streams off"].append(plain.repeat(download, repeat))
                 looking.repeat(tcp_frame(b"", sequence=4000 - number % 2, flags=2), 1)
                 ring.drain()
-                taken["handshake"].append(looking.repeat(tcp_frame(hello, sequence=5001, flags=16), handed))
+                taken["handshake, streams off"].append(plain.repeat(segment, handed))
+                taken["handshake"].append(looking.repeat(segment, handed))
                 records = len(ring.drain().offsets)
                 if records != handed:
                     raise SystemExit(f"{records} records of {handed} segments of a handshake")
