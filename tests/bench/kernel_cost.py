@@ -167,7 +167,7 @@ def measure_streams(rounds: int, repeat: int) -> dict[str, float]:
             syscalls.TestRun(loaded.program("netmon_receive", {Late.STREAMS: on}), 4096)
             for loaded, on in zip(images, (1, 0), strict=True)
         )
-        images[0].program("netmon_stream")
+        images[0].program("netmon_stream", {Late.WAKEUP: ring_bytes // 4})  # as on one CPU
         with RingReader(images[0].maps["messages"], ring_bytes) as ring:
             for number in range(rounds):
                 looking.repeat(tcp_frame(b"", sequence=5000 - number % 2, flags=2), 1)
