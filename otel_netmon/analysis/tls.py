@@ -37,9 +37,10 @@ class _Side:
             is sealed. None without.
         has_gap: octets are missing.
         ended: it sent FIN or RST.
+        taken: octets so far.
     """
 
-    __slots__ = ("changed_ns", "ended", "handshakes", "has_gap", "records", "sealed_ns")
+    __slots__ = ("changed_ns", "ended", "handshakes", "has_gap", "records", "sealed_ns", "taken")
 
     def __init__(self) -> None:
         self.records = Records()
@@ -47,6 +48,7 @@ class _Side:
         self.changed_ns: int | None = None
         self.sealed_ns: int | None = None
         self.has_gap = self.ended = False
+        self.taken = 0
 
 
 class TlsFollower(Follower):
@@ -55,6 +57,10 @@ class TlsFollower(Follower):
     Args:
         info: the connection.
         known: where certificates are read.
+        over: called when it is done, once.
+
+    Attributes:
+        began_ns: the first octets.
     """
 
     __slots__ = (
@@ -75,13 +81,19 @@ class TlsFollower(Follower):
         "_info",
         "_known",
         "_last_ns",
+        "_over",
         "_retry",
         "_server",
         "_stapled",
+        "began_ns",
     )
 
-    def __init__(self, info: ConnectionInfo, known: Certificates) -> None:
+    def __init__(
+        self, info: ConnectionInfo, known: Certificates, over: Callable[[TlsFollower], None] | None = None
+    ) -> None:
         super().__init__()
+        self.began_ns: int | None = None
+        self._over = over
         self._info = info
         self._known = known
         self._client, self._server = _Side(), _Side()
@@ -119,6 +131,9 @@ class TlsFollower(Follower):
     def data(self, from_client: bool, data: bytes, time_ns: int) -> None:
         """Takes the next octets of a direction."""
         side = self._client if from_client else self._server
+        side.taken += len(data)
+        if self.began_ns is None:
+            self.began_ns = time_ns
         for record in side.records.feed(data):
             if self._done:
                 return
@@ -160,6 +175,19 @@ class TlsFollower(Follower):
         """Takes that nothing more comes."""
         if not self._done:
             self._finish_early()
+
+    def time_out(self, now_ns: int, octets_max: int) -> None:
+        """Takes that it was waited for too long.
+
+        Args:
+            octets_max: of each direction, what there is to be seen at most.
+        """
+        owing = [side for side in (self._client, self._server) if not self._is_sealed(side)]
+        if any(side.has_gap or side.taken >= octets_max for side in owing):
+            self._finish("incomplete", None)
+        else:
+            self._last_ns = now_ns
+            self._finish("timed_out", self._client in owing and self._answer_ns is not None)
 
     def _finish_early(self) -> None:
         """Ends it before both sides seal, by nothing that was said: somebody left, unless something was not seen."""
@@ -233,7 +261,7 @@ class TlsFollower(Follower):
         if isinstance(hello, ClientHello):
             self._hello, self._hello_ns = hello, time_ns
         else:
-            self._done = True
+            self._finish("incomplete", None)
 
     def _note_client(self, from_client: bool, time_ns: int) -> None:
         """Notes the client's answer to the server's first flight."""
@@ -311,6 +339,8 @@ class TlsFollower(Follower):
     def _finish(self, outcome: Outcome, by_client: bool | None) -> None:
         """Makes the record; the handshake is over."""
         self._done = True
+        if self._over is not None:
+            self._over(self)
         hello, answer = self._hello, self._answer or self._retry
         if hello is None:
             return
