@@ -157,11 +157,13 @@ static __always_inline void count_total(u32 ifindex, u8 direction, const struct 
  */
 static __always_inline void look_into(struct __sk_buff *skb, const struct packet *p, u32 length)
 {
-	message(skb, p, length);
-	if (late_replay() && !late_decapsulate() && may_be_tunnel(p)) {
+	u8 protocols = message_protocols(p);
+
+	if (late_replay() && !late_decapsulate() && !protocols && may_be_tunnel(p)) {
 		asm volatile("*(u32 *)(%0 + 64) = %1" : : "r"(skb), "r"(1) : "memory");
 		message_programs.call(skb, NETMON_PROGRAM_TUNNEL);
 	}
+	message(skb, p, length, protocols);
 }
 
 static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)

@@ -78,9 +78,8 @@ static __always_inline u8 message_protocols(const struct packet *p)
  * runs behind the program that is called. What needs a decision is left to it, because here the verifier would follow it
  * once for each way through the parser.
  */
-static __always_inline void message(struct __sk_buff *skb, const struct packet *p, u32 length)
+static __always_inline void message(struct __sk_buff *skb, const struct packet *p, u32 length, u8 protocols)
 {
-	u8 protocols = message_protocols(p);
 	struct message_scratch *s;
 	u32 only = 0;
 

@@ -147,8 +147,9 @@ def octets(segments: list[Segment]) -> bytes:
 
 
 def decided(programs: MessagePrograms) -> list[bool]:
-    """Of every flow."""
-    return [bool(flow["sequence_state"] & SEQUENCE_DECIDED) for flow in programs.flows().values()]
+    """Of every flow, those of the client first."""
+    flows = sorted(programs.flows().items(), key=lambda each: -each[0].source_port)
+    return [bool(flow["sequence_state"] & SEQUENCE_DECIDED) for _, flow in flows]
 
 
 # ------------------------------------------------------------------------------------------------------------------- TLS
