@@ -72,6 +72,12 @@ class HttpRequest(NamedTuple):
         return None if self.response_last_ns is None else max(0, self.response_last_ns - self.request_first_ns)
 
     @property
+    def lasted_ns(self) -> int:
+        """As duration_ns where the response was seen to its end; otherwise until the outcome was there."""
+        end_ns = self.response_last_ns if self.outcome == "answered" else None
+        return max(0, (self.end_ns if end_ns is None else end_ns) - self.request_first_ns)
+
+    @property
     def is_first_of_http2(self) -> bool:
         """Whether it was asked in HTTP/1.1 and answered in HTTP/2; the record in HTTP/1.1 has the status 101."""
         return self.version == "2" and self.interim[:1] == (101,)
