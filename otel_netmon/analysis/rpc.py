@@ -9,7 +9,7 @@ import enum
 import re
 from typing import NamedTuple
 
-from otel_netmon.analysis.http_records import HttpRequest
+from otel_netmon.analysis.http_records import HttpRequest, Outcome
 
 
 class GrpcStatus(enum.IntEnum):
@@ -101,13 +101,13 @@ def status_name(status: int) -> str:
     return GrpcStatus(status).name if status in _DEFINED else str(status)
 
 
-def error_type(request: HttpRequest, status: int | None, *, is_server: bool) -> str | None:
+def error_type(status: int | None, outcome: Outcome, *, is_server: bool) -> str | None:
     """Gives what the conventions have as error.type; None if the call did not fail, or nobody knows.
 
-    A failure without a status is told by the request's outcome.
+    A failure without a status is told by the outcome of its request.
     """
     if status is None:
-        return None if request.outcome == "answered" else request.outcome
+        return None if outcome == "answered" else outcome
     if status == GrpcStatus.OK or (is_server and status in _DEFINED and status not in SERVER_ERRORS):
         return None
     return status_name(status)

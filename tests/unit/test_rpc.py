@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from otel_netmon.analysis.http_records import HttpRequest
+from otel_netmon.analysis.http_records import HttpRequest, Outcome
 from otel_netmon.analysis.rpc import GrpcCall, call_of, error_type, status_name
 from support.tcp_talk import CLIENT, SERVER
 
@@ -119,10 +119,9 @@ def test_a_client_that_gave_up(waited_ms: int, timeout_ms: int | None, status: s
         (None, "incomplete", "incomplete", "incomplete"),
     ],
 )
-def test_errors(status: int | None, outcome: str, client: str | None, server: str | None) -> None:
-    made = request(outcome=outcome)
-    assert error_type(made, status, is_server=False) == client
-    assert error_type(made, status, is_server=True) == server
+def test_errors(status: int | None, outcome: Outcome, client: str | None, server: str | None) -> None:
+    assert error_type(status, outcome, is_server=False) == client
+    assert error_type(status, outcome, is_server=True) == server
 
 
 def test_a_method_is_recognised_unless_the_server_says_no() -> None:
