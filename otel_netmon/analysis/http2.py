@@ -137,7 +137,7 @@ class Http2Follower(Follower):
             self._close(event.stream, "reset", event.time_ns, event.error_code)
         elif isinstance(event, Lost):
             for stream in self._streams.values():
-                stream.lossy = True
+                stream.lose(from_client=from_client)
         elif not from_client:
             for identifier in [each for each in self._streams if each > event.last_stream]:
                 self._close(identifier, "reset", event.time_ns, event.error_code)

@@ -135,6 +135,12 @@ class Stream:
         self.response_octets += octets
         self.last_ns = last_ns
 
+    def lose(self, *, from_client: bool) -> None:
+        """Takes that frames of one side were lost, which may have been of this stream."""
+        self.lossy = True
+        if not (self.request_ended if from_client else self.response_ended):
+            self._miss("request_body_octets" if from_client else "response_body_octets")
+
     def record(self, info: ConnectionInfo, outcome: Outcome, time_ns: int, error_code: int | None) -> HttpRequest:
         """Gives what is known of it at its end; a response that was seen to its end is an answer, whatever came then."""
         if self.response_ended:
@@ -181,6 +187,11 @@ class Stream:
         """What is still not known."""
         if not self.unknown:
             return ()
+        known_not_grpc = not self.is_grpc and "is_grpc" not in self.unknown
         return tuple(
-            [name for name in self.unknown if not getattr(self, name) and (name != "grpc_status" or self.is_grpc)]
+            [
+                name
+                for name in self.unknown
+                if name.endswith("_octets") or not (getattr(self, name) or (name == "grpc_status" and known_not_grpc))
+            ]
         )

@@ -224,6 +224,42 @@ def test_joined_in_the_middle_says_nothing_wrong(listed: list[dict[str, Any]], s
             assert getattr(each, name) == truth[name] or (getattr(each, name) is None and name in each.unknown)
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    listed=exchanges(),
+    size=st.sampled_from([40, 300, 1460]),
+    choice=st.randoms(use_true_random=False),
+    begin=st.integers(0, 8),
+)
+def test_losses_make_nothing_wrong(listed: list[dict[str, Any]], size: int, choice: random.Random, begin: int) -> None:
+    """Segments that were not captured, anywhere: no request that was none, no value that was another."""
+    wire = Wire()
+    for _ in range(3):
+        wire.exchange(listed)
+    talk, counts = Talk(), Counter[str]()
+    packets = talk.open()
+    for side, octets in wire.sent:
+        packets += talk.say(side, octets, size)
+    connections = Connections(recognisers(counts))
+    kept = [packet for packet in packets[begin:] if choice.random() < 0.95]
+    records = [record for packet in kept for record in connections.feed(*packet)] + connections.finish()
+    assert len({each.stream for each in records}) == len(records)
+    for each in records:
+        truth = wire.told[each.stream]
+        assert (each.client, each.server) == (CLIENT, SERVER)
+        for name, value in (
+            ("method", each.method),
+            ("target", each.target),
+            ("status", each.status),
+            ("grpc", each.grpc_status),
+        ):
+            assert value is None or value == truth[name], name
+        for name, value in (("request", each.request_body_octets), ("response", each.response_body_octets)):
+            assert value <= truth[name]
+            assert value == truth[name] or each.outcome != "answered" or f"{name}_body_octets" in each.unknown
+    assert set(counts) <= COUNTS
+
+
 def test_cut_at_every_octet() -> None:
     """The same over segments of a connection that is recognised, each cut once at each octet."""
     wire = Wire()
