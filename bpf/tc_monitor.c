@@ -200,7 +200,7 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 	p.flow.direction = direction;
 	p.flow.namespace = late_namespace();
 	p.flow.flags = direction == NETMON_TRANSMIT ? forwarded(skb) : 0;
-	p.look = late_replay();
+	p.look = late_replay() ? LOOK_STREAM : LOOK_NOWHERE;
 	if (late_replay() &&
 	    (control(skb, 2) || control(skb, 4))) { /* it is counted: a further piece, or inside a tunnel */
 		look_into(skb, &p, length);

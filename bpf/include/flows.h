@@ -125,9 +125,23 @@ static __always_inline u8 may_be_message(const struct packet *p, u32 payload, u8
 	u8 open = ~(u32)state / NETMON_SEQUENCE_DECIDED & 1;
 
 	if (!late_streams())
-		return 0;
+		return LOOK_NOWHERE;
 	asm volatile("%0 += %1\n%0 >>= 32" : "+r"(any) : "r"(0xffffffffULL));
 	return any & open;
+}
+
+/* Likewise of a flow that is known: which program looks at it. */
+static __always_inline u8 where_to_look(const struct packet *p, const struct netmon_flow *flow, u32 payload)
+{
+	u8 state = flow->sequence_state;
+	u8 look = may_be_message(p, payload, state);
+
+	if (!late_http() || state < NETMON_SEQUENCE_SKIP || look == LOOK_NOWHERE)
+		return look;
+	if ((state & NETMON_SEQUENCE_SKIP) && !(p->tcp_flags & (TCP_FIN | TCP_RST)) &&
+	    (s32)(p->sequence + payload - flow->stream_next) < 0)
+		return LOOK_NOWHERE;
+	return LOOK_STREAM + state / NETMON_SEQUENCE_HTTP_CLIENT;
 }
 
 /* 1: counted in a flow, and p->look said; 0: it had no place. */
@@ -189,7 +203,7 @@ static __always_inline int count_flow(struct __sk_buff *skb, struct packet *p, u
 		flow->ingress_ifindex = skb->ingress_ifindex;
 	if (p->tcp)
 		tcp_sequence(flow, p, payload, amount->packets + amount->extra_packets);
-	p->look = may_be_message(p, payload, flow->sequence_state);
+	p->look = where_to_look(p, flow, payload);
 	return 1;
 }
 

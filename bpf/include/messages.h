@@ -83,7 +83,7 @@ static __always_inline void message(struct __sk_buff *skb, const struct packet *
 	struct message_scratch *s;
 	u32 only = 0;
 
-	if (!protocols && !(late_streams() && p->look))
+	if (!protocols && !(late_streams() && p->look != LOOK_NOWHERE))
 		return;
 	s = message_scratch.lookup(&only);
 	if (!s)
@@ -96,6 +96,7 @@ static __always_inline void message(struct __sk_buff *skb, const struct packet *
 	s->packet.tcp_flags = p->tcp_flags;
 	s->packet.tcp = p->tcp;
 	s->packet.tcp_header = p->tcp_header;
+	s->packet.look = p->look;
 	s->length = length;
 	s->protocols = protocols;
 	if (late_replay()) {
@@ -104,8 +105,10 @@ static __always_inline void message(struct __sk_buff *skb, const struct packet *
 	}
 	if (protocols)
 		message_programs.call(skb, NETMON_PROGRAM_DNS);
-	else
+	else if (!late_http() || p->look == LOOK_STREAM)
 		message_programs.call(skb, NETMON_PROGRAM_STREAM);
+	else
+		message_programs.call(skb, NETMON_PROGRAM_HTTP);
 }
 
 static __always_inline u64 message_clock(struct __sk_buff *skb)

@@ -53,16 +53,21 @@ enum netmon_reason {
 #define NETMON_FLOW_FORWARDED 1 /* transmitted, but not made here: it came in by an interface of this namespace */
 
 /* netmon_flow.sequence_state */
-#define NETMON_SEQUENCE_NEXT 1	   /* next_sequence is known */
-#define NETMON_SEQUENCE_INITIAL 2  /* initial_sequence is known */
-#define NETMON_SEQUENCE_CLIENT 4   /* the last SYN came without ACK: the source opens */
-#define NETMON_SEQUENCE_SERVER 8   /* the last SYN came with ACK: the source was asked */
-#define NETMON_SEQUENCE_DECIDED 16 /* not of the sequence: no message is looked for any more, until the next SYN */
+#define NETMON_SEQUENCE_NEXT 1	  /* next_sequence is known */
+#define NETMON_SEQUENCE_INITIAL 2 /* initial_sequence is known */
+#define NETMON_SEQUENCE_CLIENT 4  /* the last SYN came without ACK: the source opens */
+#define NETMON_SEQUENCE_SERVER 8  /* the last SYN came with ACK: the source was asked */
+/* ... and not of the sequence: what is looked for in this direction, until its next SYN */
+#define NETMON_SEQUENCE_DECIDED 16U	 /* nothing any more */
+#define NETMON_SEQUENCE_SKIP 32U	 /* nothing in segments that end before stream_next */
+#define NETMON_SEQUENCE_HTTP_CLIENT 64U	 /* requests of HTTP/1 */
+#define NETMON_SEQUENCE_HTTP_SERVER 128U /* responses of HTTP/1 */
 
 /* netmon_flow.stream_stage: what the direction was found to carry, and in the upper bits what is still to come */
 #define NETMON_STREAM_TLS 1
 #define NETMON_STREAM_QUIC 2
 #define NETMON_STREAM_DTLS 3
+#define NETMON_STREAM_WHOLE 4	     /* HTTP that the kernel cannot follow: all octets are handed over */
 #define NETMON_STREAM_HEADER_SHIFT 4 /* octets of a cut TLS record header that were seen, 0 to 4 */
 
 /* One direction of one conversation at one interface: 44 bytes. */
@@ -109,7 +114,7 @@ struct netmon_flow {
 	__u32 resets;	       /* segments with RST */
 	__u32 ingress_ifindex; /* forwarded packets: the interface by which the last one came in */
 	__u32 stream_next;   /* TLS: sequence number of the next record header, or of the rest of it where it is cut */
-	__u16 stream_handed; /* octets of messages handed to user space; it stays at 65535 */
+	__u16 stream_handed; /* octets of messages handed to user space; of a WHOLE stream in units of 16 */
 	__u8 stream_looked;  /* packets looked at in vain; in a cut TLS record header the upper octet of its length */
 	__u8 stream_stage;   /* NETMON_STREAM_* */
 };
@@ -165,6 +170,7 @@ struct netmon_ports {
 #define NETMON_PROGRAM_DNS 0	/* DNS, multicast DNS, LLMNR */
 #define NETMON_PROGRAM_TUNNEL 1 /* in a replay: the program itself as it decapsulates */
 #define NETMON_PROGRAM_STREAM 2 /* whatever is on no such port: protocols that are told by their content */
+#define NETMON_PROGRAM_HTTP 3	/* what was found to be HTTP/1 */
 
 /* What a record of the ring buffer messages is. */
 enum netmon_message_kind {
@@ -176,6 +182,8 @@ enum netmon_message_kind {
 	NETMON_MESSAGE_STREAM = 6,	 /* a piece of one direction of a TCP connection that may be TLS or HTTP */
 	NETMON_MESSAGE_QUIC = 7,	 /* a datagram that begins with a QUIC Initial packet */
 	NETMON_MESSAGE_DTLS = 8,	 /* a datagram of DTLS records, up to the first of application data */
+	NETMON_MESSAGE_HTTP =
+		9, /* a request of HTTP/1 and its response: carries a netmon_http and the request's head */
 };
 
 /* At most this much of a payload in one record; a longer TCP payload becomes several records, up to a limit. */
@@ -235,7 +243,45 @@ enum netmon_message_count {
 	NETMON_COUNT_STREAM_LOST_LIMIT = 18,	 /* directions of a TLS handshake that is longer than the limit */
 	NETMON_COUNT_STREAM_LOST_COALESCED = 19, /* datagrams behind the first in a super-packet of UDP */
 	NETMON_COUNT_STREAM_NOTHING = 20,	 /* directions in which nothing was found */
-	NETMON_COUNT_NUMBER = 21,
+	NETMON_COUNT_HTTP_REQUESTS = 21,	 /* records of kind HTTP, those lost included */
+	NETMON_COUNT_HTTP_LOST_RING = 22,	 /* ... for which the ring had no place */
+	NETMON_COUNT_HTTP_LOST_TABLE = 23,	 /* requests for whose connection http_connections had no place */
+	NETMON_COUNT_HTTP_WHOLE = 24,		 /* connections of HTTP that are handed over whole */
+	NETMON_COUNT_HTTP_LOST_LIMIT = 25,	 /* ... of which one direction was longer than the limit */
+	NETMON_COUNT_NUMBER = 26,
+};
+
+/* netmon_http.flags */
+#define NETMON_HTTP_REQUEST_OPEN 1  /* how long the request is was not known from its head */
+#define NETMON_HTTP_RESPONSE_OPEN 2 /* likewise the response: it is chunked, or ends with the connection */
+#define NETMON_HTTP_CHUNKED 4	    /* the response is chunked */
+#define NETMON_HTTP_COMPLETE 8	    /* the response was seen to its end */
+#define NETMON_HTTP_CLIENT_RESET 16
+#define NETMON_HTTP_SERVER_RESET 32
+#define NETMON_HTTP_CLOSED 64	    /* the server ended the connection */
+#define NETMON_HTTP_QUIET 128	    /* told because nothing was seen for long */
+#define NETMON_HTTP_HANDED_OVER 256 /* behind this the connection speaks another protocol: 101, or 2xx to CONNECT */
+#define NETMON_HTTP_WHOLE 512 /* no end of an exchange: what the octets that are handed over from here on come behind */
+
+/*
+ * What the kernel knows of a request of HTTP/1 and its final response: 64 bytes, in a record of kind HTTP before the head of
+ * the request. The head of that record is of the packet that the request begins in; its time is when the record was made.
+ * Times are as there, 0 where nothing was seen. Octets are of head and body, as they were sent.
+ */
+struct netmon_http {
+	__u64 request_first_ns;
+	__u64 request_last_ns;
+	__u64 response_first_ns;
+	__u64 response_last_ns;
+	__u64 request_octets;
+	__u64 response_octets;
+	__u16 request_head;  /* octets with the empty line; 0: the end was not captured */
+	__u16 response_head; /* likewise */
+	__u16 status;	     /* 0 without a response */
+	__u16 interim;	     /* of the last interim response */
+	__u16 interims;
+	__u16 flags;	/* NETMON_HTTP_* */
+	__u32 reserved; /* 0 */
 };
 
 /* The key of dns_cache, 56 bytes: a query over UDP that waits for its answer. */

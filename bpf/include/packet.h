@@ -36,6 +36,12 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+/* Where a message may be that is told by its content: nowhere, anything, requests of HTTP/1, responses. */
+#define LOOK_NOWHERE 0
+#define LOOK_STREAM 1
+#define LOOK_HTTP_CLIENT 2
+#define LOOK_HTTP_SERVER 3
+
 /* What the parser found. Offsets are from the start of the frame as the hook hands it over. */
 struct packet {
 	struct netmon_flow_key flow;

@@ -23,10 +23,13 @@ SEQUENCE_INITIAL = 2
 SEQUENCE_CLIENT = 4
 SEQUENCE_SERVER = 8
 SEQUENCE_DECIDED = 16
+SEQUENCE_HTTP_CLIENT = 64
+SEQUENCE_HTTP_SERVER = 128
 
 PROGRAM_DNS = 0
 PROGRAM_TUNNEL = 1
 PROGRAM_STREAM = 2
+PROGRAM_HTTP = 3
 PORT_FILTER_BITS = 512
 PORTS_SIZE = PORT_FILTER_BITS // 8 + 65536
 MESSAGE_BYTES_MAX = 4096
@@ -86,6 +89,22 @@ class MessageKind(IntEnum):
     STREAM = 6
     QUIC = 7
     DTLS = 8
+    HTTP = 9
+
+
+class HttpFlags(IntFlag):
+    """What is known of the end of an exchange of HTTP/1, of a record of kind HTTP."""
+
+    REQUEST_OPEN = 1
+    RESPONSE_OPEN = 2
+    CHUNKED = 4
+    COMPLETE = 8
+    CLIENT_RESET = 16
+    SERVER_RESET = 32
+    CLOSED = 64
+    QUIET = 128
+    HANDED_OVER = 256
+    WHOLE = 512
 
 
 class MessageCount(IntEnum):
@@ -112,7 +131,12 @@ class MessageCount(IntEnum):
     STREAM_LOST_LIMIT = 18
     STREAM_LOST_COALESCED = 19
     STREAM_NOTHING = 20
-    NUMBER = 21
+    HTTP_REQUESTS = 21
+    HTTP_LOST_RING = 22
+    HTTP_LOST_TABLE = 23
+    HTTP_WHOLE = 24
+    HTTP_LOST_LIMIT = 25
+    NUMBER = 26
 
 
 class TcpFlags(IntFlag):
@@ -139,6 +163,7 @@ class Late(IntEnum):
     WAKEUP = 6
     STREAMS = 7
     HANDSHAKE_BYTES = 8
+    HTTP = 9
 
 
 LATE_MARK = 0x4E45544D4F4E0000
@@ -151,6 +176,7 @@ LATE_DEFAULTS: dict[Late, int] = {
     Late.WAKEUP: 1 << 14,
     Late.STREAMS: 0,
     Late.HANDSHAKE_BYTES: 1 << 14,
+    Late.HTTP: 0,
 }
 
 PROTOCOL_TCP = 6

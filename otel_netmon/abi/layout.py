@@ -111,6 +111,29 @@ But its direction, ingress_ifindex and cgroup are the query's, so that a lookup 
 Times are CLOCK_MONOTONIC in ns, in a replay the capture's.
 """
 
+HTTP = np.dtype(
+    [
+        ("request_first_ns", "<u8"),
+        ("request_last_ns", "<u8"),
+        ("response_first_ns", "<u8"),
+        ("response_last_ns", "<u8"),
+        ("request_octets", "<u8"),
+        ("response_octets", "<u8"),
+        ("request_head", "<u2"),
+        ("response_head", "<u2"),
+        ("status", "<u2"),
+        ("interim", "<u2"),
+        ("interims", "<u2"),
+        ("flags", "<u2"),
+        ("reserved", "<u4"),
+    ]
+)
+"""struct netmon_http: 64 bytes; what a record of kind HTTP begins its payload with, before the head of the request.
+
+Times are as in MESSAGE, 0 where nothing was seen. Octets are of head and body, as they were sent. request_head and
+response_head are octets with the empty line, 0 where that was not captured.
+"""
+
 QUERY_KEY = np.dtype(
     [
         ("client", "u1", 16),

@@ -25,6 +25,7 @@ STRUCTS = {
     "netmon_state": layout.STATE,
     "netmon_ports": layout.PORTS,
     "netmon_message": layout.MESSAGE,
+    "netmon_http": layout.HTTP,
     "netmon_query_key": layout.QUERY_KEY,
     "netmon_query": layout.QUERY,
 }
@@ -44,12 +45,16 @@ CONSTANTS = {
     "NETMON_SEQUENCE_CLIENT": enums.SEQUENCE_CLIENT,
     "NETMON_SEQUENCE_SERVER": enums.SEQUENCE_SERVER,
     "NETMON_SEQUENCE_DECIDED": enums.SEQUENCE_DECIDED,
+    "NETMON_SEQUENCE_HTTP_CLIENT": enums.SEQUENCE_HTTP_CLIENT,
+    "NETMON_SEQUENCE_HTTP_SERVER": enums.SEQUENCE_HTTP_SERVER,
+    **{f"NETMON_HTTP_{flag.name}": int(flag) for flag in enums.HttpFlags},
     "NETMON_PORT_DNS": enums.PortProtocol.DNS,
     "NETMON_PORT_MDNS": enums.PortProtocol.MDNS,
     "NETMON_PORT_LLMNR": enums.PortProtocol.LLMNR,
     "NETMON_PROGRAM_DNS": enums.PROGRAM_DNS,
     "NETMON_PROGRAM_TUNNEL": enums.PROGRAM_TUNNEL,
     "NETMON_PROGRAM_STREAM": enums.PROGRAM_STREAM,
+    "NETMON_PROGRAM_HTTP": enums.PROGRAM_HTTP,
     "NETMON_PORT_FILTER_BITS": enums.PORT_FILTER_BITS,
     "NETMON_MESSAGE_BYTES_MAX": enums.MESSAGE_BYTES_MAX,
     "NETMON_QUESTION_BYTES_MAX": enums.QUESTION_BYTES_MAX,
@@ -59,6 +64,8 @@ KERNEL_ONLY = {
     "NETMON_ABI_STANDALONE",
     "NETMON_FILTER_SLOTS",
     "NETMON_SEQUENCE_NEXT",
+    "NETMON_SEQUENCE_SKIP",
+    "NETMON_STREAM_WHOLE",
     "NETMON_STREAM_TLS",
     "NETMON_STREAM_QUIC",
     "NETMON_STREAM_DTLS",
@@ -151,8 +158,8 @@ def test_the_sweep_takes_as_many_keys_as_the_reader_gives(project: Path) -> None
 
 
 def test_the_sequence_bits_are_distinct(header: str) -> None:
-    bits = [int(value) for value in re.findall(r"^#define NETMON_SEQUENCE_\w+ (\d+)", header, re.MULTILINE)]
-    assert sorted(bits) == [1, 2, 4, 8, 16]
+    bits = [int(value) for value in re.findall(r"^#define NETMON_SEQUENCE_\w+ (\d+)U?\b", header, re.MULTILINE)]
+    assert sorted(bits) == [1, 2, 4, 8, 16, 32, 64, 128]
 
 
 def test_hook_slots_of_a_few_hundred_interfaces_are_distinct() -> None:
