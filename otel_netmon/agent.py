@@ -29,7 +29,7 @@ from otel_netmon.errors import ImageError, NetmonError
 from otel_netmon.kernel import loader, syscalls
 from otel_netmon.kernel.image import TAIL_CALLS
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
-from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
+from otel_netmon.kernel.messages import DNS_PORTS, STREAM_PROGRAM, set_message_ports
 from otel_netmon.kernel.namespaces import open_netdev
 from otel_netmon.selfmon.journal import Journal
 
@@ -169,29 +169,40 @@ class Supervisor:
                     self._journal.error("probe.off", probe=name, reason="kernel_refuses", detail=str(error))
                     continue
                 images.loaded[stem] = loaded
-            self._load_dns(config, images)
+            self._load_message_programs(config, images)
         except BaseException:
             images.close()
             raise
         return images
 
-    def _load_dns(self, config: Config, images: Images) -> None:
-        """Lets the programs of tc_monitor call the one for DNS; if the kernel refuses that one, flows are counted all the same."""
+    def _load_message_programs(self, config: Config, images: Images) -> None:
+        """Lets the programs of tc_monitor call those that look into packets; flows are counted without those that are refused."""
         tc = images.loaded.get("tc_monitor")
-        if not config.probes.dns.enabled:
-            return
-        if tc is None:
-            images.failed["dns"] = ("needs_flows", "the programs of probes.flows call it, and that probe is off")
-            return
-        try:
-            # All CPUs together call the reader at a quarter of the ring, however many there are.
-            share = config.probes.dns.ring_bytes // (4 * syscalls.possible_cpus())
-            tc.program("netmon_dns", {Late.WAKEUP: max(share, WAKEUP_BYTES_MIN)})
-            own = {int(port): PortProtocol.DNS for port in config.probes.dns.ports}
-            set_message_ports(tc, {**DNS_PORTS, **own})
-        except (NetmonError, OSError) as error:
-            images.failed["dns"] = ("kernel_refuses", str(error))
-            self._journal.error("probe.off", probe="dns", reason="kernel_refuses", detail=str(error))
+        # All CPUs together call the reader at a quarter of the ring, however many there are.
+        share = config.probes.dns.ring_bytes // (4 * syscalls.possible_cpus())
+        wakeup = max(share, WAKEUP_BYTES_MIN)
+        for probe, enabled, program, late in (
+            ("dns", config.probes.dns.enabled, "netmon_dns", {Late.WAKEUP: wakeup}),
+            (
+                "tls",
+                config.probes.tls.enabled,
+                STREAM_PROGRAM,
+                {Late.WAKEUP: wakeup, Late.HANDSHAKE_BYTES: config.probes.tls.handshake_bytes},
+            ),
+        ):
+            if not enabled:
+                continue
+            if tc is None:
+                images.failed[probe] = ("needs_flows", "the programs of probes.flows call it, and that probe is off")
+                continue
+            try:
+                tc.program(program, late)
+                if probe == "dns":
+                    own = {int(port): PortProtocol.DNS for port in config.probes.dns.ports}
+                    set_message_ports(tc, {**DNS_PORTS, **own})
+            except (NetmonError, OSError) as error:
+                images.failed[probe] = ("kernel_refuses", str(error))
+                self._journal.error("probe.off", probe=probe, reason="kernel_refuses", detail=str(error))
 
     def _find_interfaces(self, config: Config) -> tuple[InterfaceTable, list[Event]]:
         settings = config.interfaces
@@ -457,6 +468,7 @@ class Supervisor:
         for name, hooks, enabled in (
             ("flows", tuple(TC_HOOKS), self._config.probes.flows.enabled),
             ("dns", tuple(TC_HOOKS), self._config.probes.dns.enabled),
+            ("tls", tuple(TC_HOOKS), self._config.probes.tls.enabled),
             ("xdp", ("xdp",), self._config.probes.xdp.enabled),
             ("interfaces", (), self._config.probes.interfaces.enabled),
         ):
@@ -554,8 +566,13 @@ class Supervisor:
 
 def _tc_sizes(config: Config) -> dict[str, int]:
     """Entries of the maps of tc_monitor; what belongs to a probe that is off takes next to nothing."""
-    sizes = {"flow_table": config.probes.flows.table_entries, "messages": config.probes.dns.ring_bytes}
-    return sizes if config.probes.dns.enabled else {**sizes, "messages": mmap.PAGESIZE, "dns_cache": 1}
+    probes = config.probes
+    sizes = {"flow_table": probes.flows.table_entries, "messages": probes.dns.ring_bytes}
+    if not probes.dns.enabled:
+        sizes["dns_cache"] = 1
+        if not probes.tls.enabled:
+            sizes["messages"] = mmap.PAGESIZE
+    return sizes
 
 
 def _describe(interface: Interface, hooks: dict[str, str] | None) -> dict[str, Any]:

@@ -251,6 +251,7 @@ class Pipeline:
             self._gone = set()
         self._receivers.offer(snapshot)
         self._hand_on_spans()
+        self._receivers.offer_events(self._sources.take_events())
         self._receivers.offer_events(self._events.probes(self._probes, now_ns))
         folded = self._budget.folded(self._sources.diversity())
         self._receivers.offer_events(self._events.folded(folded, self._config.limits.series, now_ns))

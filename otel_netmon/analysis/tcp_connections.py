@@ -36,6 +36,8 @@ class Connections:
         idle_ns: silence after which one is forgotten.
         gap_ns: how long what lies behind a gap waits, where no acknowledgment tells that it is in vain.
         unwanted: called with a packet of a direction of which nothing matters any more.
+        keeps_over: whether one of which nothing matters any more stays known until it is silent, so that what still comes of it
+            is not taken for another. Live the kernel tells nothing more of it.
 
     Attributes:
         counts: ``connections``, ``evicted_connections`` (ended early, for a place or for octets).
@@ -50,6 +52,7 @@ class Connections:
         idle_ns: int = IDLE_NS,
         gap_ns: int = GAP_NS,
         unwanted: Callable[[Seen], object] = _nothing,
+        keeps_over: bool = True,
     ) -> None:
         self.counts: Counter[str] = Counter()
         self._recognisers = tuple(recognisers)
@@ -59,6 +62,7 @@ class Connections:
         self._idle_ns = idle_ns
         self._gap_ns = gap_ns
         self._unwanted = unwanted
+        self._keeps_over = keeps_over
         self._octets = 0
         self._connections: OrderedDict[_Key, Connection] = OrderedDict()
         self._waiting: set[_Key] = set()  # those in which something waits behind a gap
@@ -96,6 +100,8 @@ class Connections:
         self._take(key, connection, records)
         if not connection.wants(seen):
             self._unwanted(seen)
+        if not self._keeps_over and connection.is_over:
+            self._end(key, records)
         while self._octets > self._octets_max:
             self._evict(next(each for each, one in self._connections.items() if one.accounted), records)
         return records

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
+import numpy as np
+
+from otel_netmon.abi.enums import MessageKind
 from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.decode.dtls import HelloFragments, begins_dtls, hello_fragments
 from otel_netmon.decode.quic import (
@@ -18,6 +22,7 @@ from otel_netmon.decode.quic import (
 )
 from otel_netmon.decode.tls_hello import ClientHello, decode_client_hello
 from otel_netmon.decode.tls_numbers import HandshakeType
+from otel_netmon.readers.messages import Messages
 
 Carrier = Literal["quic", "dtls"]
 
@@ -53,6 +58,26 @@ class _Client:
         self.keys: Keys | None = None
         self.datagrams = 0
         self.is_done = False
+
+
+def datagrams(messages: Messages) -> Iterator[tuple[Seen, int, bytes]]:
+    """Gives the datagrams that are among messages, in their order: where each was seen, when, and its octets."""
+    heads = messages.heads
+    for index in np.flatnonzero((heads["kind"] == MessageKind.QUIC) | (heads["kind"] == MessageKind.DTLS)).tolist():
+        head = heads[index]
+        ends = [
+            head[address].tobytes() + int(head[port]).to_bytes(2, "big")
+            for address, port in (("source", "source_port"), ("destination", "destination_port"))
+        ]
+        seen = Seen(
+            int(head["namespace"]),
+            int(head["ifindex"]),
+            int(head["direction"]),
+            int(head["ingress_ifindex"]),
+            int(head["cgroup"]),
+            *ends,
+        )
+        yield seen, int(head["time_ns"]), messages.payload(index)
 
 
 class DatagramHellos:

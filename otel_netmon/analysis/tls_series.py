@@ -97,11 +97,15 @@ class TlsSeries:
         """The series as they stand."""
         return HandshakeSeries(self._series.reading(), self.servers.texts, self._protocols.texts)
 
-    def end_cycle(self) -> None:
-        """Ends a cycle, whose reading was taken, and makes room."""
+    def end_cycle(self, servers: Sequence[int] = ()) -> None:
+        """Ends a cycle, whose reading was taken, and makes room.
+
+        Args:
+            servers: numbers of names that are told elsewhere too.
+        """
         self._series.end_cycle()
         keys = self._series.reading().series.keys
-        self.servers.end_cycle(set(keys["server"].tolist()), self._now_ns)
+        self.servers.end_cycle({*servers, *keys["server"].tolist()}, self._now_ns)
         self._protocols.end_cycle(set(keys["protocol"].tolist()), self._now_ns)
 
     @property

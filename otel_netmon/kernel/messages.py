@@ -15,6 +15,9 @@ DNS_PORTS: Mapping[int, PortProtocol] = MappingProxyType(
 )
 """Where DNS is by itself: RFC 1035, RFC 6762, RFC 4795."""
 
+STREAM_PROGRAM = "netmon_stream"
+"""The program that tells protocols by their content. It is called where the late constant STREAMS is set."""
+
 
 def ports_value(ports: Mapping[int, PortProtocol]) -> bytes:
     """Gives struct netmon_ports for these ports and what may be on them."""

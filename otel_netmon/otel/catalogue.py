@@ -122,6 +122,36 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             ("NOERROR", "NXDOMAIN"),
             "netmon",
         ),
+        "network.protocol.name": Attribute("Protocol of the application layer.", str, ("quic", "dtls"), "semconv"),
+        "tls.protocol.version": Attribute(
+            "Version that the server chose. Left out where it chose none.", str, ("1.2", "1.3"), "semconv"
+        ),
+        "tls.cipher": Attribute(
+            "Cipher suite that the server chose, by its IANA name.", str, ("TLS_AES_128_GCM_SHA256",), "semconv"
+        ),
+        "tls.next_protocol": Attribute(
+            "Protocol that the server chose by ALPN, where that is in the clear: before TLS 1.3.",
+            str,
+            ("h2", "http/1.1"),
+            "semconv",
+        ),
+        "tls.resumed": Attribute(
+            "Whether a session of before was taken up. Left out where that cannot be told.",
+            bool,
+            (True, False),
+            "semconv",
+        ),
+        "tls.server.issuer": Attribute(
+            "Issuer of the server's certificate.", str, ("CN=R3,O=Let's Encrypt,C=US",), "semconv"
+        ),
+        "netmon.tls.weakness": Attribute(
+            "What is weak: `old_version`, `export_cipher`, `rc4`, `des`, `3des`, `null_cipher`, `anonymous`, `md5_signature`, "
+            "`sha1_signature`, `small_key` and `small_group` (fewer bits than configured), `self_signed`, `wrong_name`, `expired`, "
+            "`not_yet_valid`.",
+            str,
+            ("old_version", "self_signed"),
+            "netmon",
+        ),
         "netmon.stage": Attribute(
             "Stage of the pipeline.",
             str,
@@ -133,7 +163,10 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "Why. Left out where there is nothing to explain.", str, ("superseded", "connection"), "netmon"
         ),
         "netmon.signal": Attribute(
-            "Kind of the items.", str, ("packets", "dns_messages", "metric_points", "spans", "log_records"), "netmon"
+            "Kind of the items.",
+            str,
+            ("packets", "dns_messages", "stream_messages", "metric_points", "spans", "log_records"),
+            "netmon",
         ),
         "netmon.destination": Attribute(
             "Receiver of OTLP: `default`, or its name in otlp.destinations.", str, ("default", "backup"), "netmon"
@@ -309,6 +342,35 @@ def _metrics() -> Iterable[Metric]:
         (), bounds=(1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0),
     )  # fmt: skip
     yield Metric(
+        "netmon.tls.handshake.duration", "s", "histogram", float,
+        "Time from the ClientHello until both sides seal what they send: ChangeCipherSpec before TLS 1.3, in it the client's first "
+        "sealed record. A handshake that failed has error.type, the alert's name or `closed`, `reset`, `not_tls`, `timeout` or "
+        "`sealed_alert`, and counts with the time until then. server.address is the name that the client asked for, without one "
+        "the address; names beyond probes.tls.server_names are `other`.",
+        (
+            "server.address", "tls.protocol.version", "tls.cipher", "tls.next_protocol", "tls.resumed", "error.type",
+            "otel.metric.overflow",
+        ),
+        bounds=_SECONDS,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tls.certificate.expiry", "s", "gauge", float,
+        "Time until the certificate ends that the server showed last, below zero when it has ended. Certificates are in the clear "
+        "up to TLS 1.2. Of as many servers as probes.tls.server_names, for a day after the last handshake.",
+        ("server.address", "server.port", "tls.server.issuer"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tls.weak", "{handshake}", "counter", int,
+        "Handshakes with something weak about what the server chose or showed, by kind; one may count under several.",
+        ("netmon.tls.weakness",),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tls.datagram_hellos", "{hello}", "counter", int,
+        "ClientHellos over UDP, each client's counted once: of QUIC, versions 1 and 2, and of DTLS. server.address is the name "
+        "asked for, without one the address; names as in netmon.tls.handshake.duration.",
+        ("network.protocol.name", "server.address", "otel.metric.overflow"),
+    )  # fmt: skip
+    yield Metric(
         "netmon.coverage", "1", "gauge", float,
         "Share of the kernel's own packet count of the interface that the eBPF programs saw, packets compared as the stack "
         "handed them over.",
@@ -406,6 +468,34 @@ EVENTS: Mapping[str, EventType] = MappingProxyType(
         "netmon.probe.state_changed": EventType(
             "A probe works, or works in part, or does not. The body says why.",
             ("netmon.probe", "netmon.state", "netmon.reason"),
+        ),
+        "netmon.tls.certificate.expiring": EventType(
+            "A server's certificate ends within probes.tls.expiry_warning_days, or has ended. Told once a day for each server and "
+            "certificate.",
+            (
+                "server.address",
+                "server.port",
+                "tls.server.subject",
+                "tls.server.issuer",
+                "tls.server.not_before",
+                "tls.server.not_after",
+                "tls.server.hash.sha256",
+            ),
+        ),
+        "netmon.tls.weak": EventType(
+            "What a server chose or showed is weak. Told once a day for each server and kind.",
+            (
+                "server.address",
+                "server.port",
+                "netmon.tls.weakness",
+                "tls.protocol.version",
+                "tls.cipher",
+                "tls.server.subject",
+                "tls.server.issuer",
+                "tls.server.not_before",
+                "tls.server.not_after",
+                "tls.server.hash.sha256",
+            ),
         ),
         "netmon.series.folded": EventType(
             "A family of metrics begins to fold attribute sets into the overflow point. Told once for each time of shedding.",

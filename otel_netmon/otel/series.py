@@ -18,6 +18,8 @@ from otel_netmon.selfmon.status import SeriesAttributeStatus, SeriesFamilyStatus
 FLOWS = "flows"
 DNS = "dns"
 DOMAINS = "domains"
+TLS = "tls"
+HELLOS = "tls_datagrams"
 AGENT = "agent"
 
 _AGENT_WEIGHT = 16.0
@@ -44,6 +46,8 @@ _CHOSEN: Mapping[str, _Chosen] = {
     FLOWS: _Chosen(("netmon.flow.io", "netmon.flow.packets"), 8.0, 2),
     DNS: _Chosen(("dns.lookup.duration",), 6.0, 1),
     DOMAINS: _Chosen(("netmon.domain.io", "netmon.domain.connections"), 4.0, 2),
+    TLS: _Chosen(("netmon.tls.handshake.duration",), 6.0, 1),
+    HELLOS: _Chosen(("netmon.tls.datagram_hellos",), 2.0, 2),
 }
 _GROUPS: Mapping[str, _Group] = {
     "interfaces": _Group(
@@ -55,6 +59,7 @@ _GROUPS: Mapping[str, _Group] = {
     "xdp": _Group(("netmon.xdp.io", "netmon.xdp.packets"), 2.0),
     "coverage": _Group(("netmon.coverage",), 1.0),
     "unparsed": _Group(("netmon.protocol.unparsed",), 1.0),
+    "certificates": _Group(("netmon.tls.certificate.expiry",), 2.0),
 }
 _OF_A_FAMILY = frozenset(
     name for families in (_CHOSEN, _GROUPS) for family in families.values() for name in family.metrics

@@ -6,6 +6,7 @@ from otel_netmon.probes.base import Probe
 from otel_netmon.probes.dns import DNS
 from otel_netmon.probes.flows import FLOWS
 from otel_netmon.probes.interfaces import INTERFACES
+from otel_netmon.probes.tls import TLS
 from otel_netmon.probes.xdp import XDP
 
-PROBES: dict[str, Probe] = {probe.name: probe for probe in (FLOWS, DNS, XDP, INTERFACES)}
+PROBES: dict[str, Probe] = {probe.name: probe for probe in (FLOWS, DNS, TLS, XDP, INTERFACES)}

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from otel_netmon.abi.enums import Direction
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.protocols import Side
+from otel_netmon.analysis.sampling import KeepRule, Reason
+from otel_netmon.analysis.tcp_preambles import preamble_recognisers
 from otel_netmon.config.model import Config
 from otel_netmon.enrich.interfaces import InterfaceNames
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.otel.points import Points
-from otel_netmon.otel.series import DNS, DOMAINS, FLOWS, Diversity, SeriesBudget
-from otel_netmon.otel.spans import SpanBatch
+from otel_netmon.otel.series import DNS, DOMAINS, FLOWS, HELLOS, TLS, Diversity, SeriesBudget
+from otel_netmon.otel.spans import Event, SpanBatch
 from otel_netmon.readers.ring import RingAlarm
 from otel_netmon.selfmon.status import StageStatus
+from otel_netmon.sources import messages as ring
 from otel_netmon.sources.dns import DnsSource
 from otel_netmon.sources.domains import DomainSource
 from otel_netmon.sources.flows import FlowSource
 from otel_netmon.sources.interfaces import InterfaceSource
+from otel_netmon.sources.messages import MessageSource
+from otel_netmon.sources.streams import StreamSource
+from otel_netmon.sources.tls import TlsSource
 from otel_netmon.sources.xdp import XdpSource
 
 
@@ -35,7 +42,7 @@ class Sources:
         boot_ns: Unix time at which the machine booted.
 
     Attributes:
-        flows, dns, xdp: None where the probe is off.
+        flows, dns, tls, xdp: None where the probe is off.
     """
 
     def __init__(
@@ -48,14 +55,22 @@ class Sources:
         boot_ns: int,
     ) -> None:
         self._config = config
+        self._now_ns = start_ns
         tc = maps.get("tc_monitor")
         self.flows = FlowSource(tc, programs["tc_monitor"], config, start_ns) if tc is not None else None
-        runs_dns = (
-            tc is not None
-            and config.probes.dns.enabled
-            and any(name.startswith("netmon_dns") for name in programs["tc_monitor"])
-        )
-        self.dns = DnsSource(tc, config, start_ns) if tc is not None and runs_dns else None
+        running = programs.get("tc_monitor", {})
+        runs_dns = config.probes.dns.enabled and _runs("netmon_dns", running)
+        runs_tls = config.probes.tls.enabled and _runs("netmon_stream", running)
+        spans = config.spans
+        self._rule = KeepRule(spans.share, spans.limit_per_second, round(spans.slow_seconds * 1e9) or None)
+        self._messages = MessageSource(tc) if tc is not None and (runs_dns or runs_tls) else None
+        self.dns = self.tls = self._streams = None
+        if tc is not None and self._messages is not None:
+            if runs_dns:
+                self.dns = DnsSource(tc, self._messages, config, self._rule, start_ns)
+            if runs_tls:
+                self.tls = TlsSource(self._messages, config, self._rule, start_ns)
+                self._streams = StreamSource([*preamble_recognisers(), self.tls.recogniser()])
         idle_ns = round(config.limits.series_idle_seconds * 1e9)
         self._domains = (
             DomainSource(self.dns.domains, self.dns.folding, start_ns, idle_ns) if self.dns is not None else None
@@ -67,15 +82,19 @@ class Sources:
         """Takes the edge rule and which interfaces are physical."""
         if self.flows is not None:
             self.flows.set_interfaces(edges, physical)
-        if self.dns is not None:
-            self.dns.set_edges(edges)
+        for source in (self.dns, self.tls):
+            if source is not None:
+                source.set_edges(edges)
 
     def read(self, known: Collection[Interface], budget: SeriesBudget, now_ns: int) -> None:
         """Reads everything once."""
+        self._now_ns = now_ns
         places = budget.places(self._wanted())
         if self.dns is not None:
             self.dns.begin_cycle(places[DNS])
-            self.dns.drain()
+        if self.tls is not None:
+            self.tls.begin_cycle(places[TLS], places[HELLOS])
+        self.drain()
         if self.flows is not None:
             self.flows.read(known, places[FLOWS], now_ns)
             if self._domains is not None:
@@ -91,6 +110,8 @@ class Sources:
         points: dict[str, Points] = {}
         if self.dns is not None:
             points |= self.dns.points()
+        if self.tls is not None:
+            points |= self.tls.points(self._now_ns)
         if self.flows is not None:
             points |= self.flows.points(names)
         if self._domains is not None:
@@ -104,12 +125,20 @@ class Sources:
     @property
     def alarm(self) -> RingAlarm | None:
         """Tells that a ring is filling up; None where there is none."""
-        return self.dns.alarm if self.dns is not None else None
+        return self._messages.alarm if self._messages is not None else None
 
     def drain(self) -> None:
-        """Empties the ring between two readings."""
+        """Empties the ring."""
+        if self._messages is None:
+            return
         if self.dns is not None:
-            self.dns.drain()
+            self.dns.prepare()
+        drained = self._messages.drain()
+        if self.dns is not None:
+            self.dns.take(drained.dns)
+        if self.tls is not None and self._streams is not None:
+            now_ns = time.monotonic_ns()
+            self.tls.take(drained.streams, self._streams.take(drained.streams, now_ns), now_ns)
 
     def settle(self) -> None:
         """Ends a reading whose state is saved."""
@@ -124,7 +153,11 @@ class Sources:
 
     def take_spans(self) -> list[SpanBatch]:
         """The spans that were kept since the last call."""
-        return self.dns.take_spans() if self.dns is not None else []
+        return [batch for source in (self.dns, self.tls) if source is not None for batch in source.take_spans()]
+
+    def take_events(self) -> list[Event]:
+        """The events of probes since the last call."""
+        return self.tls.take_events() if self.tls is not None else []
 
     def stages(self) -> dict[tuple[str, str], StageStatus]:
         """What became of items before they are exported, by stage and signal."""
@@ -133,6 +166,15 @@ class Sources:
             stages["kernel", "packets"] = self.flows.stage()
         if self.dns is not None:
             stages |= self.dns.stages()
+        if self.tls is not None:
+            stages |= self.tls.stages()
+        if self._messages is not None:
+            for signal, source in ((ring.DNS, self.dns), (ring.STREAMS, self.tls)):
+                if source is not None:
+                    stages["ring", signal.name] = self._messages.stage(signal)
+            kept = self._rule.counts
+            shed = {reason.name.lower(): int(kept[reason]) for reason in (Reason.SAMPLED_OUT, Reason.RATE_LIMITED)}
+            stages["sampling", "spans"] = StageStatus(delivered=int(kept.sum()) - sum(shed.values()), dropped=shed)
         return stages
 
     def diversity(self) -> dict[str, Diversity]:
@@ -142,6 +184,8 @@ class Sources:
             chosen[FLOWS] = self.flows.diversity()
         if self.dns is not None:
             chosen[DNS] = self.dns.diversity()
+        if self.tls is not None:
+            chosen[TLS], chosen[HELLOS] = self.tls.diversity()
         if self._domains is not None:
             chosen[DOMAINS] = self._domains.diversity()
         return chosen
@@ -168,8 +212,8 @@ class Sources:
             source.restore(state)
         return self.flows.traffic.interfaces() if self.flows is not None else set()
 
-    def _lasting(self) -> Iterator[FlowSource | DnsSource | DomainSource | XdpSource]:
-        for source in (self.flows, self.dns, self._domains, self.xdp):
+    def _lasting(self) -> Iterator[FlowSource | MessageSource | DnsSource | TlsSource | DomainSource | XdpSource]:
+        for source in (self.flows, self._messages, self.dns, self.tls, self._domains, self.xdp):
             if source is not None:
                 yield source
 
@@ -179,6 +223,8 @@ class Sources:
             wanted[FLOWS] = self._config.flows.top_k
         if self.dns is not None:
             wanted[DNS] = self.dns.wanted
+        if self.tls is not None:
+            wanted[TLS], wanted[HELLOS] = self.tls.wanted
         if self._domains is not None:
             wanted[DOMAINS] = self._domains.wanted
         return wanted
@@ -187,3 +233,8 @@ class Sources:
         if self.flows is None:
             return {}
         return self.flows.totals([(i.index, i.namespace, d) for i in known for d in Direction])
+
+
+def _runs(program: str, running: Mapping[str, int]) -> bool:
+    """Whether a program is among those loaded; its variants have names that begin with its own."""
+    return any(name.startswith(program) for name in running)

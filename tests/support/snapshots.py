@@ -30,7 +30,11 @@ def every_metric() -> Snapshot:
                 Point(each, metric.value_type(value), START)
                 for value, each in enumerate(attributes, start=1000 * number)
             ),
-            *([Point(OVERFLOW, 2**53 + 1, START)] if "otel.metric.overflow" in metric.attributes else []),
+            *(
+                [Point({key: value for key, value in OVERFLOW.items() if key in metric.attributes}, 2**53 + 1, START)]
+                if "otel.metric.overflow" in metric.attributes
+                else []
+            ),
         ]
     return Snapshot(END, points)
 

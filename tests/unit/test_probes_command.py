@@ -51,6 +51,7 @@ def test_on_and_off_follow_the_configuration(tmp_path: Path, capsys: pytest.Capt
     assert {name: (record["enabled"], record["why"]) for name, record in records.items()} == {
         "flows": (False, "probes.flows.enabled is false: --set probes.flows.enabled"),
         "dns": (True, ""),
+        "tls": (True, ""),
         "xdp": (True, ""),
         "interfaces": (False, f"probes.interfaces.enabled is false: file {file}:3:14"),
     }
