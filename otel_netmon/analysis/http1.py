@@ -51,6 +51,7 @@ class Http1Follower(Follower):
         "_is_opaque",
         "_is_reset",
         "_may_miss",
+        "_now_ns",
         "_open",
         "_request_first_ns",
         "_requests",
@@ -75,6 +76,7 @@ class Http1Follower(Follower):
         self._waits_for: Exchange | None = None  # until its response says whether the client goes on with HTTP
         self._held: list[tuple[bytes, int]] = []  # what the client sent meanwhile
         self._seen_ns = [0, 0]  # the last octets of the server, of the client
+        self._now_ns = 0  # the last end of a direction
         self._ended = [False, False]  # the server's direction, the client's
         self._is_reset = False
         self._is_finishing = False
@@ -115,8 +117,9 @@ class Http1Follower(Follower):
             self._read_responses(time_ns)
             self._may_miss |= not self._responses.is_in_step
 
-    def end(self, from_client: bool, time_ns: int, reset: bool) -> None:  # noqa: ARG002 - as every follower
+    def end(self, from_client: bool, time_ns: int, reset: bool) -> None:
         """As of ``Follower``."""
+        self._now_ns = time_ns
         if from_client and self._held:
             self._hand_over()
             return
@@ -132,8 +135,9 @@ class Http1Follower(Follower):
         if not from_client or all(self._ended):
             self._close("reset" if self._is_reset else "no_response")
 
-    def finish(self, time_ns: int) -> None:  # noqa: ARG002 - as every follower
+    def finish(self, time_ns: int) -> None:
         """As of ``Follower``."""
+        self._now_ns = time_ns
         self._go_on()
         self._is_finishing = True
         self._requests.end()
@@ -320,7 +324,7 @@ class Http1Follower(Follower):
             self._is_opaque = True
             self._close("incomplete")
         elif answer.upgrade == "h2c" and exchange is not None:
-            request = exchange.record(self._info.client, self._info.server, "answered")
+            request = exchange.record(self._info, "answered", time_ns)
             self._hand_over(Http2Follower(self._info, self._counts, request))
         else:
             self._hand_over()
@@ -344,7 +348,7 @@ class Http1Follower(Follower):
             self._waits_for = None
         if exchange is self._exchange:
             self._exchange = None
-        self.records.append(exchange.record(self._info.client, self._info.server, outcome))
+        self.records.append(exchange.record(self._info, outcome, max(self._now_ns, *self._seen_ns)))
 
     def _close(self, outcome: Outcome) -> None:
         """Tells all that is open: what was not answered with this outcome."""

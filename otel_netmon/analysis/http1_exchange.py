@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from otel_netmon.analysis.http_records import HttpRequest, Outcome
+from otel_netmon.analysis.tcp_followers import ConnectionInfo
 from otel_netmon.decode.http1_heads import RequestHead
 
 
@@ -74,14 +75,14 @@ class Exchange:
             and 100 not in self.interim
         )
 
-    def record(self, client: bytes, server: bytes, outcome: Outcome) -> HttpRequest:
-        """The record of it."""
+    def record(self, connection: ConnectionInfo, outcome: Outcome, end_ns: int) -> HttpRequest:
+        """The record of it, end_ns is when its outcome was there."""
         head, answer = self.head, self.answer
         fields = head.fields
         return HttpRequest(
             version=head.version,
-            client=client,
-            server=server,
+            client=connection.client,
+            server=connection.server,
             method=head.method,
             target=head.target,
             host=fields.host,
@@ -99,6 +100,8 @@ class Exchange:
             is_grpc=fields.is_grpc,
             unknown=self._unknown(),
             upgrade=answer.upgrade if answer is not None else None,
+            end_ns=end_ns,
+            connection=connection,
         )
 
     def _unknown(self) -> tuple[str, ...]:

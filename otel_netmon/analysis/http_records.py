@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from otel_netmon.analysis.tcp_followers import ConnectionInfo
+
 Version = Literal["0.9", "1.0", "1.1", "2"]
 
 Outcome = Literal["answered", "no_response", "reset", "timeout", "incomplete"]
@@ -36,6 +38,7 @@ class HttpRequest(NamedTuple):
         upgrade: the protocol that the connection went over to by a response 101, in lower case.
         end_ns: when its outcome was there: the last octet of either side, the reset, the end of the connection or of waiting.
         grpc_timeout_ns: how long a gRPC client waits, as it tells the server.
+        connection: where it was seen; None where nobody asked.
         unknown: names of attributes that were sent but could not be known, because the connection was joined in the middle,
             octets were lost or a head was too long.
     """
@@ -65,6 +68,7 @@ class HttpRequest(NamedTuple):
     upgrade: str | None = None
     end_ns: int = 0
     grpc_timeout_ns: int | None = None
+    connection: ConnectionInfo | None = None
 
     @property
     def duration_ns(self) -> int | None:

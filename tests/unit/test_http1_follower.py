@@ -10,6 +10,7 @@ from otel_netmon.analysis.tcp_followers import ANEW
 from support.http_messages import (
     CLIENT,
     HOST,
+    INFO,
     MILLISECOND,
     SERVER,
     Conversation,
@@ -36,7 +37,17 @@ def test_what_a_record_tells() -> None:
     times = (record.request_first_ns, record.request_last_ns, record.response_first_ns, record.response_last_ns)
     assert [time // MILLISECOND for time in times if time is not None] == [1, 3, 5, 7]
     assert (record.duration_ns, record.first_byte_ns) == (6 * MILLISECOND, 2 * MILLISECOND)
-    assert record.unknown == ()
+    assert (record.unknown, record.connection, record.end_ns) == ((), INFO, 7 * MILLISECOND)
+
+
+def test_a_request_lasts_until_its_outcome_is_there() -> None:
+    talk = Conversation()
+    talk.client(request("GET /1") + request("GET /2")).server(response(200, EMPTY))
+    talk.server(response(200, "Content-Length: 9", body=b"abc")).end(True).end(False, reset=True)
+    assert [(record.lasted_ns, record.outcome) for record in talk.records] == [
+        (MILLISECOND, "answered"),
+        (4 * MILLISECOND, "reset"),
+    ]
 
 
 def test_keep_alive_and_pipelining() -> None:
