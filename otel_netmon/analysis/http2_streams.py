@@ -144,8 +144,8 @@ class Stream:
     def record(self, info: ConnectionInfo, outcome: Outcome, time_ns: int, error_code: int | None) -> HttpRequest:
         """Gives what is known of it at its end; a response that was seen to its end is an answer, whatever came then."""
         if self.response_ended:
-            if outcome == "incomplete" and not self.request_ended:
-                self._miss("request_body_octets")  # the capture was over before the request was
+            if outcome != "reset" and not self.request_ended:
+                self._miss("request_body_octets")  # more of it may have come
             outcome, error_code, time_ns = "answered", None, self.last_ns
         return HttpRequest(
             "2",

@@ -235,7 +235,7 @@ def test_losses_make_nothing_wrong(listed: list[dict[str, Any]], size: int, choi
     """Segments that were not captured, anywhere: no request that was none, no value that was another."""
     wire = Wire()
     for _ in range(3):
-        wire.exchange(listed)
+        wire.exchange([each | {"pad": None} for each in listed])  # the length of padding may be lost
     talk, counts = Talk(), Counter[str]()
     packets = talk.open()
     for side, octets in wire.sent:
