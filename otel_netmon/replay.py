@@ -261,6 +261,7 @@ class Replay(NamedTuple):
         tls: handshakes, as ``replay_tls`` gives them.
         http: requests, as ``replay_http`` gives them.
         dns_unparsed: what is on the ports of DNS and is none, or cannot be read, by reason.
+        http_unparsed: what of HTTP could not be read or belongs to no request, see ``Http1Follower`` and ``Http2Follower``.
         messages_lost: what the kernel's maps had no place for, by reason.
         faults: where the file itself is broken: offset in bytes, and why.
     """
@@ -274,6 +275,7 @@ class Replay(NamedTuple):
     tls: list[dict[str, Any]]
     http: list[dict[str, Any]]
     dns_unparsed: dict[str, int]
+    http_unparsed: dict[str, int]
     messages_lost: dict[str, int]
     faults: list[dict[str, Any]]
 
@@ -290,6 +292,8 @@ class Replay(NamedTuple):
             result["packets"]["without_flow"] = self.flows_without_place
         if self.dns_unparsed:
             result["dns_unparsed"] = self.dns_unparsed
+        if self.http_unparsed:
+            result["http_unparsed"] = self.http_unparsed
         if self.messages_lost:
             result["messages_lost"] = self.messages_lost
         if self.faults:
@@ -373,6 +377,7 @@ def _collect(session: Session, dns: DnsReplay, streams: StreamsReplay) -> Replay
         tls=tls,
         http=http,
         dns_unparsed=dns.unparsed(counts),
+        http_unparsed=dict(sorted((+streams.http.counts).items())),
         messages_lost=lost(counts),
         faults=session.faults,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from otel_netmon.analysis import http1, http2
 from otel_netmon.analysis.http_records import HttpRequest
+from otel_netmon.analysis.rpc import call_of, status_name
 from otel_netmon.analysis.tcp_followers import Recogniser
 from otel_netmon.enrich.addresses import address_text
 
@@ -59,7 +60,10 @@ def _row(request: HttpRequest) -> dict[str, Any]:
     if request.interim:
         row["interim"] = list(request.interim)
     if request.is_grpc:
+        call = call_of(request)
+        status = None if call.status is None else status_name(call.status)
         row["grpc_status"] = request.grpc_status
+        row["rpc"] = {"method": call.method, "status": status}
     if request.unknown:
         row["unknown"] = list(request.unknown)
     return row

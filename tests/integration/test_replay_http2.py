@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from otel_netmon.replay import replay
-from support import http2_captures as captures
+from support import http2_captures as captures, http2_frames as f
 from support.http2_captures import ANY, KINDS, Dialog, Row, write
 
 pytestmark = pytest.mark.kernel
@@ -64,6 +64,17 @@ def test_a_snap_length(captured: int, tmp_path: Path) -> None:
     assert {each["status"] for each in made} <= {200, 503, 204, None}
     for each in made:
         assert each["target"] in {"/1", "/3", "/5"} or "target" in each["unknown"]
+
+
+def test_what_could_not_be_read_is_told(tmp_path: Path) -> None:
+    dialog = Dialog()
+    dialog.open()
+    dialog.say(True, f.headers(1, b"\x80", end=True) + f.headers(3, dialog.request(3, "/a"), complete=False))
+    dialog.say(True, f.data(3, 5) + f.frame(f.PING, b"1"))
+    result = replay(write(tmp_path / "http2.pcap", dialog.packets), tmp_path, decapsulate=False)
+    assert result.http_unparsed == {"broken_blocks": 1, "hpack_index": 1, "illegal_frames": 1}
+    assert result.document()["http_unparsed"] == result.http_unparsed
+    assert [each["target"] for each in result.http] == [None, None]
 
 
 def tshark(path: str) -> list[Row]:
