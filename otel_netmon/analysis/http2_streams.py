@@ -173,6 +173,7 @@ class Stream:
             None,
             time_ns,
             self.grpc_timeout_ns,
+            info,
         )
 
     def _answer(self, first_ns: int, last_ns: int) -> None:

@@ -20,6 +20,9 @@ SECOND = 1_000_000_000
 TRACE = "00-d52ac471b0dfbbc5bd1ac5eadcea9870-b2d76db5796e4adc-01"
 
 
+INFO = ConnectionInfo(0, 1, CLIENT, SERVER, True, True, 0, 0, 0, 0)
+
+
 @dataclasses.dataclass
 class Sides:
     """Both encoders of a connection and its follower; every step is a millisecond behind the one before."""
@@ -29,7 +32,7 @@ class Sides:
     upgraded: HttpRequest | None = None
 
     def __post_init__(self) -> None:
-        info = ConnectionInfo(0, 1, CLIENT, SERVER, self.roles_known, self.begun, 0, 0, 0, 0)
+        info = INFO._replace(roles_known=self.roles_known, begun=self.begun)
         self.counts: Counter[str] = Counter()
         self.follower = Http2Follower(info, self.counts, self.upgraded)
         self.encoders = {True: hpack.Encoder(), False: hpack.Encoder()}
@@ -90,6 +93,7 @@ def test_a_request_and_its_response() -> None:
         tracestate="x=1",
         stream=1,
         end_ns=7,
+        connection=INFO,
     )
     assert not s.counts
 
