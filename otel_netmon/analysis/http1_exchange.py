@@ -98,17 +98,18 @@ class Exchange:
             traceparent=fields.traceparent,
             tracestate=fields.tracestate,
             is_grpc=fields.is_grpc,
-            unknown=self._unknown(),
+            unknown=unknown_fields(head),
             upgrade=answer.upgrade if answer is not None else None,
             end_ns=end_ns,
             connection=connection,
         )
 
-    def _unknown(self) -> tuple[str, ...]:
-        head = self.head
-        if head.is_whole:
-            return ()
-        fields = head.fields
-        values = {"host": fields.host, "traceparent": fields.traceparent, "tracestate": fields.tracestate}
-        missing = tuple([name for name, value in values.items() if value is None])
-        return ("target", "version", *missing) if head.cut_line else missing
+
+def unknown_fields(head: RequestHead) -> tuple[str, ...]:
+    """Names of attributes of ``HttpRequest`` that may have stood where the head is not known."""
+    if head.is_whole:
+        return ()
+    fields = head.fields
+    values = {"host": fields.host, "traceparent": fields.traceparent, "tracestate": fields.tracestate}
+    missing = tuple([name for name, value in values.items() if value is None])
+    return ("target", "version", *missing) if head.cut_line else missing
