@@ -179,7 +179,20 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         ),
         "error.type": Attribute("Why it failed. Left out when it did not.", str, ("timeout", "503"), "semconv"),
         "http.response.status_code": Attribute("Status code of the response.", int, (200, 503), "semconv"),
-        "rpc.response.status_code": Attribute("Status code of the gRPC call.", str, ("OK", "UNAVAILABLE"), "semconv"),
+        "rpc.system.name": Attribute("Always `grpc`.", str, ("grpc",), "semconv"),
+        "rpc.method": Attribute(
+            "Full name of the method; `_OTHER` where the server says that it does not know it, where the name is none, and beyond "
+            "probes.http.names.",
+            str,
+            ("pkg.Service/Method", "_OTHER"),
+            "semconv",
+        ),
+        "rpc.response.status_code": Attribute(
+            "Status code of the gRPC call, or the one that gRPC says a client makes of what happened instead.",
+            str,
+            ("OK", "UNAVAILABLE"),
+            "semconv",
+        ),
         "netmon.series.family": Attribute(
             "Metrics with the same attribute sets, which share a part of limits.series.",
             str,
@@ -370,6 +383,21 @@ def _metrics() -> Iterable[Metric]:
         "asked for, without one the address; names as in netmon.tls.handshake.duration.",
         ("network.protocol.name", "server.address", "otel.metric.overflow"),
     )  # fmt: skip
+    for side, whose in (
+        ("server", "Calls are seen where their server is."),
+        ("client", "Calls are seen where their client is."),
+    ):
+        yield Metric(
+            f"rpc.{side}.call.duration", "s", "histogram", float,
+            "Time from the first octet of a gRPC call to the last one of its answer, or until it failed. error.type is the status "
+            "where that is an error, otherwise how the request ended: `timeout`, `reset`, `no_response`, `incomplete`. Calls "
+            f"are not in http.* as well. {whose}",
+            (
+                "rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type",
+                *(("server.address", "server.port") if side == "client" else ()), "otel.metric.overflow",
+            ),
+            "semconv", bounds=_SECONDS,
+        )  # fmt: skip
     yield Metric(
         "netmon.coverage", "1", "gauge", float,
         "Share of the kernel's own packet count of the interface that the eBPF programs saw, packets compared as the stack "

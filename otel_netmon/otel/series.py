@@ -20,6 +20,8 @@ DNS = "dns"
 DOMAINS = "domains"
 TLS = "tls"
 HELLOS = "tls_datagrams"
+RPC_SERVER = "rpc_server"
+RPC_CLIENT = "rpc_client"
 AGENT = "agent"
 
 _AGENT_WEIGHT = 16.0
@@ -48,6 +50,8 @@ _CHOSEN: Mapping[str, _Chosen] = {
     DOMAINS: _Chosen(("netmon.domain.io", "netmon.domain.connections"), 4.0, 2),
     TLS: _Chosen(("netmon.tls.handshake.duration",), 6.0, 1),
     HELLOS: _Chosen(("netmon.tls.datagram_hellos",), 2.0, 2),
+    RPC_SERVER: _Chosen(("rpc.server.call.duration",), 6.0, 1),
+    RPC_CLIENT: _Chosen(("rpc.client.call.duration",), 6.0, 1),
 }
 _GROUPS: Mapping[str, _Group] = {
     "interfaces": _Group(

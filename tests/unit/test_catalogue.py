@@ -84,7 +84,11 @@ def test_every_metric_is_complete(metric: catalogue.Metric) -> None:
     assert set(metric.attributes) <= ATTRIBUTES.keys()
     assert len(set(metric.attributes)) == len(metric.attributes)
     assert re.fullmatch(r"[a-z][a-z0-9_.]*", metric.name)
-    prefixes = {"semconv": ("system.", "dns.", "otel.sdk."), "netmon": ("netmon.",), "otelcol": ("otelcol_",)}
+    prefixes = {
+        "semconv": ("system.", "dns.", "http.", "rpc.", "otel.sdk."),
+        "netmon": ("netmon.",),
+        "otelcol": ("otelcol_",),
+    }
     assert metric.name.startswith(prefixes[metric.source])
     assert bool(metric.bounds) == (metric.kind == "histogram")
     assert metric.prometheus_only == (metric.source == "otelcol")
