@@ -58,7 +58,6 @@ def kept_spans(
     listed = recorded.tolist()
     random = np.frombuffer(os.urandom(24 * len(listed)), np.uint8).reshape(-1, 24)
     context = contexts([parents[at] for at in listed], random[:, :16])
-    begun = np.array([requests[at].request_first_ns for at in listed], np.int64)
     lasted = np.array([requests[at].lasted_ns for at in listed], np.int64)
     states = [requests[at].tracestate if parents[at] is not None else None for at in listed]
     random_values = randomness(context.trace_ids, states)
@@ -66,24 +65,53 @@ def kept_spans(
     chosen = np.flatnonzero(decision.keep)
     kept = recorded[chosen]
     places = kept.tolist()
-    described = [describe(at) for at in places]
-    failed = errors[kept]
-    start = (begun[chosen] + unix_offset_ns).astype(np.uint64)
-    thresholds = decision.threshold[chosen].tolist()
-    batch = SpanBatch(
+    batch = span_batch(
+        [requests[at] for at in places],
+        is_server[kept],
+        errors[kept],
+        decision.threshold[chosen],
+        random[chosen],
+        unix_offset_ns,
+        [describe(at) for at in places],
+    )
+    return KeptSpans(batch, kept)
+
+
+def span_batch(
+    requests: Sequence[HttpRequest],
+    is_server: npt.NDArray[np.bool_],
+    failed: npt.NDArray[np.bool_],
+    thresholds: npt.NDArray[np.uint64],
+    random: npt.NDArray[np.uint8],
+    unix_offset_ns: int,
+    described: Sequence[Description],
+) -> SpanBatch:
+    """Gives the spans of requests that are kept, all of them.
+
+    Args:
+        is_server, failed, described: of each request.
+        thresholds: by which each was kept.
+        random: shape (n, 24): trace id, of a request without a parent, and span id.
+        unix_offset_ns: what makes Unix time of the requests' clock.
+    """
+    parents = [trace_parent(request.traceparent) for request in requests]
+    context = contexts(parents, random[:, :16])
+    start = np.array([request.request_first_ns + unix_offset_ns for request in requests], np.uint64)
+    lasted = np.array([request.lasted_ns for request in requests], np.uint64)
+    states = [
+        request.tracestate if parent is not None else None for request, parent in zip(requests, parents, strict=True)
+    ]
+    return SpanBatch(
         names=[each.name for each in described],
-        kinds=np.where(is_server[kept], SpanKind.SERVER, SpanKind.CLIENT).astype(np.uint8),
-        trace_ids=context.trace_ids[chosen],
-        span_ids=random[chosen, 16:],
-        parent_span_ids=context.parent_span_ids[chosen],
-        flags=context.flags[chosen],
+        kinds=np.where(is_server, SpanKind.SERVER, SpanKind.CLIENT).astype(np.uint8),
+        trace_ids=context.trace_ids,
+        span_ids=random[:, 16:],
+        parent_span_ids=context.parent_span_ids,
+        flags=context.flags,
         start_time_unix_nano=start,
-        end_time_unix_nano=start + lasted[chosen].astype(np.uint64),
+        end_time_unix_nano=start + lasted,
         attributes=[each.attributes for each in described],
         statuses=np.where(failed, StatusCode.ERROR, StatusCode.UNSET).astype(np.uint8),
         messages=[each.message if bad else "" for each, bad in zip(described, failed.tolist(), strict=True)],
-        trace_states=[
-            trace_state(states[at], threshold) for at, threshold in zip(chosen.tolist(), thresholds, strict=True)
-        ],
+        trace_states=[trace_state(state, each) for state, each in zip(states, thresholds.tolist(), strict=True)],
     )
-    return KeptSpans(batch, kept)
