@@ -41,6 +41,10 @@ def recognisers(counts: Counter[str]) -> tuple[Recogniser, ...]:
     )
 
 
+_OWN_OCTETS = 4096
+"""A connection at rest, both tables and what is known by heart with a few entries."""
+
+
 class Http2Follower(Follower):
     """Follows the streams of a connection.
 
@@ -89,7 +93,7 @@ class Http2Follower(Follower):
     @property
     def octets(self) -> int:
         """How many octets it keeps, about."""
-        return self._kept + self._directions[True].octets + self._directions[False].octets
+        return _OWN_OCTETS + self._kept + self._directions[True].octets + self._directions[False].octets
 
     def data(self, from_client: bool, data: bytes, time_ns: int) -> None:
         """Takes the next octets of a direction."""
