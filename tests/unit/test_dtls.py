@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import random
-from struct import pack
 
 import pytest
 
 from otel_netmon.decode.dtls import HELLO_OCTETS_MAX, Fragment, HelloFragments, begins_dtls, hello_fragments
 from otel_netmon.decode.tls_hello import ClientHello
 from support import tls_messages as t
+from support.dtls_datagrams import DTLS10, DTLS12, DTLS13, message, record
 
-DTLS10, DTLS12, DTLS13 = 0xFEFF, 0xFEFD, 0xFEFC
 BODY = t.client_hello([0xC02B, 0x1301], [t.server_name(b"media.example"), t.alpn(b"webrtc")], DTLS12, cookie=b"cookie")
-
-
-def message(body: bytes, offset: int, data: bytes, sequence: int = 0, kind: int = t.CLIENT_HELLO) -> bytes:
-    return bytes([kind]) + t.vector(body, 3)[:3] + pack(">H", sequence) + offset.to_bytes(3, "big") + t.vector(data, 3)
-
-
-def record(data: bytes, version: int = DTLS12, epoch: int = 0, kind: int = t.HANDSHAKE) -> bytes:
-    return pack(">BHHHIH", kind, version, epoch, 0, 7, len(data)) + data
 
 
 def hello_of(*datagrams: bytes) -> ClientHello | None:
