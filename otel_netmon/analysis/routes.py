@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from otel_netmon.analysis.http_paths import REST, SEGMENTS_MAX, VALUE, folded_segment
+from otel_netmon.config.routes import RouteRule
 
 VARIETY_MAX = 32
 """A place of a path that has more different words is one of values."""
@@ -19,39 +20,6 @@ VARIETY_MAX = 32
 _SEGMENTS_KNOWN = 4096
 _PATHS_KNOWN = 4096
 _PATH_KNOWN_OCTETS = 128
-
-
-class RouteRule(NamedTuple):
-    """A template, for requests of one method or host only where these are not None; hosts in lower case, without port."""
-
-    method: str | None
-    host: str | None
-    template: str
-
-
-def parse_rule(text: str) -> RouteRule:
-    """Reads ``[METHOD ][HOST]/TEMPLATE``: ``{name}`` stands for one segment, ``{name...}`` at the end for all that follow.
-
-    Raises:
-        ValueError: it is no rule; the message says why.
-    """
-    method, space, rest = text.strip().partition(" ")
-    if not space:
-        method, rest = "", method
-    host, slash, path = rest.strip().partition("/")
-    if not slash or " " in rest.strip():
-        raise ValueError("a route is [METHOD ][HOST]/TEMPLATE, such as `GET /users/{id}`")
-    segments = path.split("/")
-    for at, segment in enumerate(segments):
-        if "{" not in segment and "}" not in segment:
-            continue
-        if not (segment.startswith("{") and segment.endswith("}") and segment.count("{") == segment.count("}") == 1):
-            raise ValueError(f"a placeholder is a whole segment, `{{name}}`: {segment}")
-        if segment.endswith("...}") and at < len(segments) - 1:
-            raise ValueError(f"only the last segment stands for all that follow: {segment}")
-    if "?" in path or "#" in path:
-        raise ValueError("a route has no query")
-    return RouteRule(method or None, host.lower() or None, "/" + path)
 
 
 class _Node:

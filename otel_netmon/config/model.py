@@ -23,6 +23,7 @@ __all__ = [
     "Export",
     "Flows",
     "FlowsProbe",
+    "HttpProbe",
     "Images",
     "Interfaces",
     "InterfacesProbe",
@@ -224,6 +225,48 @@ class TlsProbe(Section, frozen=True):
     ] = 2048
 
 
+class HttpProbe(Section, frozen=True):
+    """The programs that find HTTP by its content on any port, called by the one that counts flows."""
+
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="Follow requests of HTTP/1, and of HTTP/2 and gRPC in clear, on every observed interface. Needs "
+            "`probes.flows.enabled`."
+        ),
+    ] = True
+    timeout_seconds: Annotated[
+        float, Meta(description="A request without an answer for this long has timed out.", ge=1.0, le=3600.0)
+    ] = 60.0
+    names: Annotated[
+        int,
+        Meta(
+            description="Servers, routes and gRPC methods that metrics tell apart, of each so many; the others are `other`. "
+            "`limits.series` bounds it as well.",
+            ge=1,
+            le=100_000,
+        ),
+    ] = 256
+    routes: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Templates of paths, `[METHOD ][HOST]/TEMPLATE`, where `{name}` stands for one segment and `{name...}` at "
+            "the end for all that follow, such as `GET /users/{id}`. A word fits better than a placeholder.",
+            extra={"check": checks.route},
+        ),
+    ] = ()
+    learn_routes: Annotated[
+        bool,
+        Meta(
+            description="Learn templates from the paths that were answered with a status below 400: numbers, identifiers, dates "
+            "and places of many different words are folded. Rules come first."
+        ),
+    ] = False
+    learned_routes_max: Annotated[
+        int, Meta(description="Templates learned at most; further paths have no route.", ge=1, le=10_000)
+    ] = 256
+
+
 class InterfacesProbe(Section, frozen=True):
     """The reader of the kernel's own interface counters."""
 
@@ -240,6 +283,7 @@ class Probes(Section, frozen=True):
     interfaces: InterfacesProbe = InterfacesProbe()
     dns: DnsProbe = DnsProbe()
     tls: TlsProbe = TlsProbe()
+    http: HttpProbe = HttpProbe()
 
 
 class Flows(Section, frozen=True):

@@ -43,6 +43,8 @@ _REACH: dict[str, Reach] = {
     "probes.tls": Reach.PIPELINE,
     "probes.tls.enabled": Reach.PROGRAMS,
     "probes.tls.handshake_bytes": Reach.PROGRAMS,
+    "probes.http": Reach.PIPELINE,
+    "probes.http.enabled": Reach.PROGRAMS,
     "spans": Reach.PIPELINE,
     "flows": Reach.PIPELINE,
     "limits": Reach.PIPELINE,

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from otel_netmon.analysis.routes import VARIETY_MAX, LearnedRoutes, RouteRule, RouteRules, parse_rule
+from otel_netmon.analysis.routes import VARIETY_MAX, LearnedRoutes, RouteRules
+from otel_netmon.config.routes import RouteRule, parse_rule
 
 
 @pytest.mark.parametrize(
