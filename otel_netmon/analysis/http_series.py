@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.analysis.cardinality import Cardinality, hash_column
-from otel_netmon.analysis.differences import group
+from otel_netmon.analysis.differences import fingerprints, group
+from otel_netmon.analysis.dns_series import name_number
 from otel_netmon.analysis.histograms import HistogramColumns, HistogramReading
 from otel_netmon.analysis.http_alike import METHODS, VERSIONS, Sight
 from otel_netmon.analysis.http_columns import UNKNOWN, HttpColumns
@@ -50,6 +51,18 @@ _ATTRIBUTES = {
     "method": "http.request.method",
 }
 _FOUND_BELOW = 400
+
+
+class Counted(NamedTuple):
+    """Requests that were counted.
+
+    Attributes:
+        rows: intp, of each in the distributions.
+        kinds: int64, what tells their kinds apart, the same for as long as the process lives.
+    """
+
+    rows: npt.NDArray[np.intp]
+    kinds: npt.NDArray[np.int64]
 
 
 class HttpReading(NamedTuple):
@@ -93,6 +106,7 @@ class HttpSeries:
         seconds, octets = bounds
         self._columns = [HistogramColumns(1, each) for each in (seconds, seconds, octets, octets)]
         self._servers, self._routes = NameTable(servers, idle_ns), NameTable(routes, idle_ns)
+        self._seed = name_number(self._name)
         self._cardinality = Cardinality(tuple(_ATTRIBUTES.values()))
         self._now_ns = start_ns
 
@@ -105,8 +119,8 @@ class HttpSeries:
 
     def add(
         self, requests: HttpColumns, sights: Sequence[Sight], learned: LearnedRoutes | None, now_ns: int
-    ) -> npt.NDArray[np.intp]:
-        """Counts requests; gives the row of each in the distributions, for exemplars.
+    ) -> Counted:
+        """Counts requests.
 
         Args:
             sights: what the requests were for, by their places.
@@ -115,7 +129,7 @@ class HttpSeries:
         """
         self._now_ns = now_ns
         if not len(requests):
-            return np.empty(0, np.intp)
+            return Counted(np.empty(0, np.intp), np.empty(0, np.int64))
         first, inverse = group(_sightings(requests))
         sighted = np.bincount(inverse)
         keys = np.array(
@@ -138,7 +152,7 @@ class HttpSeries:
         self._measure(requests, rows)
         seed = self._cardinality.seed
         self._cardinality.add_sets({key: hash_column(kinds[name], seed) for name, key in _ATTRIBUTES.items()}, now_ns)
-        return rows
+        return Counted(rows, fingerprints(kinds, self._seed).view(np.int64)[of_sightings][inverse])
 
     def offer_exemplars(self, *columns: Any) -> None:
         """Takes spans that were kept as examples of durations, see ``HistogramColumns.offer_exemplars``."""

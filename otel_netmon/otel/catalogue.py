@@ -179,6 +179,24 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         ),
         "error.type": Attribute("Why it failed. Left out when it did not.", str, ("timeout", "503"), "semconv"),
         "http.response.status_code": Attribute("Status code of the response.", int, (200, 503), "semconv"),
+        "http.request.method": Attribute(
+            "Method, one of those that the conventions know; `_OTHER` for every other.",
+            str,
+            ("GET", "_OTHER"),
+            "semconv",
+        ),
+        "url.scheme": Attribute("Always `http`: what is seen in clear.", str, ("http",), "semconv"),
+        "http.route": Attribute(
+            "Template of the path, by probes.http.routes or learned. Left out without one.",
+            str,
+            ("/users/{id}", "/users/{number}"),
+            "semconv",
+        ),
+        "url.template": Attribute("As http.route, where the client is.", str, ("/users/{id}",), "semconv"),
+        "network.protocol.version": Attribute("Version of HTTP.", str, ("1.1", "2"), "semconv"),
+        "netmon.http.role": Attribute(
+            "Whether the requests are seen where their server or their client is.", str, ("server", "client"), "netmon"
+        ),
         "rpc.system.name": Attribute("Always `grpc`.", str, ("grpc",), "semconv"),
         "rpc.method": Attribute(
             "Full name of the method; `_OTHER` where the server says that it does not know it, where the name is none, and beyond "
@@ -221,10 +239,33 @@ _FLOW = (
     "network.io.direction",
     "otel.metric.overflow",
 )
+_HTTP = (
+    "http.request.method",
+    "url.scheme",
+    "http.response.status_code",
+    "server.address",
+    "server.port",
+    "network.protocol.version",
+    "error.type",
+)
 DNS_LOOKUP_DURATION = "dns.lookup.duration"
 _RECEIVER = ("receiver", "transport")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bounds that the semantic conventions advise for durations."""
+_OCTETS = (
+    0.0,
+    128.0,
+    512.0,
+    2048.0,
+    8192.0,
+    32768.0,
+    131072.0,
+    524288.0,
+    2097152.0,
+    8388608.0,
+    33554432.0,
+    134217728.0,
+)
 
 _COUNTED = (
     "as the interface counts them: on a physical interface wire segments after unfolding GSO and GRO, on a virtual one what "
@@ -382,6 +423,33 @@ def _metrics() -> Iterable[Metric]:
         "ClientHellos over UDP, each client's counted once: of QUIC, versions 1 and 2, and of DTLS. server.address is the name "
         "asked for, without one the address; names as in netmon.tls.handshake.duration.",
         ("network.protocol.name", "server.address", "otel.metric.overflow"),
+    )  # fmt: skip
+    for side, whose in (
+        ("server", "Requests are seen where their server is; server.address is its own."),
+        (
+            "client",
+            "Requests are seen where their client is; server.address is the name that it asks for, without one the address.",
+        ),
+    ):
+        attributes = (*_HTTP, "http.route" if side == "server" else "url.template", "otel.metric.overflow")
+        yield Metric(
+            f"http.{side}.request.duration", "s", "histogram", float,
+            "Time from the first octet of a request to the last one of its response, or until it failed. error.type is the "
+            "status where that is an error, otherwise how the request ended: `timeout`, `reset`, `no_response`, `incomplete`. "
+            f"gRPC calls are in rpc.* alone. {whose}",
+            attributes, "semconv", bounds=_SECONDS,
+        )  # fmt: skip
+        for message in ("request", "response"):
+            yield Metric(
+                f"http.{side}.{message}.body.size", "By", "histogram", float,
+                f"Octets of the {message}'s body as they were sent, of requests that were answered and where they are known; in "
+                "chunks of HTTP/1.1 with their sizes where only the kernel has seen them.",
+                attributes, "semconv", bounds=_OCTETS,
+            )  # fmt: skip
+    yield Metric(
+        "netmon.http.time_to_first_byte", "s", "histogram", float,
+        "Time from the last octet of a request to the first one of its final response, 0 where that came before it.",
+        (*_HTTP, "http.route", "url.template", "netmon.http.role", "otel.metric.overflow"), bounds=_SECONDS,
     )  # fmt: skip
     for side, whose in (
         ("server", "Calls are seen where their server is."),

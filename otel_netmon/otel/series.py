@@ -20,6 +20,7 @@ DNS = "dns"
 DOMAINS = "domains"
 TLS = "tls"
 HELLOS = "tls_datagrams"
+HTTP = "http"
 RPC_SERVER = "rpc_server"
 RPC_CLIENT = "rpc_client"
 AGENT = "agent"
@@ -29,11 +30,19 @@ _AGENT_WEIGHT = 16.0
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """A family whose sets are chosen in the analysis: its metrics, its claim, and overflow points of each metric."""
+    """A family whose sets are chosen in the analysis: its metrics, its claim, and overflow points of each metric.
+
+    A set has a series in each of the metrics, unless it says in how many.
+    """
 
     metrics: tuple[str, ...]
     weight: float
     rests: int
+    series_of_set: int = 0
+
+    @property
+    def width(self) -> int:
+        return self.series_of_set or len(self.metrics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,20 @@ _CHOSEN: Mapping[str, _Chosen] = {
     DOMAINS: _Chosen(("netmon.domain.io", "netmon.domain.connections"), 4.0, 2),
     TLS: _Chosen(("netmon.tls.handshake.duration",), 6.0, 1),
     HELLOS: _Chosen(("netmon.tls.datagram_hellos",), 2.0, 2),
+    HTTP: _Chosen(
+        (
+            "http.server.request.duration",
+            "http.server.request.body.size",
+            "http.server.response.body.size",
+            "http.client.request.duration",
+            "http.client.request.body.size",
+            "http.client.response.body.size",
+            "netmon.http.time_to_first_byte",
+        ),
+        8.0,
+        2,
+        series_of_set=4,
+    ),
     RPC_SERVER: _Chosen(("rpc.server.call.duration",), 6.0, 1),
     RPC_CLIENT: _Chosen(("rpc.client.call.duration",), 6.0, 1),
 }
@@ -106,12 +129,10 @@ class SeriesBudget:
 
     def places(self, wanted: Mapping[str, int]) -> dict[str, int]:
         """How many sets of each chosen family may have series in the next reading; as many as wanted at most."""
-        self._chosen = {
-            name: (sets + _CHOSEN[name].rests) * len(_CHOSEN[name].metrics) for name, sets in wanted.items()
-        }
-        self._share({name: _CHOSEN[name].rests * len(_CHOSEN[name].metrics) for name in wanted})
+        self._chosen = {name: (sets + _CHOSEN[name].rests) * _CHOSEN[name].width for name, sets in wanted.items()}
+        self._share({name: _CHOSEN[name].rests * _CHOSEN[name].width for name in wanted})
         return {
-            name: max(0, min(sets, self._shares[name] // len(_CHOSEN[name].metrics) - _CHOSEN[name].rests))
+            name: max(0, min(sets, self._shares[name] // _CHOSEN[name].width - _CHOSEN[name].rests))
             for name, sets in wanted.items()
         }
 
