@@ -286,6 +286,21 @@ def test_what_is_searched_is_bounded() -> None:
             assert reader.octets <= 2 * (1 << 14)
 
 
+def test_a_search_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever writes what looks like one head behind the other makes no more work than a few of them."""
+    block = f.literal(b"x", b"y" * 60, index=False) * 60  # no head: without pseudo-header fields
+    octets = b"\xff" + b"".join(f.headers(stream, block) for stream in range(1, 200, 2))
+    tried: list[bytes] = []
+    monkeypatch.setattr("otel_netmon.decode.http2.continues_http2", tried.append)
+    reader, _ = direction(begun=False)
+    for number in range(1, 5):
+        assert reader.feed(octets, 0) == []
+        assert 0 < len(tried) <= 16 * number
+    assert continues_http2(f.headers(1, block)) is None
+    assert continues_http2(f.headers(1, f.indexed(2) + block)) is True
+    assert continues_http2(f.headers(1, f.indexed(2) + block * 2)) is None  # too long to try
+
+
 def test_after_an_illegal_frame_the_next_is_found() -> None:
     reader, counts = direction()
     assert reader.feed(f.PREFACE + f.frame(f.PING, b"1") + b"garbage", 0) == [Lost(0)]
