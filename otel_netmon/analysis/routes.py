@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from otel_netmon.analysis.http_paths import REST, SEGMENTS_MAX, VALUE, folded_segment
 from otel_netmon.config.routes import RouteRule
 
@@ -143,21 +145,28 @@ class LearnedRoutes:
 
     def state(self) -> dict[str, Any]:
         """What another process needs to go on: templates with their counts, and the places of values."""
-        return {"templates": dict(self.counts), "varieties": list(_varieties(self._root, ""))}
+        return {
+            "templates": "\n".join(self.counts).encode(),
+            "counts": np.array(list(self.counts.values()), np.uint64),
+            "varieties": "\n".join(_varieties(self._root, "")).encode(),
+            "values_at_root": int(self._root.is_variety),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on where another process was."""
-        for prefix in state["varieties"]:
-            place = self._root
-            for word in prefix.split("/")[1:]:
-                place = place.words.setdefault(word, _Place())
-            place.is_variety = True
-        for template, number in state["templates"].items():
-            place = self._root
-            for word in template.split("/")[1:]:
-                place = place.words.setdefault(word, _Place())
-            place.ends = True
+        self._root.is_variety = bool(state["values_at_root"])
+        for prefix in filter(None, state["varieties"].decode().split("\n")):
+            self._place(prefix).is_variety = True
+        templates = filter(None, state["templates"].decode().split("\n"))
+        for template, number in zip(templates, state["counts"].tolist(), strict=True):
+            self._place(template).ends = True
             self.counts[template] = number
+
+    def _place(self, template: str) -> _Place:
+        place = self._root
+        for word in template.split("/")[1:]:
+            place = place.words.setdefault(word, _Place())
+        return place
 
     def _find(self, path: str, *, learn: bool) -> str | None:
         segments = path.split("/", SEGMENTS_MAX + 1)[1:]
@@ -219,7 +228,8 @@ def _merge(into: _Place, other: _Place) -> None:
 
 
 def _varieties(place: _Place, prefix: str) -> Iterator[str]:
-    if place.is_variety:
+    """The places of values below the root."""
+    if place.is_variety and prefix:
         yield prefix
     for word, below in place.words.items():
         yield from _varieties(below, f"{prefix}/{word}")

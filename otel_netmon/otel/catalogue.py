@@ -451,6 +451,12 @@ def _metrics() -> Iterable[Metric]:
         "Time from the last octet of a request to the first one of its final response, 0 where that came before it.",
         (*_HTTP, "http.route", "url.template", "netmon.http.role", "otel.metric.overflow"), bounds=_SECONDS,
     )  # fmt: skip
+    yield Metric(
+        "netmon.http.faults", "{fault}", "counter", int,
+        "What of HTTP on connections that are followed octet by octet was other than it should be, by reason; what is left of "
+        "it is told.",
+        ("netmon.reason",),
+    )  # fmt: skip
     for side, whose in (
         ("server", "Calls are seen where their server is."),
         ("client", "Calls are seen where their client is."),

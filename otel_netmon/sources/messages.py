@@ -46,14 +46,17 @@ STREAMS = Signal(
     (MessageCount.STREAM_SEGMENTS, MessageCount.QUIC, MessageCount.DTLS),
     MessageCount.STREAM_LOST_RING,
 )
+HTTP = Signal("http_messages", (MessageCount.HTTP_REQUESTS,), MessageCount.HTTP_LOST_RING)
+_SIGNALS = (DNS, STREAMS, HTTP)
 _STREAM_KINDS = (int(MessageKind.STREAM), int(MessageKind.QUIC), int(MessageKind.DTLS))
 
 
 class Drain(NamedTuple):
-    """What the ring gave: records of DNS, and of what is told by its content, each in order."""
+    """What the ring gave: records of DNS, of what is told by its content, and of requests of HTTP/1, each in order."""
 
     dns: Messages
     streams: Messages
+    http: Messages
 
 
 class MessageSource:
@@ -72,17 +75,19 @@ class MessageSource:
         self.alarm = RingAlarm(maps["messages"][0])
         self._kernel = MessageCounts(maps["message_counts"][0], syscalls.possible_cpus())
         self.counts: dict[MessageCount, int] = self._kernel.read()
-        self._consumed = {DNS: 0, STREAMS: 0}
+        self._consumed = dict.fromkeys(_SIGNALS, 0)
         # The least that was missing at any drain: what is on its way is there at the next one.
-        self._missing = {DNS: _FAR, STREAMS: _FAR}
+        self._missing = dict.fromkeys(_SIGNALS, _FAR)
 
     def drain(self) -> Drain:
         """Takes out what is there."""
         self.counts = self._kernel.read()
         messages = parse_messages(self._ring.drain())
-        of_streams = np.isin(messages.heads["kind"], _STREAM_KINDS)
-        drained = Drain(_those(messages, ~of_streams), _those(messages, of_streams))
-        for signal, own in zip((DNS, STREAMS), drained, strict=True):
+        kinds = messages.heads["kind"]
+        of_http, of_streams = kinds == MessageKind.HTTP, np.isin(kinds, _STREAM_KINDS)
+        of_dns = ~(of_http | of_streams)
+        drained = Drain(_those(messages, of_dns), _those(messages, of_streams), _those(messages, of_http))
+        for signal, own in zip(_SIGNALS, drained, strict=True):
             self._consumed[signal] += len(own.heads)
             missing = self.produced(signal) - self._consumed[signal]
             self._missing[signal] = max(0, min(self._missing[signal], missing))

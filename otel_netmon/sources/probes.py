@@ -15,7 +15,18 @@ from otel_netmon.config.model import Config
 from otel_netmon.enrich.interfaces import InterfaceNames
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.otel.points import Points
-from otel_netmon.otel.series import DNS, DOMAINS, FLOWS, HELLOS, TLS, Diversity, SeriesBudget
+from otel_netmon.otel.series import (
+    DNS,
+    DOMAINS,
+    FLOWS,
+    HELLOS,
+    HTTP,
+    RPC_CLIENT,
+    RPC_SERVER,
+    TLS,
+    Diversity,
+    SeriesBudget,
+)
 from otel_netmon.otel.spans import Event, SpanBatch
 from otel_netmon.readers.ring import RingAlarm
 from otel_netmon.selfmon.status import StageStatus
@@ -23,6 +34,7 @@ from otel_netmon.sources import messages as ring
 from otel_netmon.sources.dns import DnsSource
 from otel_netmon.sources.domains import DomainSource
 from otel_netmon.sources.flows import FlowSource
+from otel_netmon.sources.http import HttpSource
 from otel_netmon.sources.interfaces import InterfaceSource
 from otel_netmon.sources.messages import MessageSource
 from otel_netmon.sources.streams import StreamSource
@@ -42,7 +54,7 @@ class Sources:
         boot_ns: Unix time at which the machine booted.
 
     Attributes:
-        flows, dns, tls, xdp: None where the probe is off.
+        flows, dns, tls, http, xdp: None where the probe is off.
     """
 
     def __init__(
@@ -61,16 +73,23 @@ class Sources:
         running = programs.get("tc_monitor", {})
         runs_dns = config.probes.dns.enabled and _runs("netmon_dns", running)
         runs_tls = config.probes.tls.enabled and _runs("netmon_stream", running)
+        runs_http = config.probes.http.enabled and _runs("netmon_http", running)
         spans = config.spans
         self._rule = KeepRule(spans.share, spans.limit_per_second, round(spans.slow_seconds * 1e9) or None)
-        self._messages = MessageSource(tc) if tc is not None and (runs_dns or runs_tls) else None
-        self.dns = self.tls = self._streams = None
+        self._messages = MessageSource(tc) if tc is not None and (runs_dns or runs_tls or runs_http) else None
+        self.dns = self.tls = self.http = self._streams = None
         if tc is not None and self._messages is not None:
             if runs_dns:
                 self.dns = DnsSource(tc, self._messages, config, self._rule, start_ns)
             if runs_tls:
                 self.tls = TlsSource(self._messages, config, self._rule, start_ns)
-                self._streams = StreamSource([*preamble_recognisers(), self.tls.recogniser()])
+            if runs_http:
+                self.http = HttpSource(self._messages, config, self._rule, start_ns)
+            recognisers = [self.tls.recogniser()] if self.tls is not None else []
+            if self.http is not None:
+                recognisers += self.http.recognisers()
+            if recognisers:
+                self._streams = StreamSource([*preamble_recognisers(), *recognisers])
         idle_ns = round(config.limits.series_idle_seconds * 1e9)
         self._domains = (
             DomainSource(self.dns.domains, self.dns.folding, start_ns, idle_ns) if self.dns is not None else None
@@ -82,7 +101,7 @@ class Sources:
         """Takes the edge rule and which interfaces are physical."""
         if self.flows is not None:
             self.flows.set_interfaces(edges, physical)
-        for source in (self.dns, self.tls):
+        for source in (self.dns, self.tls, self.http):
             if source is not None:
                 source.set_edges(edges)
 
@@ -94,6 +113,8 @@ class Sources:
             self.dns.begin_cycle(places[DNS])
         if self.tls is not None:
             self.tls.begin_cycle(places[TLS], places[HELLOS])
+        if self.http is not None:
+            self.http.begin_cycle(places[HTTP], places[RPC_SERVER], places[RPC_CLIENT])
         self.drain()
         if self.flows is not None:
             self.flows.read(known, places[FLOWS], now_ns)
@@ -112,6 +133,8 @@ class Sources:
             points |= self.dns.points()
         if self.tls is not None:
             points |= self.tls.points(self._now_ns)
+        if self.http is not None:
+            points |= self.http.points()
         if self.flows is not None:
             points |= self.flows.points(names)
         if self._domains is not None:
@@ -136,9 +159,14 @@ class Sources:
         drained = self._messages.drain()
         if self.dns is not None:
             self.dns.take(drained.dns)
-        if self.tls is not None and self._streams is not None:
-            now_ns = time.monotonic_ns()
-            self.tls.take(drained.streams, self._streams.take(drained.streams, now_ns), now_ns)
+        if self._streams is None:
+            return
+        now_ns = time.monotonic_ns()
+        records = self._streams.take(drained.streams, now_ns)
+        if self.tls is not None:
+            self.tls.take(drained.streams, records, now_ns)
+        if self.http is not None:
+            self.http.take(drained.http, records, now_ns)
 
     def settle(self) -> None:
         """Ends a reading whose state is saved."""
@@ -153,7 +181,9 @@ class Sources:
 
     def take_spans(self) -> list[SpanBatch]:
         """The spans that were kept since the last call."""
-        return [batch for source in (self.dns, self.tls) if source is not None for batch in source.take_spans()]
+        return [
+            batch for source in (self.dns, self.tls, self.http) if source is not None for batch in source.take_spans()
+        ]
 
     def take_events(self) -> list[Event]:
         """The events of probes since the last call."""
@@ -168,8 +198,10 @@ class Sources:
             stages |= self.dns.stages()
         if self.tls is not None:
             stages |= self.tls.stages()
+        if self.http is not None:
+            stages |= self.http.stages()
         if self._messages is not None:
-            for signal, source in ((ring.DNS, self.dns), (ring.STREAMS, self.tls)):
+            for signal, source in ((ring.DNS, self.dns), (ring.STREAMS, self._streams), (ring.HTTP, self.http)):
                 if source is not None:
                     stages["ring", signal.name] = self._messages.stage(signal)
             kept = self._rule.counts
@@ -186,6 +218,8 @@ class Sources:
             chosen[DNS] = self.dns.diversity()
         if self.tls is not None:
             chosen[TLS], chosen[HELLOS] = self.tls.diversity()
+        if self.http is not None:
+            chosen[HTTP], chosen[RPC_SERVER], chosen[RPC_CLIENT] = self.http.diversity()
         if self._domains is not None:
             chosen[DOMAINS] = self._domains.diversity()
         return chosen
@@ -212,8 +246,10 @@ class Sources:
             source.restore(state)
         return self.flows.traffic.interfaces() if self.flows is not None else set()
 
-    def _lasting(self) -> Iterator[FlowSource | MessageSource | DnsSource | TlsSource | DomainSource | XdpSource]:
-        for source in (self.flows, self._messages, self.dns, self.tls, self._domains, self.xdp):
+    def _lasting(
+        self,
+    ) -> Iterator[FlowSource | MessageSource | DnsSource | TlsSource | HttpSource | DomainSource | XdpSource]:
+        for source in (self.flows, self._messages, self.dns, self.tls, self.http, self._domains, self.xdp):
             if source is not None:
                 yield source
 
@@ -225,6 +261,8 @@ class Sources:
             wanted[DNS] = self.dns.wanted
         if self.tls is not None:
             wanted[TLS], wanted[HELLOS] = self.tls.wanted
+        if self.http is not None:
+            wanted[HTTP], wanted[RPC_SERVER], wanted[RPC_CLIENT] = self.http.wanted
         if self._domains is not None:
             wanted[DOMAINS] = self._domains.wanted
         return wanted
