@@ -164,11 +164,12 @@ class TlsFollower(Follower):
         side = self._client if from_client else self._server
         side.ended = True
         self._last_ns = time_ns
-        if self._closed_by_client is None:
+        left_before = self._closed_by_client is not None
+        if not left_before:
             self._closed_by_client = from_client
-        if reset:
+        if reset and not left_before:
             self._finish("reset", from_client)
-        elif self._client.ended and self._server.ended:
+        elif reset or (self._client.ended and self._server.ended):
             self._finish_early()
 
     def finish(self, time_ns: int) -> None:  # noqa: ARG002 — the last packet's time is known
@@ -185,6 +186,8 @@ class TlsFollower(Follower):
         owing = [side for side in (self._client, self._server) if not self._is_sealed(side)]
         if any(side.has_gap or side.taken >= octets_max for side in owing):
             self._finish("incomplete", None)
+        elif self._closed_by_client is not None:
+            self._finish_early()
         else:
             self._last_ns = now_ns
             self._finish("timed_out", self._client in owing and self._answer_ns is not None)

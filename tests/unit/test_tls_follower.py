@@ -280,6 +280,12 @@ def test_a_reset(by_client: bool) -> None:
     assert (made.outcome, made.failed_by_client) == ("reset", by_client)
 
 
+def test_a_reset_that_answers_a_leave_is_the_leave() -> None:
+    talk = Talk()
+    (made,) = follow([*talk.open(), *talk.say(True, shake(HELLO)), talk.fin(True), talk.reset(False)])
+    assert (made.outcome, made.failed_by_client) == ("closed", True)
+
+
 def test_a_server_that_speaks_no_tls() -> None:
     made = one([(True, shake(HELLO)), (False, b"HTTP/1.1 400 Bad Request\r\n\r\n")])
     assert (made.outcome, made.failed_by_client) == ("not_tls", False)
