@@ -30,6 +30,7 @@ static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *t
 #include "messages.h"
 #include "dns.h"
 #include "stream.h"
+#include "http.h"
 
 /* All that the hook saw, by interface and direction, apart from flows: what the sum of the rest is checked against. */
 BPF_TABLE("percpu_array", u32, struct netmon_counters, hook_totals, NETMON_HOOK_SLOTS * 2);
@@ -238,6 +239,13 @@ int netmon_stream(struct __sk_buff *skb)
 	return VERDICT;
 }
 
+/* Called likewise for what was found to be HTTP/1. */
+int netmon_http(struct __sk_buff *skb)
+{
+	http(skb);
+	return VERDICT;
+}
+
 #define SWEEP_KEYS_MAX 64
 
 /*
@@ -266,6 +274,34 @@ int netmon_sweep(struct __sk_buff *skb)
 		}
 	}
 	return marked;
+}
+
+#define QUIET_KEYS_MAX 8
+
+/*
+ * Run by the reader like the sweep, with keys of http_connections: tells exchanges of which nothing was seen for cb[1] ms
+ * although their end is not known, and forgets connections of which nothing was seen for cb[2] ms.
+ */
+int netmon_quiet(struct __sk_buff *skb)
+{
+	struct netmon_flow_key key;
+	u32 count = control(skb, 0);
+	u64 quiet = (u64)control(skb, 1) * 1000000;
+	u64 forget = (u64)control(skb, 2) * 1000000;
+	u64 now = bpf_ktime_get_ns();
+	u32 only = 0;
+	struct message_scratch *s = message_scratch.lookup(&only);
+	int i, changed = 0;
+
+	if (!s)
+		return 0;
+	for (i = 0; i < QUIET_KEYS_MAX; i++) {
+		asm volatile("" : "+r"(i));
+		if (i >= count || bpf_skb_load_bytes(skb, 16 + i * sizeof(key), &key, sizeof(key)))
+			break;
+		changed += http_quiet(s, &key, now, quiet, forget);
+	}
+	return changed;
 }
 
 /*

@@ -17,13 +17,29 @@ struct message_scratch {
 	u32 offset;  /* of the payload in the frame */
 	u32 skipped; /* in a replay: payload that came in earlier pieces of the packet */
 	u8 protocols;
+	struct netmon_flow_key other; /* the flow of the other direction */
+	struct netmon_flow_key key;   /* of http_connections */
+	u64 now;
+	u32 carried; /* octets of payload */
+	u32 acknowledgment;
 	/* What is kept here instead of in a register is one state for the verifier, whatever way led to it. */
-	volatile u32 at;     /* how far into the payload the next record header is */
-	volatile u32 octets; /* of the payload, to be handed over */
-	volatile u32 told;   /* length of the payload, as it is told */
-	volatile u8 flags;   /* TCP flags, likewise */
-	volatile u8 seen;    /* octets of a cut record header */
-	volatile u8 ended;   /* nothing behind `octets` may leave */
+	volatile u64 newlines;	/* in a word of a head: the upper bit of each octet that may be one */
+	volatile u64 left;	/* octets of a body, as its head says */
+	volatile u32 at;	/* how far into the payload the next record header is, or into a head what is read */
+	volatile u32 octets;	/* of the payload, to be handed over */
+	volatile u32 told;	/* length of the payload, as it is told; of a head */
+	volatile u32 end;	/* of a head, 0 if it is not there */
+	volatile u32 length_at; /* where the Content-Length of a head is, 0 if it has none */
+	volatile u8 flags;	/* TCP flags, as they are told */
+	volatile u8 seen;	/* octets of a cut record header */
+	volatile u8 ended;	/* nothing behind `octets` may leave */
+	volatile u8 chunked;	/* a head says so */
+	volatile u32 skip_to;	/* of HTTP: see http.h */
+	volatile u16 captured;	/* of a head, before this segment */
+	volatile u16 how;
+	volatile u8 acts;
+	volatile u8 from_server;
+	volatile u8 is_long; /* a head that is not read to its end */
 	u64 unannounced;     /* bytes in the ring since its consumer was called by this CPU */
 };
 

@@ -31,30 +31,35 @@ static __always_inline void stream_decide(struct netmon_flow *flow)
 	flow->sequence_state |= NETMON_SEQUENCE_DECIDED;
 }
 
-/* The flow of the other direction; a mirror port and a replay receive both. */
-static __always_inline struct netmon_flow *stream_other(const struct netmon_flow_key *key)
+/* The flow of the other direction, and s->other its key; a mirror port and a replay receive both. */
+static __always_inline struct netmon_flow *stream_other(struct message_scratch *s)
 {
-	struct netmon_flow_key other = *key;
+	const struct netmon_flow_key *key = &s->packet.flow;
+	struct netmon_flow_key *other = &s->other;
 	struct netmon_flow *flow;
 
-	__builtin_memcpy(other.source, key->destination, 16);
-	__builtin_memcpy(other.destination, key->source, 16);
-	other.source_port = key->destination_port;
-	other.destination_port = key->source_port;
-	other.flags = 0;
+	__builtin_memcpy(other->source, key->destination, 16);
+	__builtin_memcpy(other->destination, key->source, 16);
+	other->ifindex = key->ifindex;
+	other->source_port = key->destination_port;
+	other->destination_port = key->source_port;
+	other->protocol = key->protocol;
+	other->namespace = key->namespace;
+	other->direction = NETMON_RECEIVE;
+	other->flags = 0;
 	if (!late_replay()) {
-		other.direction = !key->direction;
-		flow = flow_table.lookup(&other);
+		other->direction = !key->direction;
+		flow = flow_table.lookup(other);
 		if (flow || key->direction == NETMON_TRANSMIT)
 			return flow;
-		other.flags = NETMON_FLOW_FORWARDED;
-		flow = flow_table.lookup(&other);
+		other->flags = NETMON_FLOW_FORWARDED;
+		flow = flow_table.lookup(other);
 		if (flow)
 			return flow;
-		other.flags = 0;
-		other.direction = NETMON_RECEIVE;
+		other->flags = 0;
+		other->direction = NETMON_RECEIVE;
 	}
-	return flow_table.lookup(&other);
+	return flow_table.lookup(other);
 }
 
 /*
@@ -96,7 +101,7 @@ static __always_inline int stream_replay(struct __sk_buff *skb, struct message_s
 
 	s->octets = message_present(skb, s);
 	if (flow) {
-		struct netmon_flow *other = stream_other(&s->packet.flow);
+		struct netmon_flow *other = stream_other(s);
 
 		if (whole) {
 			if (flow->stream_looked != 255)
@@ -144,6 +149,8 @@ static __always_inline int tls_begins(struct __sk_buff *skb, struct message_scra
 	u32 record = 0;
 	u8 head[6];
 
+	if (!late_handshake_bytes())
+		return 0;
 	if (length >= 6) {
 		if (bpf_skb_load_bytes(skb, s->offset, head, 6))
 			return 0;
@@ -254,6 +261,45 @@ static __always_inline void stream_limit(struct message_scratch *s, struct netmo
 	flow->stream_handed = handed + s->octets;
 }
 
+/* HTTP that is handed over whole, up to a limit of 1 MiB a direction. */
+static __always_inline int stream_whole(struct message_scratch *s, struct netmon_flow *flow)
+{
+	u32 handed = flow->stream_handed + (s->octets + 15) / 16;
+
+	if (handed > 0xffff) {
+		stream_decide(flow);
+		message_count(NETMON_COUNT_HTTP_LOST_LIMIT, 1);
+		return 0;
+	}
+	flow->stream_handed = handed;
+	if (s->flags & (TCP_FIN | TCP_RST))
+		stream_decide(flow);
+	return 1;
+}
+
+/*
+ * Whether octets may be HTTP/1: a method in capitals, a space and what a target begins with, or a response. Of a connection
+ * that is looked at from its begin on, responses need no looking for.
+ */
+static __always_inline int stream_may_be_http(struct __sk_buff *skb, struct message_scratch *s)
+{
+	u8 head[16];
+	u32 i;
+
+	if (s->told < sizeof(head) || bpf_skb_load_bytes(skb, s->offset, head, sizeof(head)))
+		return 0;
+	if (*(u32 *)head == 0x50545448 || *(u32 *)head == 0x4e4e4f43) /* "HTTP", "CONN" */
+		return 1;
+#pragma unroll
+	for (i = 0; i < sizeof(head) - 1; i++) {
+		if (head[i] == ' ')
+			return i > 2 && (head[i + 1] == '/' || head[i + 1] == '*' || (head[i + 1] | 0x20) == 'h');
+		if ((head[i] < 'A' || head[i] > 'Z') && head[i] != '-')
+			return 0;
+	}
+	return 0;
+}
+
 /* What was looked at in vain; the flow is decided when it was often. */
 static __always_inline void stream_in_vain(struct netmon_flow *flow)
 {
@@ -270,8 +316,10 @@ static __always_inline int stream_segment(struct __sk_buff *skb, struct message_
 	struct netmon_flow *other = 0;
 
 	s->octets = whole;
+	if (late_http() && flow->stream_stage == NETMON_STREAM_WHOLE)
+		return (whole || is_end) && stream_whole(s, flow);
 	if (!flow->stream_stage && (whole ? !flow->stream_looked : is_end))
-		other = stream_other(&s->packet.flow);
+		other = stream_other(s);
 	if (whole && !flow->stream_stage && !tls_begins(skb, s, flow, whole)) {
 		if (other && (other->stream_stage & NETMON_STREAM_TLS)) {
 			/* A hello is answered by something else: as much of it leaves as of a record header. */
@@ -279,6 +327,10 @@ static __always_inline int stream_segment(struct __sk_buff *skb, struct message_
 			s->octets = whole < TLS_HEADER_LENGTH ? whole : TLS_HEADER_LENGTH;
 		} else {
 			stream_in_vain(flow);
+			if (late_http() && stream_may_be_http(skb, s)) {
+				s->packet.look = LOOK_STREAM;
+				message_programs.call(skb, NETMON_PROGRAM_HTTP);
+			}
 			return 0;
 		}
 	} else if (whole) {
@@ -365,6 +417,11 @@ static __always_inline void stream_datagram(struct __sk_buff *skb, struct messag
 {
 	int what;
 
+	if (!late_handshake_bytes()) {
+		if (flow)
+			stream_decide(flow);
+		return;
+	}
 	s->octets = message_datagram(skb, s, NETMON_COUNT_STREAM_LOST_COALESCED);
 	what = quic_or_dtls(skb, s, flow);
 	if (!what) {
@@ -412,6 +469,7 @@ static __always_inline void stream(struct __sk_buff *skb)
 		s->message.sequence++;
 	s->told = s->message.payload_length;
 	s->flags = s->message.tcp_flags;
+	s->acknowledgment = s->message.acknowledgment;
 	if (late_replay() ? stream_replay(skb, s, flow) : flow && stream_segment(skb, s, flow))
 		stream_hand_over(skb, s);
 }

@@ -89,8 +89,8 @@ def test_the_verifier_looks_at_few_instructions(capsys: pytest.CaptureFixture[st
         for program in sorted({variant.split()[0] for variant in counts}):
             variants = [count for variant, count in counts.items() if variant.split()[0] == program]
             sys.stdout.write(f"\n  verifier: {program}: {min(variants)} to {max(variants)} instructions")
-    # Receive, DNS and streams, also in a replay; transmit; XDP; sweep, mark, clock.
-    assert len(counts) == 16 + 2 + 2 + 8 + 8 + 3
+    # Receive, DNS and streams, also in a replay; transmit; XDP; HTTP, sweep, mark, quiet, clock.
+    assert len(counts) == 16 + 2 + 2 + 8 + 8 + 5
     assert all(0 < count <= INSTRUCTIONS_MAX for count in counts.values()), counts
 
 
