@@ -75,9 +75,9 @@ def lines(text: str) -> Counter[tuple[str, str]]:
 def test_grpc(tmp_path: Path) -> None:
     (port,) = free_ports(1)
     script = grpc_calls.__file__
-    with started(sys.executable, script, "serve", str(port), ready="ready") as server:
+    with started(sys.executable, script, "serve", f"127.0.0.1:{port}", ready="ready") as server:
         with LoopbackCapture(tmp_path / "grpc.pcap", port):
-            by_client = lines(run(sys.executable, script, "call", str(port)))
+            by_client = lines(run(sys.executable, script, "call", f"127.0.0.1:{port}"))
         by_server = lines(server.communicate()[0])
     calls = told(tmp_path / "grpc.pcap", tmp_path)
     assert Counter(each["target"] for each in calls) == {

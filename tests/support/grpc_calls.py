@@ -1,7 +1,7 @@
 """A gRPC server and a client of it, each a process: what they say of their calls is a line of JSON for each.
 
-``grpc_calls.py serve PORT`` prints ``ready``, then ``[method, status]`` of each call, until its input ends.
-``grpc_calls.py call PORT`` makes the calls of CALLS and prints ``[method, status]`` as the client sees it.
+``grpc_calls.py serve HOST:PORT`` prints ``ready``, then ``[method, status]`` of each call, until its input ends.
+``grpc_calls.py call HOST:PORT`` makes the calls of CALLS and prints ``[method, status]`` as the client sees it.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class Handlers(grpc.GenericRpcHandler):  # type: ignore[misc] # grpcio has no ty
         tell("Stream", "OK")
 
 
-def serve(port: int) -> None:
+def serve(address: str) -> None:
     server = grpc.server(ThreadPoolExecutor(16), [Handlers()])
-    server.add_insecure_port(f"127.0.0.1:{port}")
+    server.add_insecure_port(address)
     server.start()
     sys.stdout.write("ready\n")
     sys.stdout.flush()
@@ -82,7 +82,7 @@ def serve(port: int) -> None:
     server.stop(None).wait()
 
 
-def call(port: int) -> None:
+def call(address: str) -> None:
     def one(method: str) -> None:
         path = f"/{SERVICE}/{method}"
         metadata = [
@@ -100,11 +100,11 @@ def call(port: int) -> None:
         except grpc.RpcError as error:
             tell(method, error.code().name)
 
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel, ThreadPoolExecutor(8) as pool:
+    with grpc.insecure_channel(address) as channel, ThreadPoolExecutor(8) as pool:
         methods = [method for method, often in CALLS.items() for _ in range(often)]
         methods.sort(key=lambda method: hash((method, "mixed")))
         list(pool.map(one, methods))
 
 
 if __name__ == "__main__":
-    {"serve": serve, "call": call}[sys.argv[1]](int(sys.argv[2]))
+    {"serve": serve, "call": call}[sys.argv[1]](sys.argv[2])
