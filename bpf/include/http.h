@@ -382,7 +382,7 @@ static __always_inline int http_read(struct __sk_buff *skb, struct message_scrat
 	*have = s->captured + s->octets;
 	http_scan(s, head, *have);
 	/* Nobody reads it to its end. */
-	s->is_long = !s->end && (*have > HTTP_PIECES_MAX || s->at < s->told || s->newlines);
+	s->is_long = !s->end && (*have > HTTP_PIECES_MAX || s->at < s->told);
 	s->left = 0;
 	if (s->end && s->length_at && !s->chunked)
 		http_content_length(s, head);
