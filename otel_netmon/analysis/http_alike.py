@@ -6,6 +6,9 @@ is known by these two, and read only when they are new.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -25,11 +28,11 @@ VERSIONS: Final = ("0.9", "1.0", "1.1", "2")
 _KNOWN_METHODS = frozenset(METHODS[1:])
 _SIGHTS_MAX = 4096
 _OCTETS_MAX = 1 << 20
-_HEAD_OCTETS = 700
-"""Longer heads are not looked for as a whole: they are seldom the same again."""
 _AS_LINES = 31
-_VERSION_OCTETS = 4
-_HOSTS = (b"\nHost: ", b"\nhost: ")
+_VERSION_OCTETS = 10  # a space, the version, and a carriage return
+_HOST = b"host:"
+_KEY_OCTETS = 100
+_AUTHORITIES = 256
 
 
 class Sight(NamedTuple):
@@ -63,10 +66,13 @@ class AlikeRequests:
     def __init__(self, rules: RouteRules, *, keeps_paths: bool) -> None:
         self.sights: list[Sight] = []
         self._rules = rules
+        # What of the first line tells requests apart ends here: at the query, or where paths do not matter at the method.
+        self._mark = b"?" if keeps_paths or rules.has_rules else b" "
         self._keeps_paths = keeps_paths
         self._heads: dict[bytes, int] = {}
-        self._lines: dict[tuple[bytes, bytes, bytes], int] = {}
+        self._lines: dict[bytes, int] = {}  # -1: they do not tell
         self._places: dict[Sight, int] = {}
+        self._authority = lru_cache(_AUTHORITIES)(read_authority)
         self._octets = 0
         self._as_lines = 0  # so many more times heads are not looked for as a whole, because few were known
 
@@ -87,19 +93,19 @@ class AlikeRequests:
         begins, stops = starts.tolist(), ends.tolist()
         if self._as_lines:
             self._as_lines -= 1
-            found = [self._by_line(data, begin, end) for begin, end in zip(begins, stops, strict=True)]
-            return np.array(found, np.intp)
+            return np.array(self._by_lines(data, begins, stops), np.intp)
         heads = [data[begin:end] for begin, end in zip(begins, stops, strict=True)]
         places = list(map(self._heads.get, heads))
-        missed = [at for at, place in enumerate(places) if place is None]
-        for at in missed:
-            head = heads[at]
-            place = places[at] = self._by_line(head, 0, len(head))
-            if len(head) <= _HEAD_OCTETS and head not in self._heads:
-                self._heads[head] = place
-                self._octets += len(head)
-        if len(missed) * 2 > len(heads):
-            self._as_lines = _AS_LINES
+        if None in places:
+            new = list(dict.fromkeys([head for head, place in zip(heads, places, strict=True) if place is None]))
+            joined = b"".join(new)
+            bounds = [0, *accumulate(map(len, new))]
+            self._heads.update(zip(new, self._by_lines(joined, bounds[:-1], bounds[1:]), strict=True))
+            places = list(map(self._heads.get, heads))
+            self._octets += len(joined)
+            if len(new) * 2 > len(heads):
+                self._as_lines = _AS_LINES
+                self._heads.clear()
         return np.array(places, np.intp)
 
     def of_request(self, request: HttpRequest) -> int:
@@ -107,22 +113,33 @@ class AlikeRequests:
         whole = request.target is not None and "target" not in request.unknown
         return self._place(request.method, request.version, request.host, request.target if whole else None)
 
-    def _by_line(self, data: bytes, begin: int, end: int) -> int:
-        line_end = data.find(b"\n", begin, end)
-        host = next((at + 7 for mark in _HOSTS if (at := data.find(mark, line_end, end)) >= 0), -1)
-        if line_end < 0 or host < 0:
-            return self._by_reading(data[begin:end])
-        query = data.find(b"?", begin, line_end)
-        key = (
-            data[begin : line_end if query < 0 else query],
-            data[line_end - _VERSION_OCTETS : line_end],
-            data[host : data.find(b"\n", host, end)],
-        )
+    def _by_lines(self, data: bytes, begins: Sequence[int], stops: Sequence[int]) -> list[int]:
+        """The places of heads by what matters of their first two lines: almost always the second is Host."""
+        find = data.find
+        lines = _ends([find(b"\n", begin, end) for begin, end in zip(begins, stops, strict=True)], stops)
+        seconds = _ends([find(b"\n", line + 1, end) for line, end in zip(lines, stops, strict=True)], stops)
+        mark = self._mark
+        cuts = [find(mark, begin, line) for begin, line in zip(begins, lines, strict=True)]
+        keys = [
+            data[begin:second] if cut < 0 else data[begin:cut] + data[line - _VERSION_OCTETS : second]
+            for begin, cut, line, second in zip(begins, cuts, lines, seconds, strict=True)
+        ]
+        places = list(map(self._lines.get, keys))
+        for at, place in enumerate(places):
+            if place is None or place < 0:
+                places[at] = self._by_key(keys[at], data[begins[at] : stops[at]])
+        return places  # type: ignore[return-value]  # none is None any more
+
+    def _by_key(self, key: bytes, head: bytes) -> int:
         place = self._lines.get(key)
         if place is None:
-            place = self._lines[key] = self._by_reading(data[begin:end])
-            self._octets += len(key[0]) + len(key[1])
-        return place
+            # Another second line says nothing about the server: then all of the head is read, each time.
+            begin = head.find(b"\n") + 1
+            end = head.find(b"\n", begin) + 1
+            tells = end > 0 and head[begin : begin + len(_HOST)].lower() == _HOST
+            place = self._lines[key] = self._by_reading(head[:end]) if tells else -1
+            self._octets += len(key) + _KEY_OCTETS
+        return self._by_reading(head) if place < 0 else place
 
     def _by_reading(self, head: bytes) -> int:
         request = read_request(head, is_whole=False)
@@ -132,7 +149,7 @@ class AlikeRequests:
         return self._place(request.method, request.version, request.fields.host, target)
 
     def _place(self, method: str | None, version: str, host: str | None, target: str | None) -> int:
-        server = read_authority(host)
+        server = self._authority(host)
         path = target_path(target) if target is not None else None
         template = None
         if path is not None and method is not None:
@@ -146,3 +163,10 @@ class AlikeRequests:
             self.sights.append(sight)
             self._octets += 400 + len(kept or "")
         return place
+
+
+def _ends(found: list[int], stops: Sequence[int]) -> list[int]:
+    """Where lines end; one whose end is not there ends with its head."""
+    if -1 not in found:
+        return found
+    return [stop if at < 0 else at for at, stop in zip(found, stops, strict=True)]

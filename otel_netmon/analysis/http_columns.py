@@ -124,8 +124,8 @@ class HttpRecords:
         octets = self._data[int(self._starts[at]) : int(self._ends[at])]
         is_whole = bool(http["request_head"])
         head = read_request(octets, is_whole=is_whole)
-        client = seen["source"].tobytes() + seen["source_port"].tobytes()
-        server = seen["destination"].tobytes() + seen["destination_port"].tobytes()
+        client = seen["source"].tobytes() + int(seen["source_port"]).to_bytes(2, "big")
+        server = seen["destination"].tobytes() + int(seen["destination_port"]).to_bytes(2, "big")
         connection = ConnectionInfo(
             int(seen["namespace"]),
             int(seen["ifindex"]),

@@ -15,7 +15,10 @@ from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.decode.http1_heads import read_request
 from otel_netmon.decode.http_fields import TraceParent, trace_parent
 
-_MARKS = (b"\ntraceparent: ", b"\nTraceparent: ")
+_MARKS = (b"arent:", b"ARENT:")
+"""Of the name: how else capitals are set does not matter to them."""
+_LINE = np.frombuffer(b"\ntraceparent: ", np.uint8)
+_LOWER = np.uint8(0x20)
 _RANDOM = b"rv:"
 _OCTETS = 55
 _DASHES = (2, 35, 52)
@@ -60,16 +63,14 @@ def parents_of_heads(data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArr
     find = data.find
     lower, upper = _MARKS
     spots = [find(lower, a, b) for a, b in zip(begins, stops, strict=True)]
-    missing = [at for at, spot in enumerate(spots) if spot < 0]
-    for at in missing:
-        spots[at] = find(upper, begins[at], stops[at])
+    spots = [find(upper, a, b) if at < 0 else at for at, a, b in zip(spots, begins, stops, strict=True)]
     places = np.array(spots, np.int64)
     present = np.flatnonzero(places >= 0)
     if not len(present):
         return found
-    values = places[present] + len(lower)
+    values = places[present] + len(lower) + 1
     plain = values + _OCTETS < ends[present]  # a line end follows
-    octets = np.frombuffer(data, np.uint8)[values[plain, None] + np.arange(_OCTETS + 1)]
+    octets = np.frombuffer(data, np.uint8)[values[plain, None] + np.arange(-len(_LINE), _OCTETS + 1)]
     good = _read_plain(found, present[plain], octets)
     odd = np.concatenate([present[~plain], present[plain][~good]])
     for at in odd.tolist():
@@ -88,12 +89,15 @@ def _none(number: int) -> TraceParents:
 def _read_plain(
     found: TraceParents, places: npt.NDArray[np.intp], octets: npt.NDArray[np.uint8]
 ) -> npt.NDArray[np.bool_]:
-    """Reads values of version 00, shape (n, 56) with the octet behind each; gives which of them are such."""
+    """Reads values of version 00, shape (n, 70): with the name before each, and the octet behind; gives which are such."""
+    begins = (octets[:, 0] == _LINE[0]) & (octets[:, 1 : len(_LINE)] | _LOWER == _LINE[1:]).all(axis=1)
+    octets = octets[:, len(_LINE) :]
     nibbles = _HEX[octets[:, :_OCTETS]]
     dashes = octets[:, _DASHES] == ord("-")
     digits = np.delete(nibbles, _DASHES, axis=1)
     good = (
-        dashes.all(axis=1)
+        begins
+        & dashes.all(axis=1)
         & (digits < 16).all(axis=1)
         & (digits[:, :2] == 0).all(axis=1)
         & digits[:, 2:34].any(axis=1)

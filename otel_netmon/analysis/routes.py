@@ -41,11 +41,16 @@ class RouteRules:
 
     Args:
         rules: of several with the same template the first that fits.
+
+    Attributes:
+        has_rules: whether there are any.
     """
 
     def __init__(self, rules: Iterable[RouteRule]) -> None:
         self._root = _Node()
+        self.has_rules = False
         for rule in rules:
+            self.has_rules = True
             node = self._root
             for segment in rule.template.split("/")[1:]:
                 if segment.endswith("...}"):
@@ -60,6 +65,8 @@ class RouteRules:
 
     def template(self, method: str, host: str | None, path: str) -> str | None:
         """Gives the template of a request; host in lower case, without port."""
+        if not self.has_rules:
+            return None
         segments = path.split("/")[1:]
         for rules in _ends(self._root, segments, 0):
             for rule in rules:
