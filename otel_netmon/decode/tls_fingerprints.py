@@ -37,17 +37,17 @@ _JA4_VERSIONS = {
 _NOTHING = "000000000000"
 _ALPHANUMERIC = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _ELSEWHERE = (Extension.SERVER_NAME, Extension.ALPN)
-_KNOWN = 1024
+_COMMON_MAX = 256
+_KNOWN = 512
+"""Fingerprints kept; most clients of a host are alike but for their GREASE values."""
 
 
 def ja3(hello: ClientHello) -> str:
     """32 hexadecimal digits. Where the extensions cannot be read at all, the fields that tell of them are left out."""
     if hello.fault and not hello.extensions:
         return _md5(f"{hello.legacy_version},{_dashes(hello.ciphers)},")
-    return _md5(
-        f"{hello.legacy_version},{_dashes(hello.ciphers)},{_dashes(hello.extensions)},"
-        f"{_dashes(hello.groups)},{'-'.join(map(str, hello.point_formats))}"
-    )
+    make = _ja3 if _is_common(hello) else _ja3.__wrapped__
+    return make(hello.legacy_version, hello.ciphers, hello.extensions, hello.groups, hello.point_formats)
 
 
 def ja3s(hello: ServerHello) -> str:
@@ -58,16 +58,52 @@ def ja3s(hello: ServerHello) -> str:
 def ja4(hello: ClientHello, carrier: Carrier = "t") -> str:
     """36 characters, ``t13d1516h2_8daaf6152771_e5627efa2ab1``."""
     versions = without_grease(hello.versions)
-    version = _JA4_VERSIONS.get(max(versions) if versions else hello.legacy_version, "00")
-    ciphers = without_grease(hello.ciphers)
-    extensions = without_grease(hello.extensions)
-    target = "d" if Extension.SERVER_NAME in extensions else "i"
-    counts = f"{min(len(ciphers), 99):02d}{min(len(extensions), 99):02d}"
-    kinds = _commas(sorted([each for each in extensions if each not in _ELSEWHERE]))
-    schemes = _commas(without_grease(hello.signature_algorithms))
+    make = _ja4 if _is_common(hello) else _ja4.__wrapped__
+    return make(
+        carrier,
+        max(versions) if versions else hello.legacy_version,
+        hello.ciphers,
+        hello.extensions,
+        hello.signature_algorithms,
+        hello.alpn_first,
+    )
+
+
+def _is_common(hello: ClientHello) -> bool:
+    """Whether it is worth keeping: longer ones are nobody's, and what is kept has a bound."""
+    lists = (hello.ciphers, hello.extensions, hello.groups, hello.signature_algorithms, hello.point_formats)
+    return sum(map(len, lists)) <= _COMMON_MAX
+
+
+@lru_cache(_KNOWN)
+def _ja3(
+    version: int,
+    ciphers: tuple[int, ...],
+    extensions: tuple[int, ...],
+    groups: tuple[int, ...],
+    point_formats: tuple[int, ...],
+) -> str:
+    lists = ",".join([_dashes(each) for each in (ciphers, extensions, groups)])
+    return _md5(f"{version},{lists},{'-'.join(map(str, point_formats))}")
+
+
+@lru_cache(_KNOWN)
+def _ja4(
+    carrier: Carrier,
+    version: int,
+    ciphers: tuple[int, ...],
+    extensions: tuple[int, ...],
+    schemes: tuple[int, ...],
+    protocol: bytes,
+) -> str:
+    offered, told = without_grease(ciphers), without_grease(extensions)
+    target = "d" if Extension.SERVER_NAME in told else "i"
+    counts = f"{min(len(offered), 99):02d}{min(len(told), 99):02d}"
+    kinds = _commas(sorted([each for each in told if each not in _ELSEWHERE]))
+    algorithms = _commas(without_grease(schemes))
     return (
-        f"{carrier}{version}{target}{counts}{_first_and_last(hello.alpn_first)}_{_sha256(_commas(sorted(ciphers)))}"
-        f"_{_sha256(f'{kinds}_{schemes}' if kinds and schemes else kinds)}"
+        f"{carrier}{_JA4_VERSIONS.get(version, '00')}{target}{counts}{_first_and_last(protocol)}"
+        f"_{_sha256(_commas(sorted(offered)))}_{_sha256(f'{kinds}_{algorithms}' if kinds and algorithms else kinds)}"
     )
 
 
@@ -89,11 +125,9 @@ def _commas(numbers: list[int]) -> str:
     return ",".join([f"{number:04x}" for number in numbers])
 
 
-@lru_cache(_KNOWN)
 def _md5(of: str) -> str:
     return md5(of.encode(), usedforsecurity=False).hexdigest()
 
 
-@lru_cache(_KNOWN)
 def _sha256(of: str) -> str:
     return sha256(of.encode()).hexdigest()[:12] if of else _NOTHING
