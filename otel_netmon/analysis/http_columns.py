@@ -13,22 +13,21 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from otel_netmon.abi import layout
-from otel_netmon.abi.enums import HttpFlags
+from otel_netmon.abi.enums import HttpFlags, TcpFlags
+from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.analysis.http1_exchange import unknown_fields
 from otel_netmon.analysis.http_alike import AlikeRequests
 from otel_netmon.analysis.http_records import HttpRequest, Outcome
 from otel_netmon.analysis.http_trace_parents import TraceParents, parents_of_heads, parents_of_requests
 from otel_netmon.analysis.tcp_followers import ConnectionInfo
+from otel_netmon.analysis.tcp_stream import Segment
 from otel_netmon.decode.http1_heads import read_request
-from otel_netmon.readers.messages import Messages
+from otel_netmon.readers.messages import HttpMessages
 
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 ANSWERED, NO_RESPONSE, RESET, TIMEOUT, INCOMPLETE = range(len(OUTCOMES))
 UNKNOWN = -1
 """A size or a time that nobody knows."""
-
-_HTTP_WORDS = layout.HTTP.itemsize // 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,20 +85,13 @@ class HttpRecords:
         heads: layout.MESSAGE, of the client's direction; http: layout.HTTP.
     """
 
-    def __init__(self, messages: Messages) -> None:
-        self._data = messages.data
-        self.heads = messages.heads
-        words = np.frombuffer(messages.data, "<u8", len(messages.data) // 8)
-        if len(messages.heads):
-            windows = np.lib.stride_tricks.sliding_window_view(words, _HTTP_WORDS)
-            self.http: npt.NDArray[Any] = windows[messages.starts >> 3].view(layout.HTTP)[:, 0]
-        else:
-            self.http = np.empty(0, layout.HTTP)
-        self._starts = messages.starts + layout.HTTP.itemsize
-        self._ends = messages.starts + messages.heads["captured_length"]
+    def __init__(self, messages: HttpMessages) -> None:
+        self.heads, self.http = messages.heads, messages.http
+        self._data, self._starts = messages.data, messages.starts
+        self._ends = messages.starts + messages.lengths
 
     def columns(self, alike: AlikeRequests) -> HttpColumns:
-        """Gives the columns of all; a record with WHOLE is none of them."""
+        """Gives the columns of all."""
         heads, http = self.heads, self.http
         outcome = _outcomes(http)
         answered = outcome == ANSWERED
@@ -119,13 +111,38 @@ class HttpRecords:
             request=self._request,
         )
 
+    def begun(self) -> list[tuple[Seen, Segment]]:
+        """Gives the requests that had begun on connections that are handed over whole, as what comes before all else."""
+        found = []
+        for at in np.flatnonzero(self.http["flags"] & HttpFlags.WHOLE).tolist():
+            head, http = self.heads[at], self.http[at]
+            seen = Seen(
+                int(head["namespace"]),
+                int(head["ifindex"]),
+                int(head["direction"]),
+                int(head["ingress_ifindex"]),
+                int(head["cgroup"]),
+                _end(head, "source"),
+                _end(head, "destination"),
+            )
+            octets = self._data[int(self._starts[at]) : int(self._ends[at])]
+            segment = Segment(
+                int(http["request_first_ns"]),
+                int(head["sequence"]),
+                int(head["acknowledgment"]),
+                TcpFlags.ACK,
+                max(int(http["request_octets"]), len(octets)),
+                octets,
+            )
+            found.append((seen, segment))
+        return found
+
     def _request(self, at: int) -> HttpRequest:
         seen, http = self.heads[at], self.http[at]
         octets = self._data[int(self._starts[at]) : int(self._ends[at])]
         is_whole = bool(http["request_head"])
         head = read_request(octets, is_whole=is_whole)
-        client = seen["source"].tobytes() + int(seen["source_port"]).to_bytes(2, "big")
-        server = seen["destination"].tobytes() + int(seen["destination_port"]).to_bytes(2, "big")
+        client, server = _end(seen, "source"), _end(seen, "destination")
         connection = ConnectionInfo(
             int(seen["namespace"]),
             int(seen["ifindex"]),
@@ -218,6 +235,10 @@ def _outcomes(http: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 def _body(http: npt.NDArray[Any], side: str, answered: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     head, octets = http[f"{side}_head"].astype(np.int64), http[f"{side}_octets"].astype(np.int64)
     return np.where(answered & (head > 0), np.maximum(octets - head, 0), UNKNOWN)
+
+
+def _end(head: Any, side: str) -> bytes:
+    return bytes(head[side].tobytes()) + int(head[f"{side}_port"]).to_bytes(2, "big")
 
 
 def _ends(addresses: npt.NDArray[Any], ports: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from otel_netmon.abi.enums import Direction, HttpFlags, MessageCount
 from otel_netmon.analysis import http1, http2
 from otel_netmon.analysis.cardinality import WHOLE_SET
 from otel_netmon.analysis.differences import group
+from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.http_alike import AlikeRequests
 from otel_netmon.analysis.http_columns import HttpColumns, HttpRecords, columns_of
@@ -22,6 +23,7 @@ from otel_netmon.analysis.http_series import HttpSeries
 from otel_netmon.analysis.routes import LearnedRoutes, RouteRules
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.analysis.tcp_followers import Recogniser
+from otel_netmon.analysis.tcp_stream import Segment
 from otel_netmon.config.model import Config
 from otel_netmon.config.routes import parse_rule
 from otel_netmon.enrich.addresses import address_text
@@ -32,7 +34,7 @@ from otel_netmon.otel.http import FIRST_BYTE, HttpPoints, http_spans, metrics_of
 from otel_netmon.otel.points import HistogramSeries, Point, Points
 from otel_netmon.otel.series import Diversity
 from otel_netmon.otel.spans import SpanBatch
-from otel_netmon.readers.messages import Messages
+from otel_netmon.readers.messages import Messages, http_messages
 from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources import messages as ring
 from otel_netmon.sources.messages import MessageSource
@@ -91,6 +93,10 @@ class HttpSource:
         for side, limit in zip(SIDES, (rpc_server, rpc_client), strict=True):
             self._rpc[side].begin_cycle(limit)
 
+    def begun(self, messages: Messages) -> list[tuple[Seen, Segment]]:
+        """Gives what comes before the segments of connections that the kernel does not follow any more, out of a drain."""
+        return HttpRecords(http_messages(messages)).begun() if len(messages.heads) else []
+
     def take(self, messages: Messages, records: Iterable[object], now_ns: int) -> None:
         """Takes the requests of a drain, and those among what connections told.
 
@@ -108,7 +114,7 @@ class HttpSource:
             self._take_requests(requests, offset_ns, now_ns)
 
     def _take_records(self, messages: Messages, offset_ns: int, now_ns: int) -> None:
-        records = HttpRecords(messages)
+        records = HttpRecords(http_messages(messages))
         over = records.http["flags"] & HttpFlags.WHOLE == 0
         counted, is_server = self._sight(records.heads)
         counted &= over

@@ -162,7 +162,8 @@ class Sources:
         if self._streams is None:
             return
         now_ns = time.monotonic_ns()
-        records = self._streams.take(drained.streams, now_ns)
+        begun = self.http.begun(drained.http) if self.http is not None else []
+        records = self._streams.take(drained.streams, now_ns, begun)
         if self.tls is not None:
             self.tls.take(drained.streams, records, now_ns)
         if self.http is not None:

@@ -17,6 +17,9 @@ COMPLETE = int(HttpFlags.COMPLETE)
 CLIENT, SERVER = "192.0.2.1", "192.0.2.2"
 IFINDEX = 3
 
+Event = tuple[np.void, np.void, bytes]
+"""The head of a record, what the kernel knows of the exchange, and what it has captured of the request's head."""
+
 
 def event(  # noqa: PLR0913 - fields of a record
     head: bytes | None = None,
@@ -36,8 +39,8 @@ def event(  # noqa: PLR0913 - fields of a record
     server_port: int = 8080,
     direction: int = 0,
     **fields: int,
-) -> tuple[np.void, np.void, bytes]:
-    """One record: its head, what the kernel knows of the exchange, and what it has captured of the request's head."""
+) -> Event:
+    """One record; captured: so much of the head alone."""
     head = request("GET /a", "Host: a.example") if head is None else head
     octets = head if captured is None else head[:captured]
     row = np.zeros(1, layout.MESSAGE)[0]
@@ -63,7 +66,7 @@ def event(  # noqa: PLR0913 - fields of a record
     return row, http, octets
 
 
-def messages(events: Iterable[tuple[np.void, np.void, bytes]]) -> Messages:
+def messages(events: Iterable[Event]) -> Messages:
     """Records as a drain of the ring gives them."""
     heads: list[Any] = []
     starts, data = [], bytearray()

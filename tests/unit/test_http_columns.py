@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from otel_netmon.config.routes import parse_rule
 from otel_netmon.decode.authority import Authority
 from otel_netmon.decode.http1_heads import read_request
 from otel_netmon.decode.http_fields import trace_parent
-from support.http_events import COMPLETE, event, messages
+from otel_netmon.readers.messages import HttpMessages, http_messages
+from support.http_events import COMPLETE, Event, event, messages
 from support.http_messages import HOST, INFO, request
 
 MS = 1_000_000
@@ -62,9 +64,13 @@ def whole(head: bytes) -> HttpRequest:
     )  # fmt: skip
 
 
+def http(events: Iterable[Event]) -> HttpMessages:
+    return http_messages(messages(events))
+
+
 def sights(alike: AlikeRequests, heads: list[bytes]) -> list[Sight]:
     records = messages(event(head, captured=len(head)) for head in heads)
-    columns = HttpRecords(records).columns(alike)
+    columns = HttpRecords(http_messages(records)).columns(alike)
     return [alike.sights[place] for place in columns.places.tolist()]
 
 
@@ -122,7 +128,7 @@ def test_what_is_remembered_is_bounded() -> None:
     ],
 )
 def test_outcomes(flags: int, status: int, outcome: str) -> None:
-    records = HttpRecords(messages([event(status=status, flags=flags)]))
+    records = HttpRecords(http([event(status=status, flags=flags)]))
     columns = records.columns(AlikeRequests(RouteRules([]), keeps_paths=False))
     assert OUTCOMES[columns.outcome[0]] == outcome
     assert columns.request(0).outcome == outcome
@@ -135,7 +141,7 @@ def test_times_and_sizes() -> None:
         event(status=0, flags=int(HttpFlags.QUIET), told_ns=61 * MS),
         event(request("GET /a", HOST, "X: y"), captured=20, response_body=3),
     ]
-    columns = HttpRecords(messages(made)).columns(AlikeRequests(RouteRules([]), keeps_paths=False))
+    columns = HttpRecords(http(made)).columns(AlikeRequests(RouteRules([]), keeps_paths=False))
     assert columns.lasted_ns.tolist() == [10 * MS, 60 * MS, MS]
     assert columns.first_byte_ns.tolist() == [3 * MS, UNKNOWN, MS]
     assert columns.request_body.tolist() == [7, UNKNOWN, UNKNOWN]
@@ -155,7 +161,7 @@ def test_times_and_sizes() -> None:
 def test_one_whole() -> None:
     head = request("PUT /a?b", "Host: a.example", f"traceparent: {TRACE}", "tracestate: a=b")
     made = event(head, 201, namespace=2, ingress_ifindex=5, cgroup=17, direction=1, interim=103, interims=2)
-    one = HttpRecords(messages([event(), made])).columns(AlikeRequests(RouteRules([]), keeps_paths=False)).request(1)
+    one = HttpRecords(http([event(), made])).columns(AlikeRequests(RouteRules([]), keeps_paths=False)).request(1)
     assert (one.version, one.method, one.target, one.host, one.status) == ("1.1", "PUT", "/a?b", "a.example", 201)
     assert (one.traceparent, one.tracestate, one.unknown) == (TRACE, "a=b", ())
     assert one.interim == (103,)
@@ -171,7 +177,7 @@ def test_those_that_are_chosen() -> None:
         request(f"GET /{number}", HOST, f"traceparent: {TRACE[:-1]}{number % 2}", "tracestate: ot=rv:11223344556677")
         for number in range(7)
     ]
-    columns = HttpRecords(messages(event(head, 200 + at) for at, head in enumerate(heads))).columns(
+    columns = HttpRecords(http(event(head, 200 + at) for at, head in enumerate(heads))).columns(
         AlikeRequests(RouteRules([]), keeps_paths=True)
     )
     chosen = columns.where(np.array([False, True, False, True, True, False, False]))
@@ -254,7 +260,7 @@ def test_parents_of_many_are_those_of_each(name: str) -> None:
 
 
 def test_no_requests_at_all() -> None:
-    records = HttpRecords(messages([]))
+    records = HttpRecords(http([]))
     columns = records.columns(AlikeRequests(RouteRules([]), keeps_paths=False))
     assert len(columns) == 0
     assert len(columns.parents.exist) == 0
