@@ -327,6 +327,7 @@ class Pipeline:
                 top=flow_rows(flows.series, interval) if flows is not None else [],
             ),
             series=self._budget.status(self._sources.diversity()),
+            routes=self._sources.http.routes() if self._sources.http is not None else None,
             export=export,
         )
 

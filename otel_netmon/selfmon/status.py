@@ -120,6 +120,26 @@ class SeriesStatus(TypedDict):
     families: list[SeriesFamilyStatus]
 
 
+class RouteStatus(TypedDict):
+    """A learned template and its requests since it is known."""
+
+    template: str
+    requests: int
+
+
+class RoutesStatus(TypedDict):
+    """Routes of HTTP requests: rules of ``probes.http.routes``, and what was learned, the most frequent first.
+
+    ``refused`` are requests whose template would have been one more than ``limit``.
+    """
+
+    rules: list[str]
+    learning: bool
+    limit: int
+    refused: int
+    learned: list[RouteStatus]
+
+
 class SignalStatus(TypedDict):
     """Spans or log records: ``offered`` = ``delivered`` + the sum of ``dropped`` + ``pending``, those in a spool pending."""
 
@@ -196,12 +216,13 @@ class _Always(TypedDict):
 
 
 class Status(_Always, total=False):
-    """The whole document. ``series`` is absent where the agent is older than the budget of series."""
+    """The whole document. ``series`` is absent where the agent is older than the budget of series, ``routes`` without HTTP."""
 
     series: SeriesStatus
+    routes: RoutesStatus
 
 
-def build(
+def build(  # noqa: PLR0913 - the parts of the document
     *,
     uptime_seconds: float,
     interval_seconds: float,
@@ -211,6 +232,7 @@ def build(
     flows: FlowsStatus,
     export: ExportStatus,
     series: SeriesStatus | None = None,
+    routes: RoutesStatus | None = None,
 ) -> Status:
     """The document of this agent version."""
     document = Status(
@@ -225,6 +247,8 @@ def build(
     )
     if series is not None:
         document["series"] = series
+    if routes is not None:
+        document["routes"] = routes
     return document
 
 

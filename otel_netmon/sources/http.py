@@ -35,7 +35,7 @@ from otel_netmon.otel.points import HistogramSeries, Point, Points
 from otel_netmon.otel.series import Diversity
 from otel_netmon.otel.spans import SpanBatch
 from otel_netmon.readers.messages import Messages, http_messages
-from otel_netmon.selfmon.status import StageStatus
+from otel_netmon.selfmon.status import RoutesStatus, RouteStatus, StageStatus
 from otel_netmon.sources import messages as ring
 from otel_netmon.sources.messages import MessageSource
 from otel_netmon.sources.rpc import RpcSide
@@ -65,6 +65,7 @@ class HttpSource:
         idle_ns = round(config.limits.series_idle_seconds * 1e9)
         self._messages = messages
         self._edges: dict[Key, Edge] = {}
+        self._rules, self._routes_max = probe.routes, probe.learned_routes_max
         self.learned = LearnedRoutes(probe.learned_routes_max) if probe.learn_routes else None
         self._alike = AlikeRequests(RouteRules(map(parse_rule, probe.routes)), keeps_paths=probe.learn_routes)
         self._sides = {side: _Side(side, probe.names, rule, self.learned, start_ns, idle_ns) for side in SIDES}
@@ -224,6 +225,18 @@ class HttpSource:
                 delivered=self._requests["told"], dropped={"not_counted": self._requests["not_counted"]}
             ),
         }
+
+    def routes(self) -> RoutesStatus:
+        """Rules, and what was learned."""
+        learned = self.learned
+        found = learned.counts.most_common() if learned is not None else []
+        return RoutesStatus(
+            rules=list(self._rules),
+            learning=learned is not None,
+            limit=self._routes_max,
+            refused=learned.refused if learned is not None else 0,
+            learned=[RouteStatus(template=template, requests=requests) for template, requests in found],
+        )
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What another process needs to go on."""
