@@ -30,7 +30,8 @@ class Http1Follower(Follower):
 
     A response that was seen before its request (one direction waited for octets that were missing) waits for one that was
     sent before it; other responses without a request are counted and dropped. Where responses may be missing, the next one
-    is that of the last request before it: few clients send one before the response to the one before.
+    is that of the last request before it: few clients send one before the response to the one before. But where octets came
+    meanwhile that may have been of any, and several requests wait, nobody can tell whose it is.
 
     Args:
         info: the connection.
@@ -260,13 +261,13 @@ class Http1Follower(Follower):
                     answer.is_cut = True
 
     def _read_response_head(self, head: ResponseHead, time_ns: int) -> None:
-        exchange = self._unanswered(self._answer_first_ns if self._may_miss else None)
+        exchange = self._answered_by_next()
         if exchange is None:
             # A server may answer a head that it cannot, or will not, read to its end.
             self._requests.cut()
             self._read_requests(self._seen_ns[True])
             exchange = self._unanswered()
-        self._may_miss = False
+        self._may_miss = self._responses.has_strayed = False
         body = response_body(head, exchange.head if exchange is not None else None)
         if head.status < 200 and head.status != 101:
             if exchange is not None:
@@ -283,17 +284,20 @@ class Http1Follower(Follower):
         elif exchange is not None and exchange is self._waits_for:
             self._go_on()
 
-    def _unanswered(self, before_ns: int | None = None) -> Exchange | None:
-        """The first request without a response; with a time the last one before it, and those before that are given up."""
-        if before_ns is None:
-            return next((exchange for exchange in self._open if exchange.answer is None), None)
+    def _unanswered(self) -> Exchange | None:
+        """The first request without a response."""
+        return next((exchange for exchange in self._open if exchange.answer is None), None)
+
+    def _answered_by_next(self) -> Exchange | None:
+        """The request whose response begins; where responses may be missing, those that wait before it are given up."""
+        if not self._may_miss:
+            return self._unanswered()
         waiting = [exchange for exchange in self._open if exchange.answer is None]
-        if not waiting:
-            return None
-        sent = [exchange for exchange in waiting if exchange.request_first_ns <= before_ns] or waiting[:1]
-        for exchange in sent[:-1]:
+        sent = [exchange for exchange in waiting if exchange.request_first_ns <= self._answer_first_ns] or waiting[:1]
+        is_known = len(sent) == 1 or not self._responses.has_strayed
+        for exchange in sent[:-1] if is_known else sent:
             self._tell(exchange, "incomplete")
-        return sent[-1]
+        return sent[-1] if sent and is_known else None
 
     def _begin_answer(self, answer: Answer, exchange: Exchange | None) -> None:
         self._answer = answer

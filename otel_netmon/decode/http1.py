@@ -99,6 +99,7 @@ class Http1Reader:
     Attributes:
         may_begin: whether a message may begin inside a body that ends with the connection, because the client sent another
             request behind it. The owner sets it.
+        has_strayed: since the last head octets came of which nobody knows what they belong to.
     """
 
     __slots__ = (
@@ -119,11 +120,12 @@ class Http1Reader:
         "_scanned",
         "_state",
         "_told",
+        "has_strayed",
         "may_begin",
     )
 
     def __init__(self, *, is_request: bool, begun: bool = False) -> None:
-        self.may_begin = False
+        self.may_begin = self.has_strayed = False
         self._is_request = is_request
         self._begins = begins_request if is_request else begins_response
         self._state = _State.HEAD if begun else _State.LOST
@@ -246,6 +248,7 @@ class Http1Reader:
         is_start = self._is_start
         piece = self._consume()
         if not is_start:
+            self.has_strayed = True
             return
         partial = bytes(self._partial)
         self._partial.clear()
@@ -258,6 +261,7 @@ class Http1Reader:
                 self._partial += data
             if verdict is not False:
                 return
+        self.has_strayed = True
 
     def _read_head(self) -> Event | None:
         if not self._has_begun:
@@ -373,6 +377,7 @@ class Http1Reader:
     def _tell_content(self) -> Event:
         body = self._body
         content = Content(body.octets - self._told)
+        self.has_strayed |= self._is_loose
         self._told = body.octets
         if body.is_broken:
             self._body = OpenBody()

@@ -194,6 +194,23 @@ def test_where_responses_are_missing_the_next_one_is_the_last_requests() -> None
     ]
 
 
+def test_behind_octets_of_nobody_it_is_not_guessed_whose_response_it_is() -> None:
+    talk = Conversation()
+    talk.client(request("GET /1")).server(response(200, EMPTY)).client(request("GET /2")).gap(False, 90)
+    talk.server(b"rest of a body").client(request("GET /3")).server(response(404, EMPTY))
+    talk.client(request("GET /4")).server(response(302, EMPTY))
+    assert told(talk.finish()) == [
+        ("GET", "/1", 200, "answered"),
+        ("GET", "/2", None, "incomplete"),
+        ("GET", "/3", None, "incomplete"),
+        ("GET", "/4", 302, "answered"),
+    ]
+    assert talk.counts["unmatched_response"] == 1
+    alone = Conversation()
+    alone.client(request("GET /1")).gap(False, 90).server(b"rest", response(404, EMPTY))
+    assert told(alone.finish()) == [("GET", "/1", 404, "answered")]
+
+
 def test_where_requests_are_missing_their_responses_are_nobodys() -> None:
     talk = Conversation()
     talk.client(request("GET /1")).server(response(200, EMPTY)).gap(True, 90).server(response(404, EMPTY))
