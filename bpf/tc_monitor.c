@@ -30,6 +30,8 @@ static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *t
 #include "messages.h"
 #include "dns.h"
 #include "unreachable.h"
+#include "stream.h"
+#include "http.h"
 
 /* All that the hook saw, by interface and direction, apart from flows: what the sum of the rest is checked against. */
 BPF_TABLE("percpu_array", u32, struct netmon_counters, hook_totals, NETMON_HOOK_SLOTS * 2);
@@ -85,7 +87,8 @@ static __always_inline int parse_fast(struct __sk_buff *skb, struct packet *p)
 		p->tcp = 1;
 		p->sequence = bpf_ntohl(*(u32 *)(at + 4));
 		p->tcp_flags = at[13];
-		p->headers = (at - data) + ((at[12] >> 4) << 2);
+		p->tcp_header = (at[12] >> 4) << 2;
+		p->headers = (at - data) + p->tcp_header;
 	} else if (p->flow.protocol == PROTOCOL_UDP) {
 		if (late_decapsulate())
 			return 0;
@@ -156,11 +159,13 @@ static __always_inline void count_total(u32 ifindex, u8 direction, const struct 
  */
 static __always_inline void look_into(struct __sk_buff *skb, const struct packet *p, u32 length)
 {
-	message(skb, p, length);
-	if (late_replay() && !late_decapsulate() && may_be_tunnel(p)) {
+	u8 protocols = message_protocols(p);
+
+	if (late_replay() && !late_decapsulate() && !protocols && may_be_tunnel(p)) {
 		asm volatile("*(u32 *)(%0 + 64) = %1" : : "r"(skb), "r"(1) : "memory");
 		message_programs.call(skb, NETMON_PROGRAM_TUNNEL);
 	}
+	message(skb, p, length, protocols);
 }
 
 static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
@@ -197,6 +202,7 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 	p.flow.direction = direction;
 	p.flow.namespace = late_namespace();
 	p.flow.flags = direction == NETMON_TRANSMIT ? forwarded(skb) : 0;
+	p.look = late_replay() ? LOOK_STREAM : LOOK_NOWHERE;
 	if (late_replay() &&
 	    (control(skb, 2) || control(skb, 4))) { /* it is counted: a further piece, or inside a tunnel */
 		look_into(skb, &p, length);
@@ -244,6 +250,20 @@ int netmon_errors(struct __sk_buff *skb)
 	return VERDICT;
 }
 
+/* Called likewise: whatever is told by its content, TLS, HTTP, QUIC and DTLS. */
+int netmon_stream(struct __sk_buff *skb)
+{
+	stream(skb);
+	return VERDICT;
+}
+
+/* Called likewise for what was found to be HTTP/1. */
+int netmon_http(struct __sk_buff *skb)
+{
+	http(skb);
+	return VERDICT;
+}
+
 #define SWEEP_KEYS_MAX 64
 
 /*
@@ -272,6 +292,34 @@ int netmon_sweep(struct __sk_buff *skb)
 		}
 	}
 	return marked;
+}
+
+#define QUIET_KEYS_MAX 8
+
+/*
+ * Run by the reader like the sweep, with keys of http_connections: tells exchanges of which nothing was seen for cb[1] ms
+ * although their end is not known, and forgets connections of which nothing was seen for cb[2] ms.
+ */
+int netmon_quiet(struct __sk_buff *skb)
+{
+	struct netmon_flow_key key;
+	u32 count = control(skb, 0);
+	u64 quiet = (u64)control(skb, 1) * 1000000;
+	u64 forget = (u64)control(skb, 2) * 1000000;
+	u64 now = bpf_ktime_get_ns();
+	u32 only = 0;
+	struct message_scratch *s = message_scratch.lookup(&only);
+	int i, changed = 0;
+
+	if (!s)
+		return 0;
+	for (i = 0; i < QUIET_KEYS_MAX; i++) {
+		asm volatile("" : "+r"(i));
+		if (i >= count || bpf_skb_load_bytes(skb, 16 + i * sizeof(key), &key, sizeof(key)))
+			break;
+		changed += http_quiet(s, &key, now, quiet, forget);
+	}
+	return changed;
 }
 
 /*

@@ -379,6 +379,8 @@ class Supervisor:
         for name, on, attached_state in (
             ("flows", enabled.flows.enabled, partial(self._attachments.state, tc)),
             ("dns", enabled.dns.enabled, partial(self._attachments.state, tc)),
+            ("tls", enabled.tls.enabled, partial(self._attachments.state, tc)),
+            ("http", enabled.http.enabled, partial(self._attachments.state, tc)),
             ("xdp", enabled.xdp.enabled, partial(self._attachments.state, ("xdp",))),
             ("interfaces", enabled.interfaces.enabled, partial(self._attachments.state, ())),
             ("connections", enabled.connections.enabled, self._sockets.state),

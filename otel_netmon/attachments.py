@@ -13,6 +13,7 @@ from otel_netmon.errors import KernelLacksError
 from otel_netmon.kernel import links
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.kernel.loader import LoadedImage
+from otel_netmon.kernel.messages import HTTP_PROGRAM, STREAM_PROGRAM
 from otel_netmon.kernel.namespaces import Namespace
 from otel_netmon.kernel.rtnetlink import RtnetlinkError
 
@@ -128,6 +129,8 @@ class Attachments:
             Late.NAMESPACE: interface.namespace,
             Late.L2_LENGTH: length,
             Late.DECAPSULATE: int(self._config.probes.flows.decapsulate),
+            Late.STREAMS: int(image.runs(STREAM_PROGRAM)),
+            Late.HTTP: int(image.runs(HTTP_PROGRAM)),
         }
         fd = image.program(program, late)
         if self._has_tcx:

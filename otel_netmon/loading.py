@@ -13,7 +13,7 @@ from otel_netmon.errors import ImageError, NetmonError
 from otel_netmon.kernel import loader, syscalls
 from otel_netmon.kernel.cgroup import find_cgroup2
 from otel_netmon.kernel.image import CGROUP_HOOKS, TAIL_CALLS
-from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
+from otel_netmon.kernel.messages import DNS_PORTS, HTTP_PROGRAM, STREAM_PROGRAM, set_message_ports
 from otel_netmon.selfmon.journal import Journal
 
 WAKEUP_BYTES_MIN = 4096
@@ -134,7 +134,11 @@ def _tc_sizes(config: Config) -> dict[str, int]:
     probes = config.probes
     sizes = {"flow_table": probes.flows.table_entries, "messages": probes.dns.ring_bytes}
     if not probes.dns.enabled:
-        sizes |= {"messages": mmap.PAGESIZE, "dns_cache": 1}
+        sizes["dns_cache"] = 1
+    if not probes.http.enabled:
+        sizes["http_connections"] = 1
+    if not (probes.dns.enabled or probes.tls.enabled or probes.http.enabled):
+        sizes["messages"] = mmap.PAGESIZE
     return sizes
 
 
@@ -153,14 +157,19 @@ def _socket_sizes(config: Config) -> dict[str, int]:
 def _let_into_messages(config: Config, images: Images, journal: Journal) -> None:
     """Lets tc_monitor call the programs that look into packets; where the kernel refuses one, flows are counted all the same."""
     tc = images.loaded.get("tc_monitor")
+    probes = config.probes
     ports: dict[int, PortProtocol] = {}
-    if config.probes.dns.enabled and tc is None:
-        images.failed["dns"] = ("needs_flows", "the programs of probes.flows call it, and that probe is off")
     if tc is None:
+        for name, enabled in (("dns", probes.dns.enabled), ("tls", probes.tls.enabled), ("http", probes.http.enabled)):
+            if enabled:
+                images.failed[name] = ("needs_flows", "the programs of probes.flows call it, and that probe is off")
         return
-    if config.probes.dns.enabled:
+    wakeup = wakeup_bytes(probes.dns.ring_bytes)
+    if probes.tls.enabled or probes.http.enabled:
+        _let_into_streams(tc, config, images, journal, wakeup)
+    if probes.dns.enabled:
         try:
-            tc.program("netmon_dns", {Late.WAKEUP: wakeup_bytes(config.probes.dns.ring_bytes)})
+            tc.program("netmon_dns", {Late.WAKEUP: wakeup})
             ports |= {**DNS_PORTS, **{int(port): PortProtocol.DNS for port in config.probes.dns.ports}}
         except NetmonError as error:
             _refused(images, journal, "dns", error)
@@ -175,6 +184,27 @@ def _let_into_messages(config: Config, images: Images, journal: Journal) -> None
             set_message_ports(tc, ports)
         except OSError as error:
             _refused(images, journal, "dns", error)
+
+
+def _let_into_streams(tc: loader.LoadedImage, config: Config, images: Images, journal: Journal, wakeup: int) -> None:
+    """Lets tc_monitor call the programs for what is told by its content; of TLS nothing leaves the kernel where that probe is off."""
+    probes = config.probes
+    http = probes.http.enabled
+    if http:
+        try:
+            tc.program(HTTP_PROGRAM, {Late.WAKEUP: wakeup, Late.HTTP: 1})
+        except NetmonError as error:
+            _refused(images, journal, "http", error)
+            http = False
+    handshake_bytes = probes.tls.handshake_bytes if probes.tls.enabled else 0
+    if not (http or handshake_bytes):
+        return
+    try:
+        tc.program(STREAM_PROGRAM, {Late.WAKEUP: wakeup, Late.HANDSHAKE_BYTES: handshake_bytes, Late.HTTP: int(http)})
+    except NetmonError as error:
+        for name, enabled in (("tls", probes.tls.enabled), ("http", http)):
+            if enabled:
+                _refused(images, journal, name, error)
 
 
 def _refused(images: Images, journal: Journal, probe: str, error: Exception) -> None:

@@ -316,6 +316,7 @@ class Pipeline:
             export["prometheus"] = {"listen": self._server.listening}
         flows = self._sources.flows
         totals = flows.traffic.totals if flows is not None else None
+        http = self._sources.messages.http if self._sources.messages is not None else None
         interval = self._config.export.interval_seconds
         document = build(
             uptime_seconds=time.monotonic() - self._started_monotonic,
@@ -338,6 +339,7 @@ class Pipeline:
                 top=flow_rows(flows.series, interval) if flows is not None else [],
             ),
             series=self._budget.status(self._sources.diversity()),
+            routes=http.routes() if http is not None else None,
             export=export,
         )
         if self._sources.connections is not None:

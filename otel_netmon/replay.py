@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,12 +17,17 @@ from otel_netmon.abi.enums import (
     ETHERTYPE_IPV4,
     ETHERTYPE_IPV6,
     PROGRAM_TUNNEL,
+    PROTOCOL_TCP,
+    SEQUENCE_DECIDED,
+    Direction,
     Kind,
     Late,
     MessageCount,
+    MessageKind,
     Reason,
     protocol_name,
 )
+from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.decode.capture import Capture, to_ethernet
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.errors import NetmonError
@@ -31,6 +37,10 @@ from otel_netmon.readers.maps import HashReader, sum_over_cpus
 from otel_netmon.readers.messages import MessageCounts, Messages, OpenQueries, OpenQueryReader, parse_messages
 from otel_netmon.readers.ring import RingReader
 from otel_netmon.replay_dns import DnsReplay, lost
+from otel_netmon.replay_streams import StreamsReplay
+
+TakeMessages = Callable[[Messages, int], Iterable[Seen]]
+"""Is given records of the ring with the capture's time; gives packets of the flows of which nothing more is wanted."""
 
 FLOW_ENTRIES = 1 << 20  # made on demand: BPF_F_NO_PREALLOC
 QUERY_ENTRIES = 1 << 20  # likewise: a query without an answer stays to the end of the capture
@@ -49,7 +59,7 @@ class Session:
         cache: folder of compiled program images.
         decapsulate: key flows by the innermost headers.
         ip_lengths: count IP lengths as the bytes of flows; otherwise layer-2 lengths.
-        take_messages: given the records of the ring as they come, with the capture's time; None: no packet is looked into.
+        take_messages: given the records of the ring as they come; None: no packet is looked into.
 
     Attributes:
         read: packet records in the file.
@@ -69,7 +79,7 @@ class Session:
         *,
         decapsulate: bool,
         ip_lengths: bool,
-        take_messages: Callable[[Messages, int], None] | None = None,
+        take_messages: TakeMessages | None = None,
     ) -> None:
         self.read = 0
         self.refused: Counter[str] = Counter()
@@ -83,9 +93,10 @@ class Session:
             {"flow_table": syscalls.BPF_F_NO_PREALLOC, "dns_cache": syscalls.BPF_F_NO_PREALLOC},
         )
         try:
-            program = self._loaded.program("netmon_receive", {Late.REPLAY: 1, Late.DECAPSULATE: int(decapsulate)})
+            late = {Late.REPLAY: 1, Late.STREAMS: int(take_messages is not None)}
+            program = self._loaded.program("netmon_receive", {**late, Late.DECAPSULATE: int(decapsulate)})
             if take_messages is not None:
-                self._look_into_packets()
+                self._look_into_packets(late)
             with (
                 Capture(path) as capture,
                 RingReader(self._loaded.maps["messages"], self._loaded.definitions["messages"].max_entries) as ring,
@@ -137,10 +148,11 @@ class Session:
         """Gives what was seen on message ports and what became of it."""
         return MessageCounts(self._loaded.maps["message_counts"], syscalls.possible_cpus()).read()
 
-    def _look_into_packets(self) -> None:
+    def _look_into_packets(self, late: dict[Late, int]) -> None:
         loaded = self._loaded
         loaded.program("netmon_dns", {Late.REPLAY: 1})
-        inside = loaded.program("netmon_receive", {Late.REPLAY: 1, Late.DECAPSULATE: 1})
+        loaded.program("netmon_stream", {Late.REPLAY: 1})
+        inside = loaded.program("netmon_receive", {**late, Late.DECAPSULATE: 1})
         slot = PROGRAM_TUNNEL.to_bytes(4, "little")
         syscalls.map_update(loaded.maps["message_programs"], slot, inside.to_bytes(4, "little"))
         set_message_ports(loaded, DNS_PORTS)
@@ -151,7 +163,7 @@ class Session:
         program: int,
         ip_lengths: int,
         ring: RingReader,
-        take_messages: Callable[[Messages, int], None],
+        take_messages: TakeMessages,
     ) -> None:
         test_run = syscalls.TestRun(program, FRAME_BYTES_MAX)
         run = test_run.run
@@ -179,14 +191,43 @@ class Session:
                     frame = bytes(frame).ljust(FRAME_BYTES_MIN, b"\0")
                 run(frame, (length, ip_lengths, 0, 0, 0), time_ns)
             if (is_long or not read % DRAIN_FRAMES) and ring.waiting:
-                take_messages(parse_messages(ring.drain()), time_ns)
+                self._decide(take_messages(parse_messages(ring.drain()), time_ns))
         if ring.waiting:
             take_messages(parse_messages(ring.drain()), last)
         self.read, self.first_ns, self.last_ns = read, first, last
 
+    def _decide(self, unwanted: Iterable[Seen]) -> None:
+        """Lets the kernel look no more into the flows of these packets; one that is inside a tunnel has no row."""
+        table = self._loaded.maps["flow_table"]
+        for seen in unwanted:
+            key = flow_key(seen)
+            value = syscalls.map_lookup(table, key, layout.FLOW.itemsize)
+            if value is not None:
+                flow = np.frombuffer(bytearray(value), layout.FLOW)
+                flow["sequence_state"] |= SEQUENCE_DECIDED
+                syscalls.map_update(table, key, flow.tobytes())
 
-def _take_nothing(messages: Messages, time_ns: int) -> None:
+
+def flow_key(seen: Seen) -> bytes:
+    """Gives the key of flow_table of a TCP packet that was received."""
+    source, destination = seen.source, seen.destination
+    return struct.pack(
+        "<16s16sI2s2sBBBB",
+        source[:16],
+        destination[:16],
+        seen.ifindex,
+        source[16:],
+        destination[16:],
+        PROTOCOL_TCP,
+        Direction.RECEIVE,
+        seen.namespace,
+        0,
+    )
+
+
+def _take_nothing(messages: Messages, time_ns: int) -> Iterable[Seen]:
     """Where no packet is looked into, the ring stays empty."""
+    return ()
 
 
 def _run_in_pieces(test_run: syscalls.TestRun, frame: bytes, length: int, ip_lengths: int, time_ns: int) -> None:
@@ -217,7 +258,10 @@ class Replay(NamedTuple):
         flows: one direction each, with IP lengths as bytes.
         flows_without_place: IP packets counted apart from flows, because the table was full.
         dns: lookups, as ``replay_dns`` gives them.
+        tls: handshakes, as ``replay_tls`` gives them.
+        http: requests, as ``replay_http`` gives them.
         dns_unparsed: what is on the ports of DNS and is none, or cannot be read, by reason.
+        http_unparsed: what of HTTP could not be read or belongs to no request, see ``Http1Follower`` and ``Http2Follower``.
         messages_lost: what the kernel's maps had no place for, by reason.
         faults: where the file itself is broken: offset in bytes, and why.
     """
@@ -228,7 +272,10 @@ class Replay(NamedTuple):
     flows: list[dict[str, Any]]
     flows_without_place: int
     dns: list[dict[str, Any]]
+    tls: list[dict[str, Any]]
+    http: list[dict[str, Any]]
     dns_unparsed: dict[str, int]
+    http_unparsed: dict[str, int]
     messages_lost: dict[str, int]
     faults: list[dict[str, Any]]
 
@@ -238,11 +285,15 @@ class Replay(NamedTuple):
             "packets": {"read": self.read, "counted": self.counted, "unparsed": self.unparsed},
             "flows": self.flows,
             "dns": self.dns,
+            "tls": self.tls,
+            "http": self.http,
         }
         if self.flows_without_place:
             result["packets"]["without_flow"] = self.flows_without_place
         if self.dns_unparsed:
             result["dns_unparsed"] = self.dns_unparsed
+        if self.http_unparsed:
+            result["http_unparsed"] = self.http_unparsed
         if self.messages_lost:
             result["messages_lost"] = self.messages_lost
         if self.faults:
@@ -257,10 +308,17 @@ def replay(path: str, cache: Path, decapsulate: bool = False) -> Replay:
         CaptureError, PrivilegeError, KernelLacksError: see ``Session``.
         NetmonError: the kernel counted other than what it was given (never seen; checked every time).
     """
-    dns = DnsReplay()
-    session = Session(path, cache, decapsulate=decapsulate, ip_lengths=True, take_messages=dns.take)
+    dns, streams = DnsReplay(), StreamsReplay()
+
+    def take(messages: Messages, time_ns: int) -> Iterable[Seen]:
+        is_dns = messages.heads["kind"] < MessageKind.STREAM
+        if is_dns.any():
+            dns.take(messages.where(is_dns), time_ns)
+        return () if is_dns.all() else streams.take(messages, time_ns)
+
+    session = Session(path, cache, decapsulate=decapsulate, ip_lengths=True, take_messages=take)
     try:
-        return _collect(session, dns)
+        return _collect(session, dns, streams)
     finally:
         session.close()
 
@@ -274,7 +332,7 @@ def _short_ip(ethertype: bytes, length: int) -> str | None:
     return None
 
 
-def _collect(session: Session, dns: DnsReplay) -> Replay:
+def _collect(session: Session, dns: DnsReplay, streams: StreamsReplay) -> Replay:
     flows = []
     counted = 0
     for key, value in zip(*session.flows(), strict=True):
@@ -308,6 +366,7 @@ def _collect(session: Session, dns: DnsReplay) -> Replay:
             "this is a defect: please report it with the capture",
         )
     counts = session.message_counts()
+    tls, http = streams.finish()
     return Replay(
         read=session.read,
         counted=counted,
@@ -315,7 +374,10 @@ def _collect(session: Session, dns: DnsReplay) -> Replay:
         flows=flows,
         flows_without_place=without_flow,
         dns=dns.finish(session.open_queries()),
+        tls=tls,
+        http=http,
         dns_unparsed=dns.unparsed(counts),
+        http_unparsed=dict(sorted((+streams.http.counts).items())),
         messages_lost=lost(counts),
         faults=session.faults,
     )

@@ -23,7 +23,11 @@ _NO_DNS = {
     MessageCount.NOT_DNS_HEADER: "header",
     MessageCount.NOT_DNS_QUESTION: "question",
 }
-_LOST = {MessageCount.LOST_RING: "ring_full", MessageCount.LOST_CACHE: "cache_full"}
+_LOST = {
+    MessageCount.LOST_RING: "ring_full",
+    MessageCount.LOST_CACHE: "cache_full",
+    MessageCount.STREAM_LOST_RING: "streams_ring_full",
+}
 
 
 class DnsReplay:

@@ -172,30 +172,10 @@ static __always_inline int dns_take_query(struct message_scratch *s, struct netm
 	return 1;
 }
 
-/* What the header of a UDP datagram says about its payload; gives how much of that is here. */
-static __always_inline u32 dns_datagram_length(struct __sk_buff *skb, struct message_scratch *s)
-{
-	u32 captured = message_present(skb, s);
-	u16 length;
-
-	if (bpf_skb_load_bytes(skb, s->offset - 4, &length, 2))
-		return 0;
-	length = bpf_ntohs(length);
-	if (length >= 8) /* a jumbogram says 0 (RFC 2675); of a fragmented datagram this is more than is here */
-		s->message.payload_length = length - 8;
-	if (!late_replay() && skb->gso_size && skb->gso_size < s->message.payload_length) {
-		message_count(NETMON_COUNT_LOST_COALESCED, (s->message.payload_length - 1) / skb->gso_size);
-		s->message.payload_length = skb->gso_size;
-	}
-	if (captured > s->message.payload_length)
-		captured = s->message.payload_length;
-	return captured < NETMON_MESSAGE_BYTES_MAX ? captured : NETMON_MESSAGE_BYTES_MAX;
-}
-
 static __always_inline void dns_datagram(struct __sk_buff *skb, struct message_scratch *s)
 {
 	struct netmon_query_key key = {};
-	u32 captured = dns_datagram_length(skb, s);
+	u32 captured = message_datagram(skb, s, NETMON_COUNT_LOST_COALESCED);
 	u16 header[6], flags;
 	u32 question;
 	int fits;

@@ -85,6 +85,8 @@ static __always_inline void tcp_sequence(struct netmon_flow *flow, const struct 
 		flow->sequence_state = NETMON_SEQUENCE_NEXT | NETMON_SEQUENCE_INITIAL |
 				       (flags & TCP_ACK ? NETMON_SEQUENCE_SERVER : NETMON_SEQUENCE_CLIENT);
 		flow->next_sequence = end;
+		flow->stream_handed = 0;
+		flow->stream_looked = flow->stream_stage = 0;
 	} else if (!(flow->sequence_state & NETMON_SEQUENCE_NEXT)) {
 		flow->sequence_state |= NETMON_SEQUENCE_NEXT;
 		flow->next_sequence = end;
@@ -112,7 +114,37 @@ static __always_inline u32 transport_payload(const struct packet *p, u32 length)
 	return network >= header ? network - header : PAYLOAD_CUT;
 }
 
-/* 1: counted in a flow; 0: it had no place. */
+/*
+ * 1 where a packet of a flow in this state may carry a message that is told by its content: a TCP segment with payload or
+ * the end of a connection, a UDP datagram. Without a branch, as the verifier would follow both ways to the end.
+ */
+static __always_inline u8 may_be_message(const struct packet *p, u32 payload, u8 state)
+{
+	u32 is_udp = (((u32)p->flow.protocol ^ PROTOCOL_UDP) - 1) >> 31;
+	u64 any = payload | (p->tcp_flags & (TCP_FIN | TCP_RST)) | is_udp;
+	u8 open = ~(u32)state / NETMON_SEQUENCE_DECIDED & 1;
+
+	if (!late_streams())
+		return LOOK_NOWHERE;
+	asm volatile("%0 += %1\n%0 >>= 32" : "+r"(any) : "r"(0xffffffffULL));
+	return any & open;
+}
+
+/* Likewise of a flow that is known: which program looks at it. */
+static __always_inline u8 where_to_look(const struct packet *p, const struct netmon_flow *flow, u32 payload)
+{
+	u8 state = flow->sequence_state;
+	u8 look = may_be_message(p, payload, state);
+
+	if (!late_http() || state < NETMON_SEQUENCE_SKIP || look == LOOK_NOWHERE)
+		return look;
+	if ((state & NETMON_SEQUENCE_SKIP) && !(p->tcp_flags & (TCP_FIN | TCP_RST)) &&
+	    (s32)(p->sequence + payload - flow->stream_next) < 0)
+		return LOOK_NOWHERE;
+	return LOOK_STREAM + state / NETMON_SEQUENCE_HTTP_CLIENT;
+}
+
+/* 1: counted in a flow, and p->look said; 0: it had no place. */
 static __always_inline int count_flow(struct __sk_buff *skb, struct packet *p, u32 length, u32 payload,
 				      const struct netmon_counters *amount)
 {
@@ -142,6 +174,7 @@ static __always_inline int count_flow(struct __sk_buff *skb, struct packet *p, u
 			fresh.ingress_ifindex = skb->ingress_ifindex;
 		if (p->tcp)
 			tcp_sequence(&fresh, p, payload, amount->packets + amount->extra_packets);
+		p->look = may_be_message(p, payload, fresh.sequence_state);
 		error = flow_table.insert(&p->flow, &fresh);
 		if (!error) {
 			__sync_fetch_and_add(&state->inserts, 1);
@@ -170,6 +203,7 @@ static __always_inline int count_flow(struct __sk_buff *skb, struct packet *p, u
 		flow->ingress_ifindex = skb->ingress_ifindex;
 	if (p->tcp)
 		tcp_sequence(flow, p, payload, amount->packets + amount->extra_packets);
+	p->look = where_to_look(p, flow, payload);
 	return 1;
 }
 

@@ -22,5 +22,8 @@ NETMON_LATE(replay, "0x4e45544d4f4e0004")      /* 1: time and length come from t
 NETMON_LATE(fast_path, "0x4e45544d4f4e0005")   /* 0: only the general parser (tests compare both) */
 NETMON_LATE(wakeup, "0x4e45544d4f4e0006")      /* bytes of messages of one CPU after which the consumer is called */
 NETMON_LATE(netns, "0x4e45544d4f4e0007")       /* 1: sockops may ask for the cookie of the network namespace */
+NETMON_LATE(streams, "0x4e45544d4f4e0008") /* 1: the program for protocols that are told by their content is there */
+NETMON_LATE(handshake_bytes, "0x4e45544d4f4e0009") /* of a direction of a TLS handshake; at most 65535 */
+NETMON_LATE(http, "0x4e45544d4f4e000a")		   /* 1: HTTP/1 is followed */
 
 #endif

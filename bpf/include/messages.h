@@ -17,7 +17,30 @@ struct message_scratch {
 	u32 offset;  /* of the payload in the frame */
 	u32 skipped; /* in a replay: payload that came in earlier pieces of the packet */
 	u8 protocols;
-	u64 unannounced; /* bytes in the ring since its consumer was called by this CPU */
+	struct netmon_flow_key other; /* the flow of the other direction */
+	struct netmon_flow_key key;   /* of http_connections */
+	u64 now;
+	u32 carried; /* octets of payload */
+	u32 acknowledgment;
+	/* What is kept here instead of in a register is one state for the verifier, whatever way led to it. */
+	volatile u64 newlines;	/* in a word of a head: the upper bit of each octet that may be one */
+	volatile u64 left;	/* octets of a body, as its head says */
+	volatile u32 at;	/* how far into the payload the next record header is, or into a head what is read */
+	volatile u32 octets;	/* of the payload, to be handed over */
+	volatile u32 told;	/* length of the payload, as it is told; of a head */
+	volatile u32 end;	/* of a head, 0 if it is not there */
+	volatile u32 length_at; /* where the Content-Length of a head is, 0 if it has none */
+	volatile u8 flags;	/* TCP flags, as they are told */
+	volatile u8 seen;	/* octets of a cut record header */
+	volatile u8 ended;	/* nothing behind `octets` may leave */
+	volatile u8 chunked;	/* a head says so */
+	volatile u32 skip_to;	/* of HTTP: see http.h */
+	volatile u16 captured;	/* of a head, before this segment */
+	volatile u16 how;
+	volatile u8 acts;
+	volatile u8 from_server;
+	volatile u8 is_long; /* a head that is not read to its end */
+	u64 unannounced;     /* bytes in the ring since its consumer was called by this CPU */
 };
 
 /*
@@ -71,13 +94,12 @@ static __always_inline u8 message_protocols(const struct packet *p)
  * runs behind the program that is called. What needs a decision is left to it, because here the verifier would follow it
  * once for each way through the parser.
  */
-static __always_inline void message(struct __sk_buff *skb, const struct packet *p, u32 length)
+static __always_inline void message(struct __sk_buff *skb, const struct packet *p, u32 length, u8 protocols)
 {
-	u8 protocols = message_protocols(p);
 	struct message_scratch *s;
 	u32 only = 0;
 
-	if (!protocols)
+	if (!protocols && !(late_streams() && p->look != LOOK_NOWHERE))
 		return;
 	s = message_scratch.lookup(&only);
 	if (!s)
@@ -89,6 +111,8 @@ static __always_inline void message(struct __sk_buff *skb, const struct packet *
 	s->packet.sequence = p->sequence;
 	s->packet.tcp_flags = p->tcp_flags;
 	s->packet.tcp = p->tcp;
+	s->packet.tcp_header = p->tcp_header;
+	s->packet.look = p->look;
 	s->length = length;
 	s->protocols = protocols;
 	if (late_replay()) {
@@ -97,7 +121,12 @@ static __always_inline void message(struct __sk_buff *skb, const struct packet *
 	}
 	if (protocols & NETMON_PORT_NONE)
 		message_programs.call(skb, NETMON_PROGRAM_ERRORS);
-	message_programs.call(skb, NETMON_PROGRAM_DNS);
+	if (protocols)
+		message_programs.call(skb, NETMON_PROGRAM_DNS);
+	else if (!late_http() || p->look == LOOK_STREAM)
+		message_programs.call(skb, NETMON_PROGRAM_STREAM);
+	else
+		message_programs.call(skb, NETMON_PROGRAM_HTTP);
 }
 
 static __always_inline u64 message_clock(struct __sk_buff *skb)
@@ -139,6 +168,8 @@ static __always_inline struct message_scratch *message_begin(struct __sk_buff *s
 	s->message.ifindex = p->flow.ifindex;
 	s->message.ingress_ifindex = p->flow.flags & NETMON_FLOW_FORWARDED ? skb->ingress_ifindex : 0;
 	s->message.sequence = p->tcp ? p->sequence : 0;
+	s->message.acknowledgment = s->message.initial_sequence = 0;
+	s->message.sequence_state = 0;
 	s->message.tcp_flags = p->tcp ? p->tcp_flags : 0;
 	s->message.payload_length = transport_payload(p, s->length); /* or PAYLOAD_CUT */
 	s->message.retries = 0;
@@ -164,6 +195,29 @@ static __always_inline void message_count(u32 what, u64 many)
 
 	if (count)
 		*count += many;
+}
+
+/*
+ * What the header of a UDP datagram says about its payload; gives how much of that is here and fits into a record. What is
+ * behind the first datagram of a super-packet is counted as lost.
+ */
+static __always_inline u32 message_datagram(struct __sk_buff *skb, struct message_scratch *s, u32 lost)
+{
+	u32 captured = message_present(skb, s);
+	u16 length;
+
+	if (bpf_skb_load_bytes(skb, s->offset - 4, &length, 2))
+		return 0;
+	length = bpf_ntohs(length);
+	if (length >= 8) /* a jumbogram says 0 (RFC 2675); of a fragmented datagram this is more than is here */
+		s->message.payload_length = length - 8;
+	if (!late_replay() && skb->gso_size && skb->gso_size < s->message.payload_length) {
+		message_count(lost, (s->message.payload_length - 1) / skb->gso_size);
+		s->message.payload_length = skb->gso_size;
+	}
+	if (captured > s->message.payload_length)
+		captured = s->message.payload_length;
+	return captured < NETMON_MESSAGE_BYTES_MAX ? captured : NETMON_MESSAGE_BYTES_MAX;
 }
 
 /* Fills the record with this much of the payload, NETMON_MESSAGE_BYTES_MAX at most; not 0: that was not to be had. */
@@ -200,7 +254,7 @@ static __always_inline void message_emit(struct message_scratch *s, u8 kind, u32
 	/* Copied once more than a reservation would, but reservations are of constant size: the ring would be half empty. */
 	if (messages.ringbuf_output(&s->message, sizeof(s->message) + length,
 				    message_wakeup(s, sizeof(s->message) + length)))
-		message_count(NETMON_COUNT_LOST_RING, 1);
+		message_count(kind < NETMON_MESSAGE_STREAM ? NETMON_COUNT_LOST_RING : NETMON_COUNT_STREAM_LOST_RING, 1);
 }
 
 #endif

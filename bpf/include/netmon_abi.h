@@ -57,6 +57,18 @@ enum netmon_reason {
 #define NETMON_SEQUENCE_INITIAL 2 /* initial_sequence is known */
 #define NETMON_SEQUENCE_CLIENT 4  /* the last SYN came without ACK: the source opens */
 #define NETMON_SEQUENCE_SERVER 8  /* the last SYN came with ACK: the source was asked */
+/* ... and not of the sequence: what is looked for in this direction, until its next SYN */
+#define NETMON_SEQUENCE_DECIDED 16U	 /* nothing any more */
+#define NETMON_SEQUENCE_SKIP 32U	 /* nothing in segments that end before stream_next */
+#define NETMON_SEQUENCE_HTTP_CLIENT 64U	 /* requests of HTTP/1 */
+#define NETMON_SEQUENCE_HTTP_SERVER 128U /* responses of HTTP/1 */
+
+/* netmon_flow.stream_stage: what the direction was found to carry, and in the upper bits what is still to come */
+#define NETMON_STREAM_TLS 1
+#define NETMON_STREAM_QUIC 2
+#define NETMON_STREAM_DTLS 3
+#define NETMON_STREAM_WHOLE 4	     /* HTTP that the kernel cannot follow: all octets are handed over */
+#define NETMON_STREAM_HEADER_SHIFT 4 /* octets of a cut TLS record header that were seen, 0 to 4 */
 
 /* One direction of one conversation at one interface: 44 bytes. */
 struct netmon_flow_key {
@@ -83,7 +95,7 @@ struct netmon_counters {
 };
 
 /*
- * 72 bytes. In the kernel's hash element the key ends and the value begins in the second cache line: what every packet
+ * 80 bytes. In the kernel's hash element the key ends and the value begins in the second cache line: what every packet
  * touches comes first and fits in the rest of that line.
  */
 struct netmon_flow {
@@ -101,6 +113,10 @@ struct netmon_flow {
 	__u32 retransmits;     /* segments below the highest sequence number already seen in this direction */
 	__u32 resets;	       /* segments with RST */
 	__u32 ingress_ifindex; /* forwarded packets: the interface by which the last one came in */
+	__u32 stream_next;   /* TLS: sequence number of the next record header, or of the rest of it where it is cut */
+	__u16 stream_handed; /* octets of messages handed to user space; of a WHOLE stream in units of 16 */
+	__u8 stream_looked;  /* packets looked at in vain; in a cut TLS record header the upper octet of its length */
+	__u8 stream_stage;   /* NETMON_STREAM_* */
 };
 
 struct netmon_protocol_key {
@@ -155,6 +171,8 @@ struct netmon_ports {
 #define NETMON_PROGRAM_DNS 0	/* DNS, multicast DNS, LLMNR */
 #define NETMON_PROGRAM_TUNNEL 1 /* in a replay: the program itself as it decapsulates */
 #define NETMON_PROGRAM_ERRORS 7 /* ICMP and ICMPv6 errors about connections */
+#define NETMON_PROGRAM_STREAM 2 /* whatever is on no such port: protocols that are told by their content */
+#define NETMON_PROGRAM_HTTP 3	/* what was found to be HTTP/1 */
 
 /* What a record of the ring buffer messages is. */
 enum netmon_message_kind {
@@ -163,13 +181,18 @@ enum netmon_message_kind {
 	NETMON_MESSAGE_DNS_SEGMENT = 3,	 /* a piece of one direction of a TCP connection */
 	NETMON_MESSAGE_MDNS = 4,	 /* a datagram that looks like multicast DNS, query or response */
 	NETMON_MESSAGE_LLMNR = 5,	 /* likewise, link-local multicast name resolution */
+	NETMON_MESSAGE_STREAM = 6,	 /* a piece of one direction of a TCP connection that may be TLS or HTTP */
+	NETMON_MESSAGE_QUIC = 7,	 /* a datagram that begins with a QUIC Initial packet */
+	NETMON_MESSAGE_DTLS = 8,	 /* a datagram of DTLS records, up to the first of application data */
+	NETMON_MESSAGE_HTTP =
+		9, /* a request of HTTP/1 and its response: carries a netmon_http and the request's head */
 };
 
 /* At most this much of a payload in one record; a longer TCP payload becomes several records, up to a limit. */
 #define NETMON_MESSAGE_BYTES_MAX 4096
 
 /*
- * A record of the ring buffer messages: 96 bytes, then captured_length bytes of payload. What is said about a packet is
+ * A record of the ring buffer messages: 104 bytes, then captured_length bytes of payload. What is said about a packet is
  * said about the one that is carried; of a DNS_ANSWER direction, ingress_ifindex and cgroup are the query's, so that a
  * lookup counts where its query does, answered or not. Times are CLOCK_MONOTONIC, in a replay the capture's.
  */
@@ -183,10 +206,13 @@ struct netmon_message {
 	__u32 ifindex;
 	__u32 ingress_ifindex; /* of a forwarded packet that is transmitted: the interface by which it came in; otherwise 0 */
 	__u32 sequence;	       /* TCP: sequence number of the first byte of payload (that of a SYN + 1) */
-	__u32 payload_length;  /* by the packet's headers; of several records of a packet: from sequence to its end */
-	__u32 retries;	       /* DNS_ANSWER: copies of the query after the first */
-	__u16 captured_length; /* at most payload_length */
-	__u16 tcp_flags;       /* RFC 9293 order, FIN = 1; of several records of a packet FIN is in the last alone */
+	__u32 acknowledgment;	/* STREAM: as in the header, of the packet that is carried */
+	__u32 initial_sequence; /* STREAM: as in netmon_flow, where sequence_state says that it is known */
+	__u32 payload_length;	/* by the packet's headers; of several records of a packet: from sequence to its end */
+	__u32 retries;		/* DNS_ANSWER: copies of the query after the first */
+	__u16 captured_length;	/* at most payload_length */
+	__u8 tcp_flags;		/* RFC 9293 order, FIN = 1; of several records of a packet FIN is in the last alone */
+	__u8 sequence_state;	/* STREAM: as in netmon_flow, 0 where the packet is in no flow */
 	__u16 source_port;
 	__u16 destination_port;
 	__u8 protocol;	/* IANA protocol number: 6 or 17 */
@@ -204,13 +230,60 @@ enum netmon_message_count {
 	NETMON_COUNT_DNS_SEGMENTS = 4,	    /* records of kind DNS_SEGMENT, those lost included */
 	NETMON_COUNT_MDNS = 5,		    /* records of kind MDNS, those lost included */
 	NETMON_COUNT_LLMNR = 6,		    /* records of kind LLMNR, those lost included */
-	NETMON_COUNT_LOST_RING = 7,	    /* records for which the ring had no place */
+	NETMON_COUNT_LOST_RING = 7,	    /* ... of those before for which the ring had no place */
 	NETMON_COUNT_LOST_CACHE = 8,	    /* queries for which dns_cache had no place: their lookups are not seen */
 	NETMON_COUNT_LOST_COALESCED = 9,    /* datagrams behind the first in a super-packet of UDP */
 	NETMON_COUNT_NOT_DNS_SHORT = 10,    /* datagrams shorter than a DNS header, packets cut before their payload */
 	NETMON_COUNT_NOT_DNS_HEADER = 11,   /* a header that no DNS message has */
 	NETMON_COUNT_NOT_DNS_QUESTION = 12, /* a query whose question cannot be read */
-	NETMON_COUNT_NUMBER = 13,
+	NETMON_COUNT_STREAM_SEGMENTS = 13,  /* records of kind STREAM, those lost included */
+	NETMON_COUNT_QUIC = 14,		    /* records of kind QUIC, those lost included */
+	NETMON_COUNT_DTLS = 15,		    /* records of kind DTLS, those lost included */
+	NETMON_COUNT_STREAM_LOST_RING = 16, /* ... of these three for which the ring had no place */
+	NETMON_COUNT_STREAM_LOST_ORDER =
+		17, /* TLS segments behind one that is missing: where a record begins is not known */
+	NETMON_COUNT_STREAM_LOST_LIMIT = 18,	 /* directions of a TLS handshake that is longer than the limit */
+	NETMON_COUNT_STREAM_LOST_COALESCED = 19, /* datagrams behind the first in a super-packet of UDP */
+	NETMON_COUNT_STREAM_NOTHING = 20,	 /* directions in which nothing was found */
+	NETMON_COUNT_HTTP_REQUESTS = 21,	 /* records of kind HTTP, those lost included */
+	NETMON_COUNT_HTTP_LOST_RING = 22,	 /* ... for which the ring had no place */
+	NETMON_COUNT_HTTP_LOST_TABLE = 23,	 /* requests for whose connection http_connections had no place */
+	NETMON_COUNT_HTTP_WHOLE = 24,		 /* connections of HTTP that are handed over whole */
+	NETMON_COUNT_HTTP_LOST_LIMIT = 25,	 /* ... of which one direction was longer than the limit */
+	NETMON_COUNT_NUMBER = 26,
+};
+
+/* netmon_http.flags */
+#define NETMON_HTTP_REQUEST_OPEN 1  /* how long the request is was not known from its head */
+#define NETMON_HTTP_RESPONSE_OPEN 2 /* likewise the response: it is chunked, or ends with the connection */
+#define NETMON_HTTP_CHUNKED 4	    /* the response is chunked */
+#define NETMON_HTTP_COMPLETE 8	    /* the response was seen to its end */
+#define NETMON_HTTP_CLIENT_RESET 16
+#define NETMON_HTTP_SERVER_RESET 32
+#define NETMON_HTTP_CLOSED 64	    /* the server ended the connection */
+#define NETMON_HTTP_QUIET 128	    /* told because nothing was seen for long */
+#define NETMON_HTTP_HANDED_OVER 256 /* behind this the connection speaks another protocol: 101, or 2xx to CONNECT */
+#define NETMON_HTTP_WHOLE 512 /* no end of an exchange: what the octets that are handed over from here on come behind */
+
+/*
+ * What the kernel knows of a request of HTTP/1 and its final response: 64 bytes, in a record of kind HTTP before the head of
+ * the request. The head of that record is of the packet that the request begins in; its time is when the record was made.
+ * Times are as there, 0 where nothing was seen. Octets are of head and body, as they were sent.
+ */
+struct netmon_http {
+	__u64 request_first_ns;
+	__u64 request_last_ns;
+	__u64 response_first_ns;
+	__u64 response_last_ns;
+	__u64 request_octets;
+	__u64 response_octets;
+	__u16 request_head;  /* octets with the empty line; 0: the end was not captured */
+	__u16 response_head; /* likewise */
+	__u16 status;	     /* 0 without a response */
+	__u16 interim;	     /* of the last interim response */
+	__u16 interims;
+	__u16 flags;	/* NETMON_HTTP_* */
+	__u32 reserved; /* 0 */
 };
 
 /* The key of dns_cache, 56 bytes: a query over UDP that waits for its answer. */

@@ -28,6 +28,9 @@
 #define PROTOCOL_DCCP 33
 #define PROTOCOL_IPV6 41
 #define PROTOCOL_GRE 47
+#define GRE_ERSPAN 0x88be
+#define GRE_ERSPAN_III 0x22eb
+#define GTP_EXTENSIONS_MAX 2
 #define PROTOCOL_SCTP 132
 #define PROTOCOL_UDPLITE 136
 
@@ -35,6 +38,12 @@
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
+
+/* Where a message may be that is told by its content: nowhere, anything, requests of HTTP/1, responses. */
+#define LOOK_NOWHERE 0
+#define LOOK_STREAM 1
+#define LOOK_HTTP_CLIENT 2
+#define LOOK_HTTP_SERVER 3
 
 /* What the parser found. Offsets are from the start of the frame as the hook hands it over. */
 struct packet {
@@ -47,7 +56,9 @@ struct packet {
 	u8 kind;
 	u8 reason;
 	u8 tcp_flags;
-	u8 tcp; /* a TCP header was there, of a length that one can have */
+	u8 tcp;	       /* a TCP header was there, of a length that one can have */
+	u8 tcp_header; /* ... that length, otherwise undefined */
+	u8 look;       /* set when the packet is counted: it may carry a message that is told by its content */
 };
 
 static __always_inline u16 be16(const u8 *at)
@@ -113,7 +124,8 @@ static __always_inline void transport(CONTEXT *ctx, struct packet *p, u32 offset
 			p->flow.destination_port = *(u16 *)(header + 2);
 			p->sequence = bpf_ntohl(*(u32 *)(header + 4));
 			p->tcp_flags = header[13];
-			p->headers = offset + ((header[12] >> 4) << 2);
+			p->tcp_header = (header[12] >> 4) << 2;
+			p->headers = offset + p->tcp_header;
 			return;
 		}
 	} else if (protocol != PROTOCOL_UDP && protocol != PROTOCOL_SCTP && protocol != PROTOCOL_UDPLITE &&
@@ -314,7 +326,7 @@ static __always_inline int link_layers(CONTEXT *ctx, u16 *ethertype, u32 *offset
 
 static __always_inline int is_tunnel_port(u16 port)
 {
-	return port == 4789 || port == 8472 || port == 6081;
+	return port == 4789 || port == 8472 || port == 4790 || port == 6081 || port == 2152;
 }
 
 /* Whether inner() may find a packet in this one. */
@@ -323,6 +335,65 @@ static __always_inline int may_be_tunnel(const struct packet *p)
 	return p->flow.protocol == PROTOCOL_IPIP || p->flow.protocol == PROTOCOL_IPV6 ||
 	       p->flow.protocol == PROTOCOL_GRE ||
 	       (p->flow.protocol == PROTOCOL_UDP && is_tunnel_port(bpf_ntohs(p->flow.destination_port)));
+}
+
+/* By the first nibble of a packet at offset, which nothing else tells; 0 where it is not IP. */
+static __always_inline u16 bare_ip(CONTEXT *ctx, u32 offset)
+{
+	u8 first;
+
+	if (frame_load(ctx, offset, &first, 1))
+		return 0;
+	if (first >> 4 == 4)
+		return ETHERTYPE_IPV4;
+	return first >> 4 == 6 ? ETHERTYPE_IPV6 : 0;
+}
+
+/* ERSPAN inside of GRE: type I has no header of its own and no sequence number, II 8 octets, III 12 or 20. */
+static __always_inline u16 erspan(CONTEXT *ctx, u16 protocol, u8 flags, u32 *offset)
+{
+	u8 last;
+
+	if (protocol == GRE_ERSPAN) {
+		if (flags & 0x10)
+			*offset += 8;
+		return ETHERTYPE_TEB;
+	}
+	if (protocol != GRE_ERSPAN_III)
+		return protocol;
+	if (frame_load(ctx, *offset + 11, &last, 1))
+		return 0;
+	*offset += last & 1 ? 20 : 12;
+	return ETHERTYPE_TEB;
+}
+
+/* GTP-U (3GPP TS 29.281), version 1: user data is a message of type 255; extension headers tell their length. */
+static __always_inline u16 gtp(CONTEXT *ctx, const u8 *header, u32 *offset)
+{
+	u32 at = *offset + 8;
+	u8 tail[4], length;
+	int i;
+
+	if ((header[0] & 0xf0) != 0x30 || header[1] != 255)
+		return 0;
+	if (header[0] & 7) {
+		if (frame_load(ctx, at, tail, 4))
+			return 0;
+		at += 4;
+		if (!(header[0] & 4))
+			tail[3] = 0;
+		for (i = 0; i < GTP_EXTENSIONS_MAX && tail[3]; i++) {
+			if (frame_load(ctx, at, &length, 1) || !length)
+				return 0;
+			at += length * 4;
+			if (frame_load(ctx, at - 1, tail + 3, 1))
+				return 0;
+		}
+		if (tail[3])
+			return 0;
+	}
+	*offset = at;
+	return bare_ip(ctx, at);
 }
 
 /* Where an inner packet begins, by protocol or tunnel port: gives its EtherType, 0 where there is none. */
@@ -346,7 +417,7 @@ static __always_inline u16 inner(CONTEXT *ctx, const struct packet *p, u32 *offs
 		if (header[0] & 0x10)
 			at += 4;
 		*offset = at;
-		return be16(header + 2);
+		return erspan(ctx, be16(header + 2), header[0], offset);
 	}
 	if (p->flow.protocol == PROTOCOL_UDP) {
 		u16 port = bpf_ntohs(p->flow.destination_port);
@@ -360,8 +431,16 @@ static __always_inline u16 inner(CONTEXT *ctx, const struct packet *p, u32 *offs
 			*offset = at + 8 + ((header[0] & 0x3f) << 2);
 			return header[0] >> 6 ? 0 : be16(header + 2);
 		}
-		*offset = at + 8; /* VXLAN, RFC 7348 */
-		return header[0] & 0x08 ? ETHERTYPE_TEB : 0;
+		if (port == 2152) {
+			*offset = at;
+			return gtp(ctx, header, offset);
+		}
+		*offset =
+			at +
+			8; /* VXLAN, RFC 7348; a port of its own where it may tell another protocol inside (VXLAN-GPE) */
+		if (!(header[0] & 0x08))
+			return 0;
+		return port == 4790 && (header[0] & 0x04) && header[3] != 3 ? bare_ip(ctx, at + 8) : ETHERTYPE_TEB;
 	}
 	return 0;
 }

@@ -19,12 +19,18 @@ FILTER_SIZE = 8 + 262144
 
 FLOW_FORWARDED = 1
 
+SEQUENCE_INITIAL = 2
 SEQUENCE_CLIENT = 4
 SEQUENCE_SERVER = 8
+SEQUENCE_DECIDED = 16
+SEQUENCE_HTTP_CLIENT = 64
+SEQUENCE_HTTP_SERVER = 128
 
 PROGRAM_DNS = 0
 PROGRAM_TUNNEL = 1
 PROGRAM_ERRORS = 7
+PROGRAM_STREAM = 2
+PROGRAM_HTTP = 3
 PORT_FILTER_BITS = 512
 PORTS_SIZE = PORT_FILTER_BITS // 8 + 65536
 MESSAGE_BYTES_MAX = 4096
@@ -87,6 +93,25 @@ class MessageKind(IntEnum):
     DNS_SEGMENT = 3
     MDNS = 4
     LLMNR = 5
+    STREAM = 6
+    QUIC = 7
+    DTLS = 8
+    HTTP = 9
+
+
+class HttpFlags(IntFlag):
+    """What is known of the end of an exchange of HTTP/1, of a record of kind HTTP."""
+
+    REQUEST_OPEN = 1
+    RESPONSE_OPEN = 2
+    CHUNKED = 4
+    COMPLETE = 8
+    CLIENT_RESET = 16
+    SERVER_RESET = 32
+    CLOSED = 64
+    QUIET = 128
+    HANDED_OVER = 256
+    WHOLE = 512
 
 
 class MessageCount(IntEnum):
@@ -105,7 +130,20 @@ class MessageCount(IntEnum):
     NOT_DNS_SHORT = 10
     NOT_DNS_HEADER = 11
     NOT_DNS_QUESTION = 12
-    NUMBER = 13
+    STREAM_SEGMENTS = 13
+    QUIC = 14
+    DTLS = 15
+    STREAM_LOST_RING = 16
+    STREAM_LOST_ORDER = 17
+    STREAM_LOST_LIMIT = 18
+    STREAM_LOST_COALESCED = 19
+    STREAM_NOTHING = 20
+    HTTP_REQUESTS = 21
+    HTTP_LOST_RING = 22
+    HTTP_LOST_TABLE = 23
+    HTTP_WHOLE = 24
+    HTTP_LOST_LIMIT = 25
+    NUMBER = 26
 
 
 class Role(IntEnum):
@@ -235,6 +273,9 @@ class Late(IntEnum):
     FAST_PATH = 5
     WAKEUP = 6
     NETNS = 7
+    STREAMS = 8
+    HANDSHAKE_BYTES = 9
+    HTTP = 10
 
 
 LATE_MARK = 0x4E45544D4F4E0000
@@ -246,7 +287,12 @@ LATE_DEFAULTS: dict[Late, int] = {
     Late.FAST_PATH: 1,
     Late.WAKEUP: 1 << 14,
     Late.NETNS: 1,
+    Late.STREAMS: 0,
+    Late.HANDSHAKE_BYTES: 1 << 14,
+    Late.HTTP: 0,
 }
+
+PROTOCOL_TCP = 6
 
 ETHERTYPE_IPV4 = 0x0800
 ETHERTYPE_IPV6 = 0x86DD

@@ -43,9 +43,13 @@ FLOW = np.dtype(
         ("retransmits", "<u4"),
         ("resets", "<u4"),
         ("ingress_ifindex", "<u4"),
+        ("stream_next", "<u4"),
+        ("stream_handed", "<u2"),
+        ("stream_looked", "u1"),
+        ("stream_stage", "u1"),
     ]
 )
-"""struct netmon_flow: 72 bytes; first_ns is CLOCK_MONOTONIC, last is jiffies64 (both capture time in a replay)."""
+"""struct netmon_flow: 80 bytes; first_ns is CLOCK_MONOTONIC, last is jiffies64 (both capture time in a replay)."""
 
 PROTOCOL_KEY = np.dtype(
     [
@@ -87,10 +91,13 @@ MESSAGE = np.dtype(
         ("ifindex", "<u4"),
         ("ingress_ifindex", "<u4"),
         ("sequence", "<u4"),
+        ("acknowledgment", "<u4"),
+        ("initial_sequence", "<u4"),
         ("payload_length", "<u4"),
         ("retries", "<u4"),
         ("captured_length", "<u2"),
-        ("tcp_flags", "<u2"),
+        ("tcp_flags", "u1"),
+        ("sequence_state", "u1"),
         ("source_port", ">u2"),
         ("destination_port", ">u2"),
         ("protocol", "u1"),
@@ -99,11 +106,34 @@ MESSAGE = np.dtype(
         ("namespace", "u1"),
     ]
 )
-"""struct netmon_message: 96 bytes, the head of a record of the ring buffer; captured_length bytes of payload follow it.
+"""struct netmon_message: 104 bytes, the head of a record of the ring buffer; captured_length bytes of payload follow it.
 
 What is said about a packet is said about the one that is carried: of a DNS_ANSWER the response, its source the resolver.
 But its direction, ingress_ifindex and cgroup are the query's, so that a lookup counts where its query does, answered or not.
 Times are CLOCK_MONOTONIC in ns, in a replay the capture's.
+"""
+
+HTTP = np.dtype(
+    [
+        ("request_first_ns", "<u8"),
+        ("request_last_ns", "<u8"),
+        ("response_first_ns", "<u8"),
+        ("response_last_ns", "<u8"),
+        ("request_octets", "<u8"),
+        ("response_octets", "<u8"),
+        ("request_head", "<u2"),
+        ("response_head", "<u2"),
+        ("status", "<u2"),
+        ("interim", "<u2"),
+        ("interims", "<u2"),
+        ("flags", "<u2"),
+        ("reserved", "<u4"),
+    ]
+)
+"""struct netmon_http: 64 bytes; what a record of kind HTTP begins its payload with, before the head of the request.
+
+Times are as in MESSAGE, 0 where nothing was seen. Octets are of head and body, as they were sent. request_head and
+response_head are octets with the empty line, 0 where that was not captured.
 """
 
 QUERY_KEY = np.dtype(

@@ -24,7 +24,7 @@ from otel_netmon.decode import dns_numbers as numbers
 from otel_netmon.decode.dns import Fault, Message, decode, read_question
 from otel_netmon.readers.messages import NO_QUERIES, Messages, OpenQueries
 
-_HEAD = Struct("<QQQQ16s16sIIIIIHH2s2sBBBB").unpack_from
+_HEAD = Struct("<QQQQ16s16sIIIIIIIHBB2s2sBBBB").unpack_from
 """layout.MESSAGE; the ports stay two octets each, as they are in an end."""
 
 _HEAD_OCTETS = layout.MESSAGE.itemsize
@@ -47,10 +47,13 @@ class _Head(NamedTuple):
     ifindex: int
     ingress_ifindex: int
     sequence: int
+    acknowledgment: int
+    initial_sequence: int
     payload_length: int
     retries: int
     captured_length: int
     tcp_flags: int
+    sequence_state: int
     source_port: bytes
     destination_port: bytes
     protocol: int

@@ -44,7 +44,7 @@ _OCTETS_MAX = 1 << 18
 
 _SIDE = np.dtype([("namespace", "<u4"), ("ifindex", "<u4"), ("direction", "<u4"), ("ingress_ifindex", "<u4")])
 _HEAD_OCTETS = layout.MESSAGE.itemsize
-_HEAD = Struct("<QQQQ16s16sIIIIIHH2s2sBBBB").unpack_from
+_HEAD = Struct("<QQQQ16s16sIIIIIIIHBB2s2sBBBB").unpack_from
 """layout.MESSAGE; the ports stay two octets each, as they are in an end."""
 
 _UNREADABLE = (0, 0, 0, 0, 0, False, False, False, False)
@@ -174,7 +174,7 @@ class AnsweredLookups(NamedTuple):
     def lookup(self, index: int) -> Lookup:
         """Gives one of them whole."""
         start = int(self.starts[index])
-        time_ns, _, first_ns, cgroup, source, destination, ifindex, _, _, _, retries, _, _, *rest = _HEAD(
+        time_ns, _, first_ns, cgroup, source, destination, ifindex, _, _, _, _, _, retries, _, _, _, *rest = _HEAD(
             self.data, start - _HEAD_OCTETS
         )
         source_port, destination_port, _, _, _, namespace = rest

@@ -1,6 +1,6 @@
-"""Explain what a running agent does: --series tells who uses the budget of series and which attribute explodes.
+"""Explain what a running agent does.
 
-Reads /status of the agent, as top does. An attribute explodes where attribute sets are folded, or half of the budget is in use, and
+--series tells who uses the budget of series and which attribute explodes, --routes what groups requests of HTTP. Reads /status of the agent, as top does. An attribute explodes where attribute sets are folded, or half of the budget is in use, and
 
 - it has a value of its own for at least half of the attribute sets, and at least four times as many as any other attribute, or
 - its values alone, one series of each metric for each, would take more than half of its family's limit.
@@ -12,6 +12,7 @@ import argparse
 import sys
 from typing import Any, NamedTuple
 
+from otel_netmon.cli import explain_routes
 from otel_netmon.cli.options import add_json_argument
 from otel_netmon.cli.output import colour_wanted, paint, print_json, print_table
 from otel_netmon.cli.top import DEFAULT_URL, fetch
@@ -49,15 +50,18 @@ class Verdict(NamedTuple):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--series", action="store_true", help="the budget of series and the attributes that use it up")
+    parser.add_argument("--routes", action="store_true", help="rules for routes of HTTP requests, and what was learned")
     parser.add_argument("--url", default=DEFAULT_URL, help=f"where the agent serves (default: {DEFAULT_URL})")
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the explanation; a missing agent is a NetmonError."""
-    if not args.series:
-        raise UsageError("say what to explain: --series", "see otel-netmon explain --help")
+    if args.series == args.routes:
+        raise UsageError("say what to explain: --series or --routes", "see otel-netmon explain --help")
     document = fetch(args.url)
+    if args.routes:
+        return explain_routes.run(document.get("routes"), args.url, as_json=args.json)
     if "series" not in document:
         raise NetmonError(f"the agent at {args.url} tells nothing of its series", "it is an older version, update it")
     series = document["series"]

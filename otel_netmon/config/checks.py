@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 import socket
 
+from otel_netmon.config.routes import parse_rule
+
 MASK = "[REDACTED]"
 """What print-config writes in the place of a secret."""
 
@@ -163,6 +165,15 @@ def port(value: str) -> str | None:
     """A port of TCP or UDP."""
     good = value.isascii() and value.isdigit() and 0 < int(value) < 65536
     return None if good else f"{value!r} is no port: expected a number from 1 to 65535"
+
+
+def route(value: str) -> str | None:
+    """Says why a rule for routes is none."""
+    try:
+        parse_rule(value)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def power_of_two(value: int) -> str | None:

@@ -26,6 +26,7 @@ __all__ = [
     "Export",
     "Flows",
     "FlowsProbe",
+    "HttpProbe",
     "Images",
     "Interfaces",
     "InterfacesProbe",
@@ -40,6 +41,7 @@ __all__ = [
     "Section",
     "SignalName",
     "Spool",
+    "TlsProbe",
     "XdpProbe",
 ]
 
@@ -165,12 +167,108 @@ class DnsProbe(Section, frozen=True):
     ring_bytes: Annotated[
         int,
         Meta(
-            description="Memory between kernel and agent for messages; a power of two.",
+            description="Memory between kernel and agent for the messages of all probes; a power of two.",
             ge=1 << 16,
             le=1 << 28,
             extra={"check": checks.power_of_two},
         ),
     ] = 1 << 20
+
+
+class TlsProbe(Section, frozen=True):
+    """The program that finds TLS by its content on any port, called by the one that counts flows."""
+
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="Follow TLS handshakes, and the ClientHellos of QUIC and DTLS, on every observed interface. Needs "
+            "`probes.flows.enabled`."
+        ),
+    ] = True
+    handshake_bytes: Annotated[
+        int,
+        Meta(
+            description="Bytes of a handshake that leave the kernel, in each direction of a connection, at most. Application data "
+            "never does.",
+            ge=1024,
+            le=65535,
+        ),
+    ] = 16384
+    timeout_seconds: Annotated[
+        float, Meta(description="A handshake that is not over for this long has timed out.", ge=0.1, le=300.0)
+    ] = 10.0
+    expiry_warning_days: Annotated[
+        float,
+        Meta(
+            description="From so many days before a server's certificate ends on there is an event each day. 0: only when it has "
+            "ended.",
+            ge=0.0,
+            le=3650.0,
+        ),
+    ] = 30.0
+    server_names: Annotated[
+        int,
+        Meta(
+            description="Servers that metrics tell apart, by the name that clients ask for, and whose certificates they tell; the "
+            "others are `other`. `limits.series` bounds it as well.",
+            ge=0,
+            le=100_000,
+        ),
+    ] = 256
+    minimum_version: Annotated[Literal["1.0", "1.1", "1.2", "1.3"], Meta(description="Older versions are weak.")] = (
+        "1.2"
+    )
+    minimum_rsa_bits: Annotated[
+        int, Meta(description="Shorter RSA and DSA keys of certificates are weak.", ge=0, le=16384)
+    ] = 2048
+    minimum_curve_bits: Annotated[
+        int, Meta(description="Shorter elliptic curve keys of certificates are weak.", ge=0, le=1024)
+    ] = 224
+    minimum_group_bits: Annotated[
+        int, Meta(description="Diffie-Hellman exchanges with shorter primes are weak.", ge=0, le=16384)
+    ] = 2048
+
+
+class HttpProbe(Section, frozen=True):
+    """The programs that find HTTP by its content on any port, called by the one that counts flows."""
+
+    enabled: Annotated[
+        bool,
+        Meta(
+            description="Follow requests of HTTP/1, and of HTTP/2 and gRPC in clear, on every observed interface. Needs "
+            "`probes.flows.enabled`."
+        ),
+    ] = True
+    timeout_seconds: Annotated[
+        float, Meta(description="A request without an answer for this long has timed out.", ge=1.0, le=3600.0)
+    ] = 60.0
+    names: Annotated[
+        int,
+        Meta(
+            description="Servers, routes and gRPC methods that metrics tell apart, of each so many; the others are `other`. "
+            "`limits.series` bounds it as well.",
+            ge=1,
+            le=100_000,
+        ),
+    ] = 256
+    routes: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Templates of paths, `[METHOD ][HOST]/TEMPLATE`, where `{name}` stands for one segment and `{name...}` at "
+            "the end for all that follow, such as `GET /users/{id}`. A word fits better than a placeholder.",
+            extra={"check": checks.route},
+        ),
+    ] = ()
+    learn_routes: Annotated[
+        bool,
+        Meta(
+            description="Learn templates from the paths that were answered with a status below 400: numbers, identifiers, dates "
+            "and places of many different words are folded. Rules come first."
+        ),
+    ] = False
+    learned_routes_max: Annotated[
+        int, Meta(description="Templates learned at most; further paths have no route.", ge=1, le=10_000)
+    ] = 256
 
 
 class ConnectionsProbe(Section, frozen=True):
@@ -269,6 +367,8 @@ class Probes(Section, frozen=True):
     xdp: XdpProbe = XdpProbe()
     interfaces: InterfacesProbe = InterfacesProbe()
     dns: DnsProbe = DnsProbe()
+    tls: TlsProbe = TlsProbe()
+    http: HttpProbe = HttpProbe()
     connections: ConnectionsProbe = ConnectionsProbe()
     netstat: NetstatProbe = NetstatProbe()
     drops: DropsProbe = DropsProbe()

@@ -15,7 +15,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from otel_netmon.abi.enums import ABI_VERSION, LATE_DEFAULTS, LATE_MARK, PROGRAM_DNS, PROGRAM_ERRORS, Late
+from otel_netmon.abi.enums import (
+    ABI_VERSION,
+    LATE_DEFAULTS,
+    LATE_MARK,
+    PROGRAM_DNS,
+    PROGRAM_ERRORS,
+    PROGRAM_HTTP,
+    PROGRAM_STREAM,
+    Late,
+)
 from otel_netmon.errors import ImageError
 from otel_netmon.kernel import syscalls
 
@@ -32,6 +41,9 @@ SOURCES: dict[str, dict[str, int]] = {
         "netmon_transmit": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_dns": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_errors": syscalls.PROG_TYPE_SCHED_CLS,
+        "netmon_stream": syscalls.PROG_TYPE_SCHED_CLS,
+        "netmon_http": syscalls.PROG_TYPE_SCHED_CLS,
+        "netmon_quiet": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_sweep": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_mark": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_clock": syscalls.PROG_TYPE_SCHED_CLS,
@@ -75,6 +87,8 @@ CGROUP_HOOKS: dict[str, int] = {
 TAIL_CALLS: dict[str, tuple[str, int]] = {
     "netmon_dns": ("message_programs", PROGRAM_DNS),
     "netmon_errors": ("message_programs", PROGRAM_ERRORS),
+    "netmon_stream": ("message_programs", PROGRAM_STREAM),
+    "netmon_http": ("message_programs", PROGRAM_HTTP),
 }
 """Program -> the program array and the slot by which others call it."""
 

@@ -136,6 +136,10 @@ class LoadedImage:
             return self.program(name, {**(late or {}), **image.FALLBACKS[name]}), True
         return self.program(name, late), False
 
+    def runs(self, name: str) -> bool:
+        """Whether a variant of this program is loaded."""
+        return any(loaded == name for loaded, _ in self._programs)
+
     def verifier_report(self, name: str, late: Mapping[Late, int] | None = None) -> str:
         """Loads the program once more for the verifier's statistics (BPF_LOG_STATS)."""
         fd, log = self._load(name, late or {}, 4)

@@ -15,6 +15,12 @@ DNS_PORTS: Mapping[int, PortProtocol] = MappingProxyType(
 )
 """Where DNS is by itself: RFC 1035, RFC 6762, RFC 4795."""
 
+STREAM_PROGRAM = "netmon_stream"
+"""The program that tells protocols by their content. It is called where the late constant STREAMS is set."""
+
+HTTP_PROGRAM = "netmon_http"
+"""The program that follows what STREAM_PROGRAM found to be HTTP/1, where the late constant HTTP is set in both and in their callers."""
+
 
 def ports_value(ports: Mapping[int, PortProtocol]) -> bytes:
     """Gives struct netmon_ports for these ports and what may be on them; port 0 stands for packets without ports."""

@@ -7,6 +7,7 @@ the kernel's errno; nothing here decides what an error means.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -139,6 +140,22 @@ def map_delete(fd: int, key: bytes) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def map_keys(fd: int, key_size: int) -> Iterator[bytes]:
+    """Gives the keys of a hash one by one, a call each; one that is deleted meanwhile may begin them anew."""
+    key = ctypes.create_string_buffer(key_size)
+    following = ctypes.create_string_buffer(key_size)
+    begin = 0
+    while True:
+        try:
+            bpf(MAP_GET_NEXT_KEY, struct.pack("<IxxxxQQ", fd, begin, ctypes.addressof(following)))
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return
+            raise
+        yield following.raw
+        key.raw, begin = following.raw, ctypes.addressof(key)
 
 
 def map_lookup_batch(fd: int, resume: int, token: int, keys: int, values: int, count: int) -> tuple[int, bool]:

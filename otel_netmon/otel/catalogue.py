@@ -138,6 +138,36 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             ("NOERROR", "NXDOMAIN"),
             "netmon",
         ),
+        "network.protocol.name": Attribute("Protocol of the application layer.", str, ("quic", "dtls"), "semconv"),
+        "tls.protocol.version": Attribute(
+            "Version that the server chose. Left out where it chose none.", str, ("1.2", "1.3"), "semconv"
+        ),
+        "tls.cipher": Attribute(
+            "Cipher suite that the server chose, by its IANA name.", str, ("TLS_AES_128_GCM_SHA256",), "semconv"
+        ),
+        "tls.next_protocol": Attribute(
+            "Protocol that the server chose by ALPN, where that is in the clear: before TLS 1.3.",
+            str,
+            ("h2", "http/1.1"),
+            "semconv",
+        ),
+        "tls.resumed": Attribute(
+            "Whether a session of before was taken up. Left out where that cannot be told.",
+            bool,
+            (True, False),
+            "semconv",
+        ),
+        "tls.server.issuer": Attribute(
+            "Issuer of the server's certificate.", str, ("CN=R3,O=Let's Encrypt,C=US",), "semconv"
+        ),
+        "netmon.tls.weakness": Attribute(
+            "What is weak: `old_version`, `export_cipher`, `rc4`, `des`, `3des`, `null_cipher`, `anonymous`, `md5_signature`, "
+            "`sha1_signature`, `small_key` and `small_group` (fewer bits than configured), `self_signed`, `wrong_name`, `expired`, "
+            "`not_yet_valid`.",
+            str,
+            ("old_version", "self_signed"),
+            "netmon",
+        ),
         "netmon.stage": Attribute(
             "Stage of the pipeline.",
             str,
@@ -151,7 +181,16 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         "netmon.signal": Attribute(
             "Kind of the items.",
             str,
-            ("packets", "dns_messages", "connections", "metric_points", "spans", "log_records"),
+            (
+                "packets",
+                "dns_messages",
+                "stream_messages",
+                "http_messages",
+                "connections",
+                "metric_points",
+                "spans",
+                "log_records",
+            ),
             "netmon",
         ),
         "netmon.destination": Attribute(
@@ -167,7 +206,38 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "Why it failed. Left out when it did not.", str, ("timeout", "refused", "503"), "semconv"
         ),
         "http.response.status_code": Attribute("Status code of the response.", int, (200, 503), "semconv"),
-        "rpc.response.status_code": Attribute("Status code of the gRPC call.", str, ("OK", "UNAVAILABLE"), "semconv"),
+        "http.request.method": Attribute(
+            "Method, one of those that the conventions know; `_OTHER` for every other.",
+            str,
+            ("GET", "_OTHER"),
+            "semconv",
+        ),
+        "url.scheme": Attribute("Always `http`: what is seen in clear.", str, ("http",), "semconv"),
+        "http.route": Attribute(
+            "Template of the path, by probes.http.routes or learned. Left out without one.",
+            str,
+            ("/users/{id}", "/users/{number}"),
+            "semconv",
+        ),
+        "url.template": Attribute("As http.route, where the client is.", str, ("/users/{id}",), "semconv"),
+        "network.protocol.version": Attribute("Version of HTTP.", str, ("1.1", "2"), "semconv"),
+        "netmon.http.role": Attribute(
+            "Whether the requests are seen where their server or their client is.", str, ("server", "client"), "netmon"
+        ),
+        "rpc.system.name": Attribute("Always `grpc`.", str, ("grpc",), "semconv"),
+        "rpc.method": Attribute(
+            "Full name of the method; `_OTHER` where the server says that it does not know it, where the name is none, and beyond "
+            "probes.http.names.",
+            str,
+            ("pkg.Service/Method", "_OTHER"),
+            "semconv",
+        ),
+        "rpc.response.status_code": Attribute(
+            "Status code of the gRPC call, or the one that gRPC says a client makes of what happened instead.",
+            str,
+            ("OK", "UNAVAILABLE"),
+            "semconv",
+        ),
         "netmon.series.family": Attribute(
             "Metrics with the same attribute sets, which share a part of limits.series.",
             str,
@@ -196,11 +266,34 @@ _FLOW = (
     "network.io.direction",
     "otel.metric.overflow",
 )
+_HTTP = (
+    "http.request.method",
+    "url.scheme",
+    "http.response.status_code",
+    "server.address",
+    "server.port",
+    "network.protocol.version",
+    "error.type",
+)
 DNS_LOOKUP_DURATION = "dns.lookup.duration"
 _CONNECTION = ("network.tcp.handshake.role", "server.address", "server.port", "otel.metric.overflow")
 _RECEIVER = ("receiver", "transport")
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Bounds that the semantic conventions advise for durations."""
+_OCTETS = (
+    0.0,
+    128.0,
+    512.0,
+    2048.0,
+    8192.0,
+    32768.0,
+    131072.0,
+    524288.0,
+    2097152.0,
+    8388608.0,
+    33554432.0,
+    134217728.0,
+)
 
 _HANDSHAKE_SECONDS = (
     0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0, 7.0, 15.0, 31.0, 63.0, 127.0,
@@ -223,7 +316,7 @@ _COUNTED = (
 )
 
 
-def _metrics() -> Iterable[Metric]:
+def _traffic_metrics() -> Iterable[Metric]:
     yield Metric(
         "system.network.io", "By", "counter", int,
         "Layer-2 bytes of the interface, from the kernel's own interface statistics.",
@@ -293,6 +386,9 @@ def _metrics() -> Iterable[Metric]:
         "with otel.metric.overflow, exactly.",
         _FLOW,
     )  # fmt: skip
+
+
+def _dns_metrics() -> Iterable[Metric]:
     yield Metric(
         DNS_LOOKUP_DURATION, "s", "histogram", float,
         "Time from the first query to its answer. A lookup that was not answered has error.type `timeout` and the time after "
@@ -345,6 +441,9 @@ def _metrics() -> Iterable[Metric]:
         "Lookups that one name cost because of the search list of its client (resolv.conf(5), ndots).",
         (), bounds=(1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0),
     )  # fmt: skip
+
+
+def _connection_metrics() -> Iterable[Metric]:
     yield Metric(
         "system.network.connection.count", "{connection}", "updowncounter", int,
         "Connections by state, of the network namespaces that are observed, as sock_diag tells them, and between two of its answers "
@@ -463,6 +562,92 @@ def _metrics() -> Iterable[Metric]:
         "agent has no place for, `missed` for drops while another one was counted on the same CPU.",
         ("netmon.reason",),
     )  # fmt: skip
+
+
+def _tls_metrics() -> Iterable[Metric]:
+    yield Metric(
+        "netmon.tls.handshake.duration", "s", "histogram", float,
+        "Time from the ClientHello until both sides seal what they send: ChangeCipherSpec before TLS 1.3, in it the client's first "
+        "sealed record. A handshake that failed has error.type, the alert's name or `closed`, `reset`, `not_tls`, `timeout` or "
+        "`sealed_alert`, and counts with the time until then. server.address is the name that the client asked for, without one "
+        "the address; names beyond probes.tls.server_names are `other`.",
+        (
+            "server.address", "tls.protocol.version", "tls.cipher", "tls.next_protocol", "tls.resumed", "error.type",
+            "otel.metric.overflow",
+        ),
+        bounds=_SECONDS,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tls.certificate.expiry", "s", "gauge", float,
+        "Time until the certificate ends that the server showed last, below zero when it has ended. Certificates are in the clear "
+        "up to TLS 1.2. Of as many servers as probes.tls.server_names, for a day after the last handshake.",
+        ("server.address", "server.port", "tls.server.issuer"),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tls.weak", "{handshake}", "counter", int,
+        "Handshakes with something weak about what the server chose or showed, by kind; one may count under several.",
+        ("netmon.tls.weakness",),
+    )  # fmt: skip
+    yield Metric(
+        "netmon.tls.datagram_hellos", "{hello}", "counter", int,
+        "ClientHellos over UDP, each client's counted once: of QUIC, versions 1 and 2, and of DTLS. server.address is the name "
+        "asked for, without one the address; names as in netmon.tls.handshake.duration.",
+        ("network.protocol.name", "server.address", "otel.metric.overflow"),
+    )  # fmt: skip
+
+
+def _http_metrics() -> Iterable[Metric]:
+    for side, whose in (
+        ("server", "Requests are seen where their server is; server.address is its own."),
+        (
+            "client",
+            "Requests are seen where their client is; server.address is the name that it asks for, without one the address.",
+        ),
+    ):
+        attributes = (*_HTTP, "http.route" if side == "server" else "url.template", "otel.metric.overflow")
+        yield Metric(
+            f"http.{side}.request.duration", "s", "histogram", float,
+            "Time from the first octet of a request to the last one of its response, or until it failed. error.type is the "
+            "status where that is an error, otherwise how the request ended: `timeout`, `reset`, `no_response`, `incomplete`. "
+            f"gRPC calls are in rpc.* alone. {whose}",
+            attributes, "semconv", bounds=_SECONDS,
+        )  # fmt: skip
+        for message in ("request", "response"):
+            yield Metric(
+                f"http.{side}.{message}.body.size", "By", "histogram", float,
+                f"Octets of the {message}'s body as they were sent, of requests that were answered and where they are known; in "
+                "chunks of HTTP/1.1 with their sizes where only the kernel has seen them.",
+                attributes, "semconv", bounds=_OCTETS,
+            )  # fmt: skip
+    yield Metric(
+        "netmon.http.time_to_first_byte", "s", "histogram", float,
+        "Time from the last octet of a request to the first one of its final response, 0 where that came before it.",
+        (*_HTTP, "http.route", "url.template", "netmon.http.role", "otel.metric.overflow"), bounds=_SECONDS,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.http.faults", "{fault}", "counter", int,
+        "What of HTTP on connections that are followed octet by octet was other than it should be, by reason; what is left of "
+        "it is told.",
+        ("netmon.reason",),
+    )  # fmt: skip
+    for side, whose in (
+        ("server", "Calls are seen where their server is."),
+        ("client", "Calls are seen where their client is."),
+    ):
+        yield Metric(
+            f"rpc.{side}.call.duration", "s", "histogram", float,
+            "Time from the first octet of a gRPC call to the last one of its answer, or until it failed. error.type is the status "
+            "where that is an error, otherwise how the request ended: `timeout`, `reset`, `no_response`, `incomplete`. Calls "
+            f"are not in http.* as well. {whose}",
+            (
+                "rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type",
+                *(("server.address", "server.port") if side == "client" else ()), "otel.metric.overflow",
+            ),
+            "semconv", bounds=_SECONDS,
+        )  # fmt: skip
+
+
+def _agent_metrics() -> Iterable[Metric]:
     yield Metric(
         "netmon.coverage", "1", "gauge", float,
         "Share of the kernel's own packet count of the interface that the eBPF programs saw, packets compared as the stack "
@@ -562,6 +747,34 @@ EVENTS: Mapping[str, EventType] = MappingProxyType(
             "A probe works, or works in part, or does not. The body says why.",
             ("netmon.probe", "netmon.state", "netmon.reason"),
         ),
+        "netmon.tls.certificate.expiring": EventType(
+            "A server's certificate ends within probes.tls.expiry_warning_days, or has ended. Told once a day for each server and "
+            "certificate.",
+            (
+                "server.address",
+                "server.port",
+                "tls.server.subject",
+                "tls.server.issuer",
+                "tls.server.not_before",
+                "tls.server.not_after",
+                "tls.server.hash.sha256",
+            ),
+        ),
+        "netmon.tls.weak": EventType(
+            "What a server chose or showed is weak. Told once a day for each server and kind.",
+            (
+                "server.address",
+                "server.port",
+                "netmon.tls.weakness",
+                "tls.protocol.version",
+                "tls.cipher",
+                "tls.server.subject",
+                "tls.server.issuer",
+                "tls.server.not_before",
+                "tls.server.not_after",
+                "tls.server.hash.sha256",
+            ),
+        ),
         "netmon.series.folded": EventType(
             "A family of metrics begins to fold attribute sets into the overflow point. Told once for each time of shedding.",
             ("netmon.series.family",),
@@ -583,7 +796,20 @@ EVENTS: Mapping[str, EventType] = MappingProxyType(
     }
 )
 
-CATALOGUE: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _metrics()})
+CATALOGUE: Mapping[str, Metric] = MappingProxyType(
+    {
+        metric.name: metric
+        for metrics in (
+            _traffic_metrics(),
+            _dns_metrics(),
+            _connection_metrics(),
+            _tls_metrics(),
+            _http_metrics(),
+            _agent_metrics(),
+        )
+        for metric in metrics
+    }
+)
 
 
 def markdown() -> str:

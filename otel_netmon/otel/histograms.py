@@ -43,6 +43,29 @@ def histogram_series(
     )
 
 
+def joined_series(parts: Sequence[HistogramSeries]) -> HistogramSeries:
+    """The series of several readings as those of one metric; their bounds are the same."""
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.buckets.shape[1] for part in parts)
+    wide = [np.pad(part.buckets, ((0, 0), (0, width - part.buckets.shape[1]))) for part in parts]
+    return HistogramSeries(
+        attributes=[each for part in parts for each in part.attributes],
+        start_time_unix_nano=np.concatenate([part.start_time_unix_nano for part in parts]),
+        count=np.concatenate([part.count for part in parts]),
+        sum=np.concatenate([part.sum for part in parts]),
+        minimum=np.concatenate([part.minimum for part in parts]),
+        maximum=np.concatenate([part.maximum for part in parts]),
+        scale=np.concatenate([part.scale for part in parts]),
+        offset=np.concatenate([part.offset for part in parts]),
+        zero_count=np.concatenate([part.zero_count for part in parts]),
+        buckets=np.concatenate(wide),
+        bounds=parts[0].bounds,
+        bucket_counts=np.concatenate([part.bucket_counts for part in parts]),
+        exemplars=[each for part in parts for each in part.exemplars],
+    )
+
+
 class Distribution:
     """A histogram of the agent's own over a small closed set of attributes.
 

@@ -22,6 +22,11 @@ CONNECTIONS = "connections"
 PROCESSES = "processes"
 CONTAINERS = "containers"
 UDP = "udp"
+TLS = "tls"
+HELLOS = "tls_datagrams"
+HTTP = "http"
+RPC_SERVER = "rpc_server"
+RPC_CLIENT = "rpc_client"
 AGENT = "agent"
 
 _AGENT_WEIGHT = 16.0
@@ -67,6 +72,24 @@ _CHOSEN: Mapping[str, _Chosen] = {
     PROCESSES: _Chosen(("process.network.io", "netmon.udp.drops"), 4.0, 3, 6),
     CONTAINERS: _Chosen(("container.network.io",), 4.0, 2, 4),
     UDP: _Chosen(("netmon.udp.io", "netmon.udp.packets"), 3.0, 4, 4),
+    TLS: _Chosen(("netmon.tls.handshake.duration",), 6.0, 1, 1),
+    HELLOS: _Chosen(("netmon.tls.datagram_hellos",), 2.0, 1, 2),
+    HTTP: _Chosen(
+        (
+            "http.server.request.duration",
+            "http.server.request.body.size",
+            "http.server.response.body.size",
+            "http.client.request.duration",
+            "http.client.request.body.size",
+            "http.client.response.body.size",
+            "netmon.http.time_to_first_byte",
+        ),
+        8.0,
+        4,
+        8,
+    ),
+    RPC_SERVER: _Chosen(("rpc.server.call.duration",), 6.0, 1, 1),
+    RPC_CLIENT: _Chosen(("rpc.client.call.duration",), 6.0, 1, 1),
 }
 _GROUPS: Mapping[str, _Group] = {
     "interfaces": _Group(
@@ -81,6 +104,7 @@ _GROUPS: Mapping[str, _Group] = {
     "coverage": _Group(("netmon.coverage",), 1.0),
     "unparsed": _Group(("netmon.protocol.unparsed",), 1.0),
     "stack": _Group(("netmon.stack.drops",), 2.0),
+    "certificates": _Group(("netmon.tls.certificate.expiry",), 2.0),
 }
 _OF_A_FAMILY = frozenset(
     name for families in (_CHOSEN, _GROUPS) for family in families.values() for name in family.metrics

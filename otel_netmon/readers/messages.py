@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.abi import layout
-from otel_netmon.abi.enums import MessageCount
+from otel_netmon.abi.enums import MessageCount, MessageKind
 from otel_netmon.errors import NetmonError
 from otel_netmon.kernel import syscalls
 from otel_netmon.readers.maps import ArrayReader, HashReader
@@ -41,6 +41,47 @@ class Messages(NamedTuple):
     def part(self, which: slice) -> Messages:
         """Some of them."""
         return self._replace(heads=self.heads[which], starts=self.starts[which])
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Messages:
+        """Those that are chosen, shape (n,)."""
+        return self if chosen.all() else Messages(self.heads[chosen], self.data, self.starts[chosen])
+
+
+class HttpMessages(NamedTuple):
+    """Records of kind HTTP: a request of HTTP/1 each.
+
+    Attributes:
+        heads: layout.MESSAGE, of the packet that the request begins in: the source is the client.
+        http: layout.HTTP, as many.
+        data: the octets that hold the requests' heads.
+        starts: where the head of each begins in `data`, int64.
+        lengths: how many octets of it there are, int64; nothing of a body.
+    """
+
+    heads: npt.NDArray[Any]
+    http: npt.NDArray[Any]
+    data: bytes
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+
+    def head(self, index: int) -> bytes:
+        """The octets captured of a request's head."""
+        start = int(self.starts[index])
+        return self.data[start : start + int(self.lengths[index])]
+
+
+def http_messages(messages: Messages) -> HttpMessages:
+    """Gives the requests of HTTP/1 that are among messages, in their order."""
+    chosen = messages.where(messages.heads["kind"] == MessageKind.HTTP)
+    starts = chosen.starts
+    if len(starts):
+        words = np.frombuffer(messages.data, "<u8", len(messages.data) >> 3)
+        windows = np.lib.stride_tricks.sliding_window_view(words, layout.HTTP.itemsize >> 3)
+        http = windows[starts >> 3].view(layout.HTTP)[:, 0]
+    else:
+        http = np.empty(0, layout.HTTP)
+    lengths = chosen.heads["captured_length"].astype(np.int64) - layout.HTTP.itemsize
+    return HttpMessages(chosen.heads, http, messages.data, starts + layout.HTTP.itemsize, lengths)
 
 
 def parse_messages(drained: Drained) -> Messages:

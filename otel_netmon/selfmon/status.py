@@ -147,6 +147,26 @@ class SeriesStatus(TypedDict):
     families: list[SeriesFamilyStatus]
 
 
+class RouteStatus(TypedDict):
+    """A learned template and its requests since it is known."""
+
+    template: str
+    requests: int
+
+
+class RoutesStatus(TypedDict):
+    """Routes of HTTP requests: rules of ``probes.http.routes``, and what was learned, the most frequent first.
+
+    ``refused`` are requests whose template would have been one more than ``limit``.
+    """
+
+    rules: list[str]
+    learning: bool
+    limit: int
+    refused: int
+    learned: list[RouteStatus]
+
+
 class SignalStatus(TypedDict):
     """Spans or log records: ``offered`` = ``delivered`` + the sum of ``dropped`` + ``pending``, those in a spool pending."""
 
@@ -225,14 +245,16 @@ class _Always(TypedDict):
 class Status(_Always, total=False):
     """The whole document.
 
-    ``series`` is absent where the agent is older than the budget of series, ``connections`` where it does not follow them.
+    ``series`` is absent where the agent is older than the budget of series, ``connections`` where it does not follow them,
+    ``routes`` without HTTP.
     """
 
     series: SeriesStatus
     connections: ConnectionsStatus
+    routes: RoutesStatus
 
 
-def build(
+def build(  # noqa: PLR0913 - the parts of the document
     *,
     uptime_seconds: float,
     interval_seconds: float,
@@ -242,6 +264,7 @@ def build(
     flows: FlowsStatus,
     export: ExportStatus,
     series: SeriesStatus | None = None,
+    routes: RoutesStatus | None = None,
 ) -> Status:
     """The document of this agent version."""
     document = Status(
@@ -256,6 +279,8 @@ def build(
     )
     if series is not None:
         document["series"] = series
+    if routes is not None:
+        document["routes"] = routes
     return document
 
 

@@ -1,4 +1,4 @@
-"""The DNS probe: messages of tc_monitor's ring and open queries -> lookups -> dns.lookup.duration, netmon.dns.*, netmon.domain.*, spans."""
+"""The DNS probe: records of tc_monitor's ring and open queries -> lookups -> dns.lookup.duration, netmon.dns.*, netmon.domain.*, spans."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from otel_netmon.analysis.domains import DomainCache
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.config.model import Config
-from otel_netmon.kernel import syscalls
 from otel_netmon.kernel.interfaces import Key
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.dns import DURATION, DnsPoints, dns_spans
@@ -25,43 +24,44 @@ from otel_netmon.otel.histograms import Distribution
 from otel_netmon.otel.points import Point, Points
 from otel_netmon.otel.series import Diversity
 from otel_netmon.otel.spans import SpanBatch
-from otel_netmon.readers.messages import NO_QUERIES, MessageCounts, OpenQueries, OpenQueryReader, parse_messages
-from otel_netmon.readers.ring import RingAlarm, RingReader
+from otel_netmon.readers.messages import NO_QUERIES, Messages, OpenQueries, OpenQueryReader
 from otel_netmon.selfmon.status import StageStatus
+from otel_netmon.sources import messages as ring
+from otel_netmon.sources.messages import MessageSource
 
-_RECORDS = (
-    MessageCount.DNS_ANSWERS,
-    MessageCount.DNS_RESPONSES,
-    MessageCount.DNS_SEGMENTS,
-    MessageCount.MDNS,
-    MessageCount.LLMNR,
-)
 _NOT_DNS = {
     MessageCount.NOT_DNS_SHORT: "short",
     MessageCount.NOT_DNS_HEADER: "header",
     MessageCount.NOT_DNS_QUESTION: "question",
 }
-_FAR = 1 << 62
 _EXPIRE_NS = 900_000_000  # the ring is drained each second
 _QUERY = 0  # opcode, RFC 1035
 
 
 class DnsSource:
-    """Drains the ring and keeps what must be known from cycle to cycle.
+    """Takes what is of DNS out of the ring and keeps what must be known from cycle to cycle.
+
+    A drain is ``prepare``, the ring's own, and ``take``.
 
     Args:
         maps: name to file descriptor and number of entries.
+        messages: who drains the ring.
         config: the configuration.
-        start_ns: Unix time at which the programs began to count.
         rule: which spans are kept.
+        start_ns: Unix time at which the programs began to count.
     """
 
-    def __init__(self, maps: Mapping[str, tuple[int, int]], config: Config, start_ns: int, rule: KeepRule) -> None:
+    def __init__(
+        self,
+        maps: Mapping[str, tuple[int, int]],
+        messages: MessageSource,
+        config: Config,
+        rule: KeepRule,
+        start_ns: int,
+    ) -> None:
         probe = config.probes.dns
-        self._ring = RingReader(*maps["messages"])
-        self.alarm = RingAlarm(maps["messages"][0])
+        self._messages = messages
         self._open = OpenQueryReader(*maps["dns_cache"])
-        self._kernel = MessageCounts(maps["message_counts"][0], syscalls.possible_cpus())
         self._timeout_ns = round(probe.timeout_seconds * 1e9)
         self._edges: dict[Key, Edge] = {}
         self._analysis = DnsAnalysis(self._timeout_ns, self._counts)
@@ -79,9 +79,7 @@ class DnsSource:
         self._searches = Distribution("netmon.dns.search.lookups", start_ns)
         self._batches: list[SpanBatch] = []
         self._start_ns = start_ns
-        self._counts_now: dict[MessageCount, int] = self._kernel.read()
-        self._consumed = 0
-        self._missing = _FAR  # the least that was missing at any drain: what is on its way is there at the next one
+        self._expired: OpenQueries = NO_QUERIES
         self._expired_ns = 0
         self._answers = (0, 0)
         self._ratio: float | None = None
@@ -96,15 +94,15 @@ class DnsSource:
         self.series.set_limit(limit)
         self.domains.expire(time.monotonic_ns())
 
-    def drain(self) -> None:
-        """Takes what the kernel has told since the last call."""
+    def prepare(self) -> None:
+        """Takes what has timed out, before the ring is drained: an answer that came is there."""
+        self._expired = self._take_expired(time.monotonic_ns())
+
+    def take(self, messages: Messages) -> None:
+        """Takes the records of a drain."""
         now_ns = time.monotonic_ns()
         offset_ns = time.time_ns() - now_ns
-        expired = self._take_expired(now_ns)  # before the ring: an answer that came is there
-        self._counts_now = self._kernel.read()
-        messages = parse_messages(self._ring.drain())
-        self._consumed += len(messages.heads)
-        self._missing = max(0, min(self._missing, self._produced() - self._consumed))
+        expired, self._expired = self._expired, NO_QUERIES
         for result in self._analysis.updates(messages, expired, now_ns):
             self._searches.record(({}, float(search.lookups)) for search in result.searches)
             answered = result.answered.where(result.answered.column("opcode") == _QUERY)
@@ -176,22 +174,19 @@ class DnsSource:
 
     def stages(self) -> dict[tuple[str, str], StageStatus]:
         """What became of queries and messages, by stage and signal."""
-        now = self._counts_now
+        now = self._messages.counts
         queries, no_place = now[MessageCount.DNS_QUERIES], now[MessageCount.LOST_CACHE]
         not_dns = {reason: now[what] for what, reason in _NOT_DNS.items()}
-        missing = self._missing if self._missing < _FAR else 0
+        consumed = self._messages.consumed(ring.DNS)
         unparsed = {str(fault): count for fault, count in self._analysis.unparsed.items()}
         return {
             ("kernel", "dns_queries"): StageStatus(delivered=queries - no_place, dropped={"cache_full": no_place}),
             ("kernel", "dns_messages"): StageStatus(
-                delivered=self._produced() + now[MessageCount.LOST_RING],
+                delivered=self._messages.produced(ring.DNS) + now[MessageCount.LOST_RING],
                 dropped={**not_dns, "coalesced": now[MessageCount.LOST_COALESCED]},
             ),
-            ("ring", "dns_messages"): StageStatus(
-                delivered=self._consumed, dropped={"ring_full": now[MessageCount.LOST_RING], "pipeline_died": missing}
-            ),
             ("decode", "dns_messages"): StageStatus(
-                delivered=self._consumed - sum(unparsed.values()), dropped=dict(sorted(unparsed.items()))
+                delivered=consumed - sum(unparsed.values()), dropped=dict(sorted(unparsed.items()))
             ),
         }
 
@@ -203,26 +198,16 @@ class DnsSource:
         """What another process needs to go on."""
         totals = self._analysis.totals.counts
         counts = {f"total.{name}": count for name, count in totals.items()}
-        return {**self.series.state(), "dns.counts": {"consumed": self._consumed, **counts}}
+        return {**self.series.state(), "dns.counts": counts}
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Goes on where another process was, before the first drain."""
         self.series.restore(state)
         counts = state["dns.counts"]
-        self._consumed = counts["consumed"]
         for name, count in counts.items():
             if name.startswith("total."):
                 self._analysis.totals.counts[name.removeprefix("total.")] = count
         self._answers = (self._analysis.totals.counts["answered"], self._analysis.totals.counts["nxdomain"])
-
-    def close(self) -> None:
-        """Gives the mappings back."""
-        self.alarm.close()
-        self._ring.close()
-
-    def _produced(self) -> int:
-        """Records that found a place in the ring."""
-        return sum(self._counts_now[what] for what in _RECORDS) - self._counts_now[MessageCount.LOST_RING]
 
     def _counts(self, namespace: int, ifindex: int, direction: int, ingress_ifindex: int) -> bool:
         edge = self._edges.get((namespace, ifindex))

@@ -16,7 +16,7 @@ from otel_netmon.enrich.processes import Processes
 from otel_netmon.kernel.cgroup import CgroupMount, find_cgroup2
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.otel.points import Points
-from otel_netmon.otel.series import DNS, DOMAINS, FLOWS, Diversity, SeriesBudget
+from otel_netmon.otel.series import DOMAINS, FLOWS, Diversity, SeriesBudget
 from otel_netmon.otel.spans import Event, SpanBatch
 from otel_netmon.readers.netstat import FILES
 from otel_netmon.readers.ring import RingAlarm
@@ -26,8 +26,12 @@ from otel_netmon.sources.dns import DnsSource
 from otel_netmon.sources.domains import DomainSource
 from otel_netmon.sources.drops import DropSetup, DropSource
 from otel_netmon.sources.flows import FlowSource
+from otel_netmon.sources.http import HttpSource
 from otel_netmon.sources.interfaces import InterfaceSource
+from otel_netmon.sources.message_probes import MessageProbes
+from otel_netmon.sources.messages import MessageSource
 from otel_netmon.sources.netstat import NetstatSource
+from otel_netmon.sources.tls import TlsSource
 from otel_netmon.sources.xdp import XdpSource
 
 
@@ -58,7 +62,7 @@ class Sources:
         drops: see ``DropSource``; None where no drops are counted.
 
     Attributes:
-        flows, dns, connections, xdp: None where the probe is off.
+        flows, messages, connections, xdp: None where the probe is off.
     """
 
     def __init__(
@@ -75,18 +79,14 @@ class Sources:
         self._config = config
         tc = maps.get("tc_monitor")
         self.flows = FlowSource(tc, programs["tc_monitor"], config, start_ns) if tc is not None else None
-        runs_dns = (
-            tc is not None
-            and config.probes.dns.enabled
-            and any(name.startswith("netmon_dns") for name in programs["tc_monitor"])
-        )
         spans = config.spans
         self._rule = KeepRule(spans.share, spans.limit_per_second, round(spans.slow_seconds * 1e9) or None)
-        self.dns = DnsSource(tc, config, start_ns, self._rule) if tc is not None and runs_dns else None
-        idle_ns = round(config.limits.series_idle_seconds * 1e9)
-        self._domains = (
-            DomainSource(self.dns.domains, self.dns.folding, start_ns, idle_ns) if self.dns is not None else None
+        self.messages = (
+            MessageProbes(tc, programs["tc_monitor"], config, self._rule, start_ns) if tc is not None else None
         )
+        idle_ns = round(config.limits.series_idle_seconds * 1e9)
+        dns = self.messages.dns if self.messages is not None else None
+        self._domains = DomainSource(dns.domains, dns.folding, start_ns, idle_ns) if dns is not None else None
         self.xdp = XdpSource(maps["xdp_monitor"], start_ns) if "xdp_monitor" in maps else None
         sockets = maps.get("socket_monitor")
         self.connections = (
@@ -120,15 +120,14 @@ class Sources:
         """Takes the edge rule and which interfaces are physical."""
         if self.flows is not None:
             self.flows.set_interfaces(edges, physical)
-        if self.dns is not None:
-            self.dns.set_edges(edges)
+        if self.messages is not None:
+            self.messages.set_edges(edges)
 
     def read(self, known: Collection[Interface], budget: SeriesBudget, now_ns: int) -> None:
         """Reads everything once."""
         places = budget.places(self._wanted())
-        if self.dns is not None:
-            self.dns.begin_cycle(places[DNS])
-            self.dns.drain()
+        if self.messages is not None:
+            self.messages.read(places, now_ns)
         if self.flows is not None:
             self.flows.read(known, places[FLOWS], now_ns)
             if self._domains is not None:
@@ -147,8 +146,8 @@ class Sources:
     def points(self, names: InterfaceNames) -> dict[str, Points]:
         """The points of the last reading, or of the state that was restored."""
         points: dict[str, Points] = {}
-        if self.dns is not None:
-            points |= self.dns.points()
+        if self.messages is not None:
+            points |= self.messages.points()
         if self.flows is not None:
             points |= self.flows.points(names)
         if self._domains is not None:
@@ -166,12 +165,12 @@ class Sources:
     @property
     def alarms(self) -> list[RingAlarm]:
         """Each tells that a ring is filling up."""
-        alarms = [self.dns.alarm] if self.dns is not None else []
+        alarms = [self.messages.alarm] if self.messages is not None else []
         return alarms + (self.connections.alarms if self.connections is not None else [])
 
     def drain(self) -> None:
         """Empties the rings between two readings."""
-        for source in (self.dns, self.connections):
+        for source in (self.messages, self.connections):
             if source is not None:
                 source.drain()
 
@@ -188,13 +187,13 @@ class Sources:
 
     def take_spans(self) -> list[SpanBatch]:
         """The spans that were kept since the last call."""
-        sources = [source for source in (self.dns, self.connections) if source is not None]
+        sources = [source for source in (self.messages, self.connections) if source is not None]
         return [batch for source in sources for batch in source.take_spans()]
 
     def take_events(self, now_ns: int) -> list[Event]:
         """The events since the last call."""
-        events = self._netstat.take_events(now_ns)
-        return events + (self.connections.take_events() if self.connections is not None else [])
+        sources = [source for source in (self.messages, self.connections) if source is not None]
+        return self._netstat.take_events(now_ns) + [event for source in sources for event in source.take_events()]
 
     def probes(self, told: Iterable[ProbeStatus]) -> list[ProbeStatus]:
         """States of the probes: what the supervisor told, and what is known here besides."""
@@ -211,11 +210,10 @@ class Sources:
         stages: dict[tuple[str, str], StageStatus] = {}
         if self.flows is not None:
             stages["kernel", "packets"] = self.flows.stage()
-        if self.dns is not None:
-            stages |= self.dns.stages()
-        if self.connections is not None:
-            stages |= self.connections.stages()
-        if self.dns is not None or self.connections is not None:
+        for source in (self.messages, self.connections):
+            if source is not None:
+                stages |= source.stages()
+        if self.messages is not None or self.connections is not None:
             kept = self._rule.counts
             shed = {reason.name.lower(): int(kept[reason]) for reason in (Reason.SAMPLED_OUT, Reason.RATE_LIMITED)}
             stages["sampling", "spans"] = StageStatus(delivered=int(kept.sum()) - sum(shed.values()), dropped=shed)
@@ -226,8 +224,8 @@ class Sources:
         chosen: dict[str, Diversity] = {}
         if self.flows is not None:
             chosen[FLOWS] = self.flows.diversity()
-        if self.dns is not None:
-            chosen[DNS] = self.dns.diversity()
+        if self.messages is not None:
+            chosen |= self.messages.diversity()
         if self._domains is not None:
             chosen[DOMAINS] = self._domains.diversity()
         if self.connections is not None:
@@ -237,7 +235,7 @@ class Sources:
     def map_sizes(self) -> dict[str, tuple[int, int]]:
         """Entries in use and capacity by name of the map."""
         sizes = self.flows.map_sizes() if self.flows is not None else {}
-        for source in (self.dns, self.connections):
+        for source in (self.messages, self.connections):
             if source is not None:
                 sizes |= source.map_sizes()
         return sizes
@@ -259,8 +257,14 @@ class Sources:
             source.restore(state)
         return self.flows.traffic.interfaces() if self.flows is not None else set()
 
-    def _lasting(self) -> Iterator[FlowSource | DnsSource | DomainSource | XdpSource | ConnectionSource]:
-        for source in (self.flows, self.dns, self._domains, self.xdp, self.connections):
+    def _lasting(
+        self,
+    ) -> Iterator[
+        FlowSource | MessageSource | DnsSource | TlsSource | HttpSource | DomainSource | XdpSource | ConnectionSource
+    ]:
+        if self.messages is not None:
+            yield from self.messages.lasting()
+        for source in (self.flows, self._domains, self.xdp, self.connections):
             if source is not None:
                 yield source
 
@@ -268,8 +272,8 @@ class Sources:
         wanted: dict[str, int] = {}
         if self.flows is not None:
             wanted[FLOWS] = self._config.flows.top_k
-        if self.dns is not None:
-            wanted[DNS] = self.dns.wanted
+        if self.messages is not None:
+            wanted |= self.messages.wanted()
         if self._domains is not None:
             wanted[DOMAINS] = self._domains.wanted
         if self.connections is not None:

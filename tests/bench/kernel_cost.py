@@ -1,4 +1,4 @@
-"""What flow accounting costs in the kernel, net of the empty program, against a bare per-CPU hash increment; and DNS.
+"""What flow accounting costs in the kernel, net of the empty program, against a bare per-CPU hash increment; DNS and TLS.
 
     python -m bench.kernel_cost
 
@@ -139,6 +139,54 @@ def measure_dns(rounds: int) -> dict[str, float]:
     return {what: statistics.median(each) for what, each in taken.items()}
 
 
+def tcp_frame(payload: bytes, *, sequence: int, flags: int) -> bytes:
+    """TCP over IPv4 from the client to a TLS port."""
+    segment = struct.pack(">HHIIBBHHH", CLIENT[1], 443, sequence, 1, 5 << 4, flags, 502, 0, 0) + payload
+    ip = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(segment), 0, 0, 64, 6, 0, CLIENT[0], SERVER[0])
+    return bytes(12) + b"\x08\0" + ip + segment
+
+
+def measure_streams(rounds: int, repeat: int) -> dict[str, float]:
+    """Gives the ns of a run with a segment of a decided download, and with one of a handshake that is handed over.
+
+    The download is measured with streams looked at and not, in turn.
+    """
+    hello = b"\x16\x03\x01\x02\0\x01\0\x01\xfc" + bytes(508)
+    handed = (1 << 14) // len(hello)  # within the limit of a handshake
+    download = tcp_frame(bytes(1448), sequence=5001, flags=16)
+    segment = tcp_frame(hello, sequence=5001, flags=16)
+    taken: dict[str, list[float]] = {
+        f"{what}{how}": [] for what in ("download", "handshake") for how in ("", ", streams off")
+    }
+    with tempfile.TemporaryDirectory() as name:
+        made, _ = loader.obtain("tc_monitor", Path(name))
+    ring_bytes = 1 << 20  # as by default: what is written is in the cache
+    images = [loader.LoadedImage(made, {"messages": ring_bytes}) for _ in range(2)]
+    try:
+        looking, plain = (
+            syscalls.TestRun(loaded.program("netmon_receive", {Late.STREAMS: on}), 4096)
+            for loaded, on in zip(images, (1, 0), strict=True)
+        )
+        images[0].program("netmon_stream", {Late.WAKEUP: ring_bytes // 4})  # as on one CPU
+        with RingReader(images[0].maps["messages"], ring_bytes) as ring:
+            for number in range(rounds):
+                looking.repeat(tcp_frame(b"", sequence=5000 - number % 2, flags=2), 1)
+                looking.repeat(download, 32)  # nothing is found, which decides it
+                taken["download"].append(looking.repeat(download, repeat))
+                taken["download, streams off"].append(plain.repeat(download, repeat))
+                looking.repeat(tcp_frame(b"", sequence=4000 - number % 2, flags=2), 1)
+                ring.drain()
+                taken["handshake, streams off"].append(plain.repeat(segment, handed))
+                taken["handshake"].append(looking.repeat(segment, handed))
+                records = len(ring.drain().offsets)
+                if records != handed:
+                    raise SystemExit(f"{records} records of {handed} segments of a handshake")
+    finally:
+        for loaded in images:
+            loaded.close()
+    return {what: statistics.median(each) for what, each in taken.items()}
+
+
 def verifier() -> dict[str, int]:
     """Instructions the verifier processed, by program and variant."""
     result = {}
@@ -168,9 +216,15 @@ def main() -> int:
     # 524,288 distinct flows of which the table holds an eighth: seven packets in eight find no place.
     flood = measure(65536, [1, 524288], arguments.rounds, arguments.repeat, ("bench_empty", "bench_flows"))
     dns = measure_dns(20 * arguments.rounds)
+    streams = measure_streams(2 * arguments.rounds, arguments.repeat)
     instructions = verifier()
     if arguments.json:
-        print(json.dumps({"placed": placed, "flood": flood, "dns": dns, "instructions": instructions}, indent=1))
+        print(
+            json.dumps(
+                {"placed": placed, "flood": flood, "dns": dns, "streams": streams, "instructions": instructions},
+                indent=1,
+            )
+        )
         return 0
     print(
         "ns a run; net ratio = (flows - empty) / (bare per-CPU hash increment - empty), median and extremes of the rounds"
@@ -186,6 +240,8 @@ def main() -> int:
     )
     print("DNS over UDP, ns a packet in all, flow accounting included, net of the empty program:")
     print("  " + "  ".join(f"{what} {cost:g}" for what, cost in dns.items()))
+    print("protocols told by their content, ns a segment in all, with the empty program:")
+    print("  " + "  ".join(f"{what} {cost:g}" for what, cost in streams.items()))
     print("instructions the verifier processed:")
     for name, count in instructions.items():
         print(f"  {name}: {count}")

@@ -25,6 +25,7 @@ STRUCTS = {
     "netmon_state": layout.STATE,
     "netmon_ports": layout.PORTS,
     "netmon_message": layout.MESSAGE,
+    "netmon_http": layout.HTTP,
     "netmon_query_key": layout.QUERY_KEY,
     "netmon_query": layout.QUERY,
     "netmon_connection": layout.CONNECTION,
@@ -49,8 +50,13 @@ CONSTANTS = {
     "NETMON_HOOK_SLOTS": enums.HOOK_SLOTS,
     "NETMON_HOOK_NAMESPACE_STRIDE": enums.HOOK_NAMESPACE_STRIDE,
     "NETMON_FLOW_FORWARDED": enums.FLOW_FORWARDED,
+    "NETMON_SEQUENCE_INITIAL": enums.SEQUENCE_INITIAL,
     "NETMON_SEQUENCE_CLIENT": enums.SEQUENCE_CLIENT,
     "NETMON_SEQUENCE_SERVER": enums.SEQUENCE_SERVER,
+    "NETMON_SEQUENCE_DECIDED": enums.SEQUENCE_DECIDED,
+    "NETMON_SEQUENCE_HTTP_CLIENT": enums.SEQUENCE_HTTP_CLIENT,
+    "NETMON_SEQUENCE_HTTP_SERVER": enums.SEQUENCE_HTTP_SERVER,
+    **{f"NETMON_HTTP_{flag.name}": int(flag) for flag in enums.HttpFlags},
     "NETMON_PORT_DNS": enums.PortProtocol.DNS,
     "NETMON_PORT_MDNS": enums.PortProtocol.MDNS,
     "NETMON_PORT_LLMNR": enums.PortProtocol.LLMNR,
@@ -58,6 +64,8 @@ CONSTANTS = {
     "NETMON_PROGRAM_TUNNEL": enums.PROGRAM_TUNNEL,
     "NETMON_PROGRAM_ERRORS": enums.PROGRAM_ERRORS,
     "NETMON_PORT_NONE": enums.PortProtocol.NO_PORT,
+    "NETMON_PROGRAM_STREAM": enums.PROGRAM_STREAM,
+    "NETMON_PROGRAM_HTTP": enums.PROGRAM_HTTP,
     "NETMON_PORT_FILTER_BITS": enums.PORT_FILTER_BITS,
     "NETMON_MESSAGE_BYTES_MAX": enums.MESSAGE_BYTES_MAX,
     "NETMON_QUESTION_BYTES_MAX": enums.QUESTION_BYTES_MAX,
@@ -75,7 +83,12 @@ KERNEL_ONLY = {
     "NETMON_ABI_STANDALONE",
     "NETMON_FILTER_SLOTS",
     "NETMON_SEQUENCE_NEXT",
-    "NETMON_SEQUENCE_INITIAL",
+    "NETMON_SEQUENCE_SKIP",
+    "NETMON_STREAM_WHOLE",
+    "NETMON_STREAM_TLS",
+    "NETMON_STREAM_QUIC",
+    "NETMON_STREAM_DTLS",
+    "NETMON_STREAM_HEADER_SHIFT",
 }
 
 
@@ -164,8 +177,8 @@ def test_the_sweep_takes_as_many_keys_as_the_reader_gives(project: Path) -> None
 
 
 def test_the_sequence_bits_are_distinct(header: str) -> None:
-    bits = [int(value) for value in re.findall(r"^#define NETMON_SEQUENCE_\w+ (\d+)", header, re.MULTILINE)]
-    assert sorted(bits) == [1, 2, 4, 8]
+    bits = [int(value) for value in re.findall(r"^#define NETMON_SEQUENCE_\w+ (\d+)U?\b", header, re.MULTILINE)]
+    assert sorted(bits) == [1, 2, 4, 8, 16, 32, 64, 128]
 
 
 def test_hook_slots_of_a_few_hundred_interfaces_are_distinct() -> None:

@@ -95,10 +95,13 @@ def test_an_answer_takes_its_query_out_and_carries_both_times(programs: MessageP
         "ifindex": 1,
         "ingress_ifindex": 0,
         "sequence": 0,
+        "acknowledgment": 0,
+        "initial_sequence": 0,
         "payload_length": len(ANSWER),
         "retries": 0,
         "captured_length": len(ANSWER),
         "tcp_flags": 0,
+        "sequence_state": 0,
         "source_port": 53,
         "destination_port": CLIENT_PORT,
         "protocol": 17,
@@ -819,7 +822,7 @@ def test_a_record_of_another_length_than_it_says_is_refused() -> None:
     head = bytearray(layout.MESSAGE.itemsize)
     struct.pack_into("<H", head, layout.MESSAGE.fields["captured_length"][1], 5)  # type: ignore[index]
     data = bytes(8) + bytes(head) + bytes(8)
-    good = Drained(data, np.array([8]), np.array([101]))
+    good = Drained(data, np.array([8]), np.array([109]))
     assert parse_messages(good).payload(0) == bytes(5)
     with pytest.raises(NetmonError, match="1 of 1 records"):
-        parse_messages(good._replace(lengths=np.array([102])))
+        parse_messages(good._replace(lengths=np.array([110])))

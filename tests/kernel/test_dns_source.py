@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -12,10 +12,13 @@ from otel_netmon.abi.enums import Direction
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.config.load import load
+from otel_netmon.config.model import Config
 from otel_netmon.otel.points import HistogramSeries
 from otel_netmon.readers.messages import NO_QUERIES, OpenQueries
+from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources import dns as dns_source
 from otel_netmon.sources.dns import DnsSource
+from otel_netmon.sources.messages import DNS, MessageSource
 from support import dns_messages as dns
 from support.message_programs import MessagePrograms, answer_frame, query_frame
 
@@ -33,12 +36,38 @@ def programs() -> Iterator[MessagePrograms]:
         yield loaded
 
 
-def source(programs: MessagePrograms, *sets: str) -> DnsSource:
+class Probe(DnsSource):
+    """The source with a ring of its own."""
+
+    def __init__(self, maps: Mapping[str, tuple[int, int]], config: Config) -> None:
+        self.ring = MessageSource(maps)
+        spans = config.spans
+        rule = KeepRule(spans.share, spans.limit_per_second, round(spans.slow_seconds * 1e9) or None)
+        super().__init__(maps, self.ring, config, rule, START)
+
+    def drain(self) -> None:
+        self.prepare()
+        self.take(self.ring.drain().dns)
+
+    def stages(self) -> dict[tuple[str, str], StageStatus]:
+        return {**super().stages(), ("ring", "dns_messages"): self.ring.stage(DNS)}
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        return {**super().state(), **self.ring.state()}
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        super().restore(state)
+        self.ring.restore(state)
+
+    def close(self) -> None:
+        self.ring.close()
+
+
+def source(programs: MessagePrograms, *sets: str) -> Probe:
     maps = programs.loaded.maps
     sizes = {**SIZES, "message_counts": 0}
     config = load(None, {}, list(sets), {}).config
-    rule = KeepRule(config.spans.share, config.spans.limit_per_second)
-    made = DnsSource({name: (maps[name], size) for name, size in sizes.items()}, config, START, rule)
+    made = Probe({name: (maps[name], size) for name, size in sizes.items()}, config)
     made.begin_cycle(100)
     return made
 
@@ -58,19 +87,19 @@ def lookup(programs: MessagePrograms, *identifiers: int, rcode: int = 0) -> None
         reply(programs, identifier, rcode=rcode)
 
 
-def counted(made: DnsSource) -> int:
+def counted(made: Probe) -> int:
     """Lookups in dns.lookup.duration."""
     series = made.points()["dns.lookup.duration"]
     assert isinstance(series, HistogramSeries)
     return int(series.count.sum())
 
 
-def stage(made: DnsSource, name: str, signal: str = "dns_messages") -> dict[str, Any]:
+def stage(made: Probe, name: str, signal: str = "dns_messages") -> dict[str, Any]:
     found: dict[str, Any] = dict(made.stages()[name, signal])
     return {"delivered": found["delivered"], **{reason: n for reason, n in found["dropped"].items() if n}}
 
 
-def value(made: DnsSource, metric: str, **attributes: str) -> float:
+def value(made: Probe, metric: str, **attributes: str) -> float:
     series = made.points()[metric]
     assert not isinstance(series, HistogramSeries)
     (found,) = [point.value for point in series if point.attributes == attributes]
@@ -198,17 +227,17 @@ def test_what_a_process_took_and_did_not_save_is_missed_by_the_next(programs: Me
 def test_what_lies_in_the_ring_is_not_missed(programs: MessagePrograms, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted before it is drained, or drained before it is counted: the next drain has both."""
     made = source(programs)
-    read = made._kernel.read
+    read = made.ring._kernel.read
 
     def later() -> Any:
         counts = read()
         lookup(programs, 500, 501, 502)  # behind the counts, in front of the ring
         return counts
 
-    monkeypatch.setattr(made._kernel, "read", later)
+    monkeypatch.setattr(made.ring._kernel, "read", later)
     lookup(programs, 1)
     made.drain()
-    monkeypatch.setattr(made._kernel, "read", read)
+    monkeypatch.setattr(made.ring._kernel, "read", read)
     assert "pipeline_died" not in stage(made, "ring")
     made.drain()
     assert stage(made, "ring") == {"delivered": 4}

@@ -77,7 +77,7 @@ def test_the_verifier_looks_at_few_instructions(capsys: pytest.CaptureFixture[st
         with Programs(name, sizes={"flow_table": 1024} if name == "tc_monitor" else None) as programs:
             for program in image.SOURCES[name]:
                 attached = program in ("netmon_receive", "netmon_transmit", "netmon_xdp")
-                replayed = program in ("netmon_receive", "netmon_dns")
+                replayed = program in ("netmon_receive", "netmon_dns", "netmon_stream")
                 for l2, inner, replay, fast in product((14, 0), (0, 1), (0, 1), (1, 0)):
                     if (not attached and (l2, inner, fast) != (14, 0, 1)) or (replay and not replayed):
                         continue
@@ -90,8 +90,8 @@ def test_the_verifier_looks_at_few_instructions(capsys: pytest.CaptureFixture[st
             variants = [count for variant, count in counts.items() if variant.split()[0] == program]
             sys.stdout.write(f"\n  verifier: {program}: {min(variants)} to {max(variants)} instructions")
     once = len(image.SOURCES["socket_monitor"]) + len(image.SOURCES["drop_monitor"])
-    once += 4  # errors, sweep, mark, clock
-    assert len(counts) == 16 + 2 + 8 + 8 + once  # receive and DNS, also in a replay; transmit; XDP
+    once += 6  # HTTP, errors, sweep, mark, quiet, clock
+    assert len(counts) == 16 + 2 + 2 + 8 + 8 + once  # receive, DNS and streams, also in a replay; transmit; XDP
     assert all(0 < count <= INSTRUCTIONS_MAX for count in counts.values()), counts
 
 

@@ -41,7 +41,10 @@ def test_no_image_has_a_program_of_another_kind() -> None:
         "netmon_transmit",
         "netmon_dns",
         "netmon_errors",
+        "netmon_stream",
+        "netmon_http",
         "netmon_sweep",
+        "netmon_quiet",
         "netmon_mark",
         "netmon_clock",
     }
@@ -94,6 +97,21 @@ def test_a_program_that_is_called_leaves_the_packet_to_the_next(program: str) ->
         assert counts[MessageCount.NOT_DNS_SHORT]
         assert counts[MessageCount.DNS_SEGMENTS]
         assert counts[MessageCount.LOST_RING], "the ring was never full: that way is not checked"
+
+
+@pytest.mark.parametrize("program", ["netmon_receive", "netmon_transmit"])
+def test_the_program_for_streams_leaves_the_packet_to_the_next(program: str) -> None:
+    """Every packet that may carry a message is looked into, until its flow is decided."""
+    every = [frame for frame in frames() if not is_refused_by_test_run(frame)]
+    with Programs("tc_monitor", sizes={"messages": 4096}) as programs:
+        for replay in (0, 1):
+            programs.program("netmon_stream", replay=replay, http=1 - replay)
+            programs.program("netmon_http", http=1)
+            run = programs.runner(program, replay=replay, streams=1, http=1 - replay).run
+            assert {run(frame) for frame in every} == {TCX_NEXT}
+        counts = MessageCounts(programs.loaded.maps["message_counts"], syscalls.possible_cpus()).read()
+        assert counts[MessageCount.STREAM_SEGMENTS]
+        assert counts[MessageCount.STREAM_LOST_RING], "the ring was never full: that way is not checked"
 
 
 @pytest.mark.parametrize("program", ["netmon_receive", "netmon_transmit"])

@@ -220,6 +220,7 @@ def tunnel_cases() -> list[Case]:
 
     inner4, inner6 = f.ethernet(PACKET4), f.ethernet(STREAM6, f.IPV6)
     vx, gn = outer(17, 40000, 4789), outer(17, 40000, 6081)
+    gpe, gtp = outer(17, 40000, 4790), outer(17, 40000, 2152)
     cases = [
         Case("ipip", ip(PACKET4, f.IPIP), outer(4), UDP4),
         Case("6in4", ip(STREAM6, f.SIX_IN_FOUR), outer(41), TCP6),
@@ -254,7 +255,45 @@ def tunnel_cases() -> list[Case]:
         Case("gre of wccp", ip(f.gre(PACKET4, 0x883E), f.GRE), outer(47), outer(47)),
         Case("gre of a keepalive", ip(f.gre(b"", 0), f.GRE), outer(47), outer(47)),
         Case("gre cut", ip(f.gre(b"")[:3], f.GRE), outer(47), outer(47)),
-        Case("udp to another port", ip(f.udp(f.vxlan(inner4)[8:], destination=4790), f.UDP), outer(17, 40000, 4790)),
+        Case("udp to another port", ip(f.udp(f.vxlan(inner4)[8:], destination=4791), f.UDP), outer(17, 40000, 4791)),
+        Case("vxlan-gpe", ip(f.vxlan(inner4, port=4790), f.UDP), gpe, UDP4),
+        Case("vxlan-gpe ethernet", ip(f.vxlan(inner6, port=4790, flags=12, protocol=3), f.UDP), gpe, TCP6),
+        Case("vxlan-gpe ip", ip(f.vxlan(PACKET4, port=4790, flags=12, protocol=1), f.UDP), gpe, UDP4),
+        Case("vxlan-gpe ipv6", ip(f.vxlan(STREAM6, port=4790, flags=12, protocol=2), f.UDP), gpe, TCP6),
+        Case("vxlan-gpe nsh", ip(f.vxlan(bytes(40), port=4790, flags=12, protocol=4), f.UDP), gpe, gpe),
+        Case("erspan 1", ip(f.erspan(inner4, 1), f.GRE), outer(47), UDP4),
+        Case("erspan 2", ip(f.erspan(inner6, 2), f.GRE), outer(47), TCP6),
+        Case("erspan 3", ip(f.erspan(inner4, 3), f.GRE), outer(47), UDP4),
+        Case("erspan 3 with a subheader", ip(f.erspan(inner6, 3, platform=True), f.GRE), outer(47), TCP6),
+        Case("erspan 3 cut", ip(f.erspan(b"", 3)[:-1], f.GRE), outer(47), outer(47)),
+        Case("gtp", ip(f.gtp(PACKET4), f.UDP), gtp, UDP4),
+        Case("gtp ipv6", ip(f.gtp(STREAM6), f.UDP), gtp, TCP6),
+        Case("gtp with a sequence number", ip(f.gtp(PACKET4, flags=0x32, optional=bytes(4)), f.UDP), gtp, UDP4),
+        Case(
+            "gtp with an extension", ip(f.gtp(PACKET4, flags=0x34, optional=bytes(3) + b"\x85\1ab\0"), f.UDP), gtp, UDP4
+        ),
+        Case(
+            "gtp with two extensions",
+            ip(f.gtp(STREAM6, flags=0x36, optional=bytes(3) + b"\x85\1ab\xc0\2abcdef\0"), f.UDP),
+            gtp,
+            TCP6,
+        ),
+        Case(
+            "gtp with three extensions",
+            ip(f.gtp(PACKET4, flags=0x34, optional=bytes(3) + b"\x85\1ab\xc0\1ab\xc0\1ab\0"), f.UDP),
+            gtp,
+            gtp,
+        ),
+        Case(
+            "gtp with an extension of no length",
+            ip(f.gtp(PACKET4, flags=0x34, optional=b"abc\1\0ab\0"), f.UDP),
+            gtp,
+            gtp,
+        ),
+        Case("gtp echo", ip(f.gtp(b"", kind=1), f.UDP), gtp, gtp),
+        Case("gtp prime", ip(f.gtp(PACKET4, flags=0x20), f.UDP), gtp, gtp),
+        Case("gtp of something else", ip(f.gtp(b"\x55" * 40), f.UDP), gtp, gtp),
+        Case("gtp cut", ip(f.gtp(b""), f.UDP), gtp, gtp),
     ]
     for checksum, key, sequence in product((False, True), repeat=3):
         name = f"gre{' checksum' * checksum}{' key' * key}{' sequence' * sequence}"

@@ -103,12 +103,13 @@ def fragment(payload: bytes, next_header: int, offset: int = 0, *, more: bool = 
 
 
 # --------------------------------------------------------------------------------------------------------- transport
-def tcp(
+def tcp(  # noqa: PLR0913 - fields of a header
     payload: bytes = b"",
     source: int = 40000,
     destination: int = 443,
     *,
     sequence: int = 1000,
+    acknowledgment: int = 1,
     flags: int = ACK,
     options: bytes = b"",
     words: int | None = None,
@@ -117,8 +118,8 @@ def tcp(
     """RFC 9293; words is the data offset field."""
     options += bytes(-len(options) % 4)
     words = 5 + len(options) // 4 if words is None else words
-    sequence &= 0xFFFFFFFF
-    return pack(">HHIIBBHHH", source, destination, sequence, 1, words << 4, flags, window, 0, 0) + options + payload
+    numbers = sequence & 0xFFFFFFFF, acknowledgment & 0xFFFFFFFF
+    return pack(">HHIIBBHHH", source, destination, *numbers, words << 4, flags, window, 0, 0) + options + payload
 
 
 def udp(payload: bytes = b"", source: int = 40000, destination: int = 53) -> bytes:
@@ -132,6 +133,9 @@ def ports(source: int = 40000, destination: int = 5000, octets: int = 12) -> byt
 
 
 # ----------------------------------------------------------------------------------------------------------- tunnels
+ERSPAN, ERSPAN_III = 0x88BE, 0x22EB
+
+
 def gre(
     payload: bytes,
     ethertype: int = IPV4,
@@ -147,9 +151,20 @@ def gre(
     return pack(">HH", bits, ethertype) + bytes(4 * (checksum + key + sequence)) + payload
 
 
-def vxlan(frame: bytes, *, port: int = 4789, flags: int = 8) -> bytes:
-    """UDP and VXLAN before an Ethernet frame (RFC 7348)."""
-    return udp(pack(">BxxxI", flags, 42 << 8) + frame, destination=port)
+def vxlan(frame: bytes, *, port: int = 4789, flags: int = 8, protocol: int = 0) -> bytes:
+    """UDP and VXLAN before an Ethernet frame (RFC 7348), or, with a protocol, before what that says (VXLAN-GPE)."""
+    return udp(pack(">BxxBI", flags, protocol, 42 << 8) + frame, destination=port)
+
+
+def gtp(packet: bytes, *, flags: int = 0x30, kind: int = 255, optional: bytes = b"") -> bytes:
+    """UDP and GTP-U before an IP packet (3GPP TS 29.281); optional is what the flags announce."""
+    return udp(pack(">BBHI", flags, kind, len(optional + packet), 42) + optional + packet, destination=2152)
+
+
+def erspan(frame: bytes, kind: int, *, platform: bool = False) -> bytes:
+    """GRE and ERSPAN of type 1, 2 or 3 before an Ethernet frame; platform: with the subheader of type 3."""
+    header = {1: b"", 2: pack(">HHI", 1 << 12, 42, 0), 3: pack(">HHIHH", 2 << 12, 42, 0, 0, platform)}[kind]
+    return gre(header + bytes(8 * platform) + frame, ERSPAN_III if kind == 3 else ERSPAN, sequence=kind > 1)
 
 
 def geneve(payload: bytes, ethertype: int = TEB, *, options: int = 0, version: int = 0) -> bytes:

@@ -28,7 +28,7 @@ class MessagePrograms(Programs):
 
     Args:
         ports: as ``set_message_ports`` takes them.
-        replay, decapsulate: the late constants.
+        replay, decapsulate, streams, handshake_bytes, http: the late constants.
         sizes: of maps by name.
     """
 
@@ -38,12 +38,20 @@ class MessagePrograms(Programs):
         ports: Mapping[int, PortProtocol] = DNS_PORTS,
         replay: int = 1,
         decapsulate: int = 0,
+        streams: int = 0,
+        handshake_bytes: int = 1 << 14,
+        http: int = 0,
         sizes: Mapping[str, int] | None = None,
     ) -> None:
         chosen = {"flow_table": 4096, "dns_cache": 1024, "messages": 1 << 18, **(sizes or {})}
         super().__init__("tc_monitor", sizes=chosen)
-        self._late = {"replay": replay, "decapsulate": decapsulate}
+        self.is_replay = bool(replay)
+        self._late = {"replay": replay, "decapsulate": decapsulate, "streams": streams, "http": http}
         self.program("netmon_dns", replay=replay)
+        if streams:
+            self.program("netmon_stream", replay=replay, handshake_bytes=handshake_bytes, http=http)
+        if http:
+            self.program("netmon_http", http=http)
         set_message_ports(self.loaded, ports)
         self.ring = RingReader(self.loaded.maps["messages"], chosen["messages"])
         self.open_queries = OpenQueryReader(self.loaded.maps["dns_cache"], chosen["dns_cache"])

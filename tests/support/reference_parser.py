@@ -149,14 +149,53 @@ def inside(frame: bytes, outer: Packet) -> tuple[int, int] | None:
         bits, ethertype = _short(frame, at), _short(frame, at + 2)
         if bits & 0x4007:
             return None
-        return ethertype, at + 4 + 4 * sum(bits >> bit & 1 for bit in (15, 13, 12))
+        return erspan(frame, ethertype, bool(bits & 0x1000), at + 4 + 4 * sum(bits >> bit & 1 for bit in (15, 13, 12)))
     if outer.protocol == f.UDP and at + 16 <= len(frame):
-        header = frame[at + 8 : at + 16]
-        if outer.destination_port in (4789, 8472):
-            return (f.TEB, at + 16) if header[0] & 8 else None
-        if outer.destination_port == 6081:
-            return None if header[0] >> 6 else (_short(header, 2), at + 16 + (header[0] & 63) * 4)
+        return inside_udp(frame, frame[at + 8 : at + 16], outer.destination_port, at + 16)
     return None
+
+
+def inside_udp(frame: bytes, header: bytes, port: int, at: int) -> tuple[int, int] | None:
+    if port in (4789, 8472):
+        return (f.TEB, at) if header[0] & 8 else None
+    if port == 6081:
+        return None if header[0] >> 6 else (_short(header, 2), at + (header[0] & 63) * 4)
+    if port == 4790 and header[0] & 8:
+        return bare_ip(frame, at) if header[0] & 4 and header[3] != 3 else (f.TEB, at)
+    return gtp(frame, header, at) if port == 2152 else None
+
+
+def bare_ip(frame: bytes, at: int) -> tuple[int, int] | None:
+    ethertype = {4: f.IPV4, 6: f.IPV6}.get(frame[at] >> 4) if at < len(frame) else None
+    return None if ethertype is None else (ethertype, at)
+
+
+def erspan(frame: bytes, ethertype: int, has_sequence: bool, at: int) -> tuple[int, int] | None:
+    if ethertype == f.ERSPAN:
+        return f.TEB, at + 8 * has_sequence
+    if ethertype != f.ERSPAN_III:
+        return ethertype, at
+    return (f.TEB, at + (20 if frame[at + 11] & 1 else 12)) if at + 12 <= len(frame) else None
+
+
+def gtp(frame: bytes, header: bytes, at: int) -> tuple[int, int] | None:
+    if header[0] & 0xF0 != 0x30 or header[1] != 255:
+        return None
+    if header[0] & 7:
+        if at + 4 > len(frame):
+            return None
+        following = frame[at + 3] if header[0] & 4 else 0
+        at += 4
+        for _ in range(2):
+            if not following:
+                break
+            if at >= len(frame) or not frame[at] or at + 4 * frame[at] > len(frame):
+                return None
+            at += 4 * frame[at]
+            following = frame[at - 1]
+        if following:
+            return None
+    return bare_ip(frame, at)
 
 
 def innermost(frame: bytes, packet: Packet) -> Packet:

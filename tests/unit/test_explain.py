@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from otel_netmon.cli import explain
+from otel_netmon.cli import explain, explain_routes
 from otel_netmon.cli.main import main
 from otel_netmon.config.keys import KEYS
 from otel_netmon.selfmon import status
@@ -49,9 +49,16 @@ def budget(*families: Any, limit: int = 10_000, active: int | None = None) -> An
     }
 
 
+def routes(**parts: Any) -> Any:
+    """What an agent tells of the routes of HTTP."""
+    learned = [{"template": "/users/{number}", "requests": 12345}, {"template": "/", "requests": 7}]
+    built = {"rules": ["GET /users/{id}"], "learning": True, "limit": 256, "refused": 0, "learned": learned}
+    return {**built, **parts}
+
+
 @contextmanager
-def agent(series: Any) -> Iterator[str]:
-    """A server on loopback whose /status has this budget; None leaves it out."""
+def agent(series: Any = None, known_routes: Any = None) -> Iterator[str]:
+    """A server on loopback whose /status has this budget and these routes; None leaves them out."""
     built = status.build(
         uptime_seconds=1.0,
         interval_seconds=10.0,
@@ -61,6 +68,7 @@ def agent(series: Any) -> Iterator[str]:
         flows={"live": 0, "capacity": 1, "top": []},
         export={},
         series=series,
+        routes=known_routes,
     )
     assert status.problems(built) == []
     body = json.dumps(built).encode()
@@ -261,7 +269,7 @@ def test_without_a_subject_it_is_a_usage_error(capsys: pytest.CaptureFixture[str
     assert main(["explain"]) == 2
     assert capsys.readouterr() == (
         "",
-        "otel-netmon: error: say what to explain: --series; see otel-netmon explain --help\n",
+        "otel-netmon: error: say what to explain: --series or --routes; see otel-netmon explain --help\n",
     )
 
 
@@ -278,3 +286,41 @@ def test_an_agent_without_a_budget(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == (
         f"otel-netmon: error: the agent at {url} tells nothing of its series; it is an older version, update it\n"
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------- routes
+def test_the_page_of_routes(capsys: pytest.CaptureFixture[str]) -> None:
+    with agent(known_routes=routes(refused=23)) as url:
+        assert main(["explain", "--routes", "--url", url]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert [" ".join(line.split()) for line in captured.out.splitlines()] == [
+        "1 rules (probes.http.routes), the one that fits best counts",
+        "GET /users/{id}",
+        "",
+        "2 of 256 templates learned",
+        "template requests",
+        "/users/{number} 12,345",
+        "/ 7",
+        f"23 {explain_routes.FULL}",
+    ]
+
+
+def test_routes_that_are_not_learned(capsys: pytest.CaptureFixture[str]) -> None:
+    with agent(known_routes=routes(learning=False, learned=[], rules=[HOSTILE])) as url:
+        assert main(["explain", "--routes", "--url", url]) == 0
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == explain_routes.OFF
+    assert out.replace("\n", "").isprintable()
+
+
+def test_routes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    with agent(known_routes=routes()) as url:
+        assert main(["explain", "--routes", "--json", "--url", url]) == 0
+    assert json.loads(capsys.readouterr().out) == routes()
+
+
+def test_an_agent_that_knows_no_routes(capsys: pytest.CaptureFixture[str]) -> None:
+    with agent(budget()) as url:
+        assert main(["explain", "--routes", "--url", url]) == 1
+    assert "tells nothing of routes" in capsys.readouterr().err

@@ -1,0 +1,248 @@
+"""Requests that are over, as columns: what metrics and the keep rule need of all of them; one becomes whole where it is kept.
+
+They come from two sides: out of records of the ring in which the kernel tells a request of HTTP/1 with its response, and as
+``HttpRequest`` from connections that had to be followed octet by octet, those of HTTP/2 among them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.abi.enums import HttpFlags, TcpFlags
+from otel_netmon.analysis.dns_lookups import Seen
+from otel_netmon.analysis.http1_exchange import unknown_fields
+from otel_netmon.analysis.http_alike import AlikeRequests
+from otel_netmon.analysis.http_records import HttpRequest, Outcome
+from otel_netmon.analysis.http_trace_parents import TraceParents, parents_of_heads, parents_of_requests
+from otel_netmon.analysis.tcp_followers import ConnectionInfo
+from otel_netmon.analysis.tcp_stream import Segment
+from otel_netmon.decode.http1_heads import read_request
+from otel_netmon.readers.messages import HttpMessages
+
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+ANSWERED, NO_RESPONSE, RESET, TIMEOUT, INCOMPLETE = range(len(OUTCOMES))
+UNKNOWN = -1
+"""A size or a time that nobody knows."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HttpColumns:
+    """n requests.
+
+    Attributes:
+        places: intp, among the sights of an ``AlikeRequests``.
+        status: uint16, 0 without one.
+        outcome: uint8, a place in OUTCOMES.
+        lasted_ns: int64, as ``HttpRequest.lasted_ns``.
+        first_byte_ns, request_body, response_body: int64, UNKNOWN where that is not known.
+        servers: uint8, shape (n, 18): address and port in network order.
+        parents: what their traceparent says.
+        request: gives one of them whole.
+    """
+
+    places: npt.NDArray[np.intp]
+    status: npt.NDArray[np.uint16]
+    outcome: npt.NDArray[np.uint8]
+    lasted_ns: npt.NDArray[np.int64]
+    first_byte_ns: npt.NDArray[np.int64]
+    request_body: npt.NDArray[np.int64]
+    response_body: npt.NDArray[np.int64]
+    servers: npt.NDArray[np.uint8]
+    parents: TraceParents
+    request: Callable[[int], HttpRequest]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> HttpColumns:
+        """Those that are chosen, shape (n,)."""
+        if chosen.all():
+            return self
+        which = np.flatnonzero(chosen)
+        return HttpColumns(
+            self.places[which],
+            self.status[which],
+            self.outcome[which],
+            self.lasted_ns[which],
+            self.first_byte_ns[which],
+            self.request_body[which],
+            self.response_body[which],
+            self.servers[which],
+            self.parents.where(which),
+            lambda at: self.request(int(which[at])),
+        )
+
+
+class HttpRecords:
+    """Records of kind HTTP.
+
+    Attributes:
+        heads: layout.MESSAGE, of the client's direction; http: layout.HTTP.
+    """
+
+    def __init__(self, messages: HttpMessages) -> None:
+        self.heads, self.http = messages.heads, messages.http
+        self._data, self._starts = messages.data, messages.starts
+        self._ends = messages.starts + messages.lengths
+
+    def columns(self, alike: AlikeRequests) -> HttpColumns:
+        """Gives the columns of all."""
+        heads, http = self.heads, self.http
+        outcome = _outcomes(http)
+        answered = outcome == ANSWERED
+        begun = http["request_first_ns"].astype(np.int64)
+        end = np.where(answered, http["response_last_ns"], heads["time_ns"]).astype(np.int64)
+        waited = http["response_first_ns"].astype(np.int64) - http["request_last_ns"].astype(np.int64)
+        return HttpColumns(
+            places=alike.of_heads(self._data, self._starts, self._ends),
+            status=http["status"].astype(np.uint16),
+            outcome=outcome,
+            lasted_ns=np.maximum(end - begun, 0),
+            first_byte_ns=np.where(http["response_first_ns"] > 0, np.maximum(waited, 0), UNKNOWN),
+            request_body=_body(http, "request", answered),
+            response_body=_body(http, "response", answered),
+            servers=_ends(heads["destination"], heads["destination_port"]),
+            parents=parents_of_heads(self._data, self._starts, self._ends),
+            request=self._request,
+        )
+
+    def begun(self) -> list[tuple[Seen, Segment]]:
+        """Gives the requests that had begun on connections that are handed over whole, as what comes before all else."""
+        found = []
+        for at in np.flatnonzero(self.http["flags"] & HttpFlags.WHOLE).tolist():
+            head, http = self.heads[at], self.http[at]
+            seen = Seen(
+                int(head["namespace"]),
+                int(head["ifindex"]),
+                int(head["direction"]),
+                int(head["ingress_ifindex"]),
+                int(head["cgroup"]),
+                _end(head, "source"),
+                _end(head, "destination"),
+            )
+            octets = self._data[int(self._starts[at]) : int(self._ends[at])]
+            segment = Segment(
+                int(http["request_first_ns"]),
+                int(head["sequence"]),
+                int(head["acknowledgment"]),
+                TcpFlags.ACK,
+                max(int(http["request_octets"]), len(octets)),
+                octets,
+            )
+            found.append((seen, segment))
+        return found
+
+    def _request(self, at: int) -> HttpRequest:
+        seen, http = self.heads[at], self.http[at]
+        octets = self._data[int(self._starts[at]) : int(self._ends[at])]
+        is_whole = bool(http["request_head"])
+        head = read_request(octets, is_whole=is_whole)
+        client, server = _end(seen, "source"), _end(seen, "destination")
+        connection = ConnectionInfo(
+            int(seen["namespace"]),
+            int(seen["ifindex"]),
+            client,
+            server,
+            roles_known=True,
+            begun=False,
+            start_ns=int(http["request_first_ns"]),
+            direction=int(seen["direction"]),
+            ingress_ifindex=int(seen["ingress_ifindex"]),
+            cgroup=int(seen["cgroup"]),
+        )
+        fields = head.fields if head is not None else None
+        answered = bool(http["response_first_ns"])
+        return HttpRequest(
+            version=head.version if head is not None else "1.1",
+            client=client,
+            server=server,
+            method=head.method if head is not None else None,
+            target=head.target if head is not None else None,
+            host=fields.host if fields is not None else None,
+            status=int(http["status"]) or None,
+            outcome=OUTCOMES[_outcomes(self.http[at : at + 1])[0]],
+            request_first_ns=int(http["request_first_ns"]),
+            request_last_ns=int(http["request_last_ns"]),
+            response_first_ns=int(http["response_first_ns"]) if answered else None,
+            response_last_ns=int(http["response_last_ns"]) if answered else None,
+            request_body_octets=max(0, int(http["request_octets"]) - int(http["request_head"])),
+            response_body_octets=max(0, int(http["response_octets"]) - int(http["response_head"])),
+            interim=(int(http["interim"]),) * int(http["interims"] > 0),
+            traceparent=fields.traceparent if fields is not None else None,
+            tracestate=fields.tracestate if fields is not None else None,
+            unknown=self._unknown(at) + (unknown_fields(head) if head is not None else ("method", "target", "host")),
+            end_ns=int(seen["time_ns"]),
+            connection=connection,
+        )
+
+    def _unknown(self, at: int) -> tuple[str, ...]:
+        names = ("request_body_octets", "response_body_octets")
+        answered = _outcomes(self.http[at : at + 1]) == ANSWERED
+        sizes = [_body(self.http[at : at + 1], side, answered)[0] for side in ("request", "response")]
+        return tuple([name for name, size in zip(names, sizes, strict=True) if size == UNKNOWN])
+
+
+def columns_of(requests: Sequence[HttpRequest], alike: AlikeRequests) -> HttpColumns:
+    """Gives the columns of requests that are whole."""
+    servers = np.frombuffer(b"".join([each.server for each in requests]), np.uint8).reshape(-1, 18)
+    return HttpColumns(
+        places=np.array([alike.of_request(each) for each in requests], np.intp),
+        status=np.array([each.status or 0 for each in requests], np.uint16),
+        outcome=np.array([OUTCOMES.index(each.outcome) for each in requests], np.uint8),
+        lasted_ns=np.array([each.lasted_ns for each in requests], np.int64),
+        first_byte_ns=np.array([_or_unknown(each.first_byte_ns) for each in requests], np.int64),
+        request_body=np.array([_size(each, "request_body_octets") for each in requests], np.int64),
+        response_body=np.array([_size(each, "response_body_octets") for each in requests], np.int64),
+        servers=servers,
+        parents=parents_of_requests(requests),
+        request=requests.__getitem__,
+    )
+
+
+def _or_unknown(value: int | None) -> int:
+    return UNKNOWN if value is None else value
+
+
+def _size(request: HttpRequest, name: str) -> int:
+    if request.outcome != "answered" or name in request.unknown:
+        return UNKNOWN
+    return int(getattr(request, name))
+
+
+def _outcomes(http: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Places in OUTCOMES of records, by how the kernel saw them end."""
+    flags, has_status = http["flags"], http["status"] > 0
+    quiet = flags & HttpFlags.QUIET > 0
+    return np.select(
+        [
+            flags & (HttpFlags.COMPLETE | HttpFlags.HANDED_OVER) > 0,
+            flags & (HttpFlags.CLIENT_RESET | HttpFlags.SERVER_RESET) > 0,
+            has_status & quiet & (flags & HttpFlags.RESPONSE_OPEN > 0),
+            has_status,
+            flags & HttpFlags.CLOSED > 0,
+            quiet,
+        ],
+        [ANSWERED, RESET, ANSWERED, INCOMPLETE, NO_RESPONSE, TIMEOUT],
+        INCOMPLETE,
+    ).astype(np.uint8)
+
+
+def _body(http: npt.NDArray[Any], side: str, answered: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    head, octets = http[f"{side}_head"].astype(np.int64), http[f"{side}_octets"].astype(np.int64)
+    return np.where(answered & (head > 0), np.maximum(octets - head, 0), UNKNOWN)
+
+
+def _end(head: Any, side: str) -> bytes:
+    return bytes(head[side].tobytes()) + int(head[f"{side}_port"]).to_bytes(2, "big")
+
+
+def _ends(addresses: npt.NDArray[Any], ports: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    octets = np.empty((len(ports), 18), np.uint8)
+    octets[:, :16] = addresses
+    octets[:, 16:] = np.ascontiguousarray(ports).view(np.uint8).reshape(-1, 2)
+    return octets

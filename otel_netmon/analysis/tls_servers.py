@@ -1,0 +1,89 @@
+"""Servers by name and port: when their certificates end, and what of them was told already."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+from otel_netmon.analysis.tls_handshakes import TlsHandshake
+from otel_netmon.decode.x509 import Certificate
+
+TOLD_AGAIN_SECONDS = 86_400.0
+"""What does not change is told once a day."""
+
+FORGOTTEN_SECONDS = 86_400.0
+"""A server of which no certificate was seen for so long is forgotten."""
+
+_TOLD_MAX = 16_384
+
+
+class Server(NamedTuple):
+    """Who is asked: the name that the client asked for, or the address of who was asked; and the port."""
+
+    name: str
+    port: int
+
+
+class ServerCertificate(NamedTuple):
+    """The certificate that a server showed last, and when, Unix seconds."""
+
+    certificate: Certificate
+    seen_seconds: float
+
+
+class ServerCertificates:
+    """The certificates of servers; the server not seen for longest goes first.
+
+    Args:
+        limit: how many servers are kept.
+
+    Attributes:
+        evicted: how many lost their place to others.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.evicted = 0
+        self._limit = limit
+        self._servers: OrderedDict[Server, ServerCertificate] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._servers)
+
+    def see(self, server: Server, handshake: TlsHandshake, now_seconds: float) -> Certificate | None:
+        """Takes what a handshake showed; gives the server's certificate, None where it is sealed or cannot be read."""
+        leaf = handshake.leaf
+        if leaf is None:
+            return None
+        self._servers[server] = ServerCertificate(leaf, now_seconds)
+        self._servers.move_to_end(server)
+        if len(self._servers) > self._limit:
+            self._servers.popitem(last=False)
+            self.evicted += 1
+        return leaf
+
+    def current(self, now_seconds: float) -> list[tuple[Server, Certificate]]:
+        """The servers that are known and the certificates they showed last; forgets those not seen for a day."""
+        while self._servers:
+            server, last = next(iter(self._servers.items()))
+            if last.seen_seconds >= now_seconds - FORGOTTEN_SECONDS:
+                break
+            del self._servers[server]
+        return [(server, last.certificate) for server, last in self._servers.items()]
+
+
+class Told:
+    """What was told of late, so that it is not told again and again; what was told first is forgotten first."""
+
+    def __init__(self) -> None:
+        self._told: OrderedDict[tuple[object, ...], float] = OrderedDict()
+
+    def is_new(self, now_seconds: float, *what: object) -> bool:
+        """Whether something was not told within a day; then it is now."""
+        told = self._told.get(what)
+        if told is not None and told > now_seconds - TOLD_AGAIN_SECONDS:
+            return False
+        self._told[what] = now_seconds
+        self._told.move_to_end(what)
+        if len(self._told) > _TOLD_MAX:
+            self._told.popitem(last=False)
+        return True

@@ -1,0 +1,237 @@
+"""Requests of HTTP to points of http.server.*, http.client.* and netmon.http.*, and to spans.
+
+Names: OpenTelemetry semantic conventions for HTTP; what they do not have is ``netmon.http.*``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.analysis.http_alike import METHODS, VERSIONS, Sight
+from otel_netmon.analysis.http_columns import ANSWERED, OUTCOMES, HttpColumns
+from otel_netmon.analysis.http_paths import folded_path, target_path
+from otel_netmon.analysis.http_records import HttpRequest
+from otel_netmon.analysis.http_series import HttpReading
+from otel_netmon.analysis.name_table import OTHER
+from otel_netmon.analysis.routes import LearnedRoutes
+from otel_netmon.analysis.sampling import KeepRule, Reason, trace_randomness
+from otel_netmon.decode.authority import read_authority
+from otel_netmon.enrich.addresses import address_text
+from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
+from otel_netmon.otel.histograms import histogram_series
+from otel_netmon.otel.points import HistogramSeries
+from otel_netmon.otel.request_spans import Description, KeptSpans, span_batch
+from otel_netmon.otel.trace_context import randomness
+
+FIRST_BYTE = "netmon.http.time_to_first_byte"
+SCHEME = "http"
+
+_RANDOMNESS = np.uint64((1 << 56) - 1)
+_SERVER_ERRORS_FROM, _CLIENT_ERRORS_FROM = 500, 400
+_NO_NAME = "HTTP"  # of a span whose method is not known
+_PORT = 80
+
+
+def metrics_of(side: str) -> tuple[str, ...]:
+    """The metrics of a side, ``server`` or ``client``, in the order of ``http_series.DISTRIBUTIONS``."""
+    return (
+        f"http.{side}.request.duration",
+        FIRST_BYTE,
+        f"http.{side}.request.body.size",
+        f"http.{side}.response.body.size",
+    )
+
+
+class HttpPoints:
+    """Makes the points of one side in each cycle; the attributes of a series are encoded once while it keeps its place.
+
+    Args:
+        side: ``server`` or ``client``.
+    """
+
+    def __init__(self, side: str) -> None:
+        self._side = side
+        self._sets: dict[bytes, AttributeSet] = {}
+        self._sets_of_side: dict[bytes, AttributeSet] = {}
+
+    def points(self, requests: HttpReading) -> dict[str, HistogramSeries]:
+        """Gives the metrics of the side: of each the overflow point, then every series."""
+        series = requests.series
+        keys = [key.tobytes() for key in series.keys]
+        rows = series.keys.tolist()
+        known, known_of_side = self._sets, self._sets_of_side
+        self._sets, self._sets_of_side = {}, {}
+        for key, row in zip(keys, rows, strict=True):
+            self._sets[key] = known.get(key) or AttributeSet.of(self._attributes(row, requests))
+            self._sets_of_side[key] = known_of_side.get(key) or AttributeSet.of(
+                {"netmon.http.role": self._side, **self._attributes(row, requests)}
+            )
+        start = np.concatenate([np.array([series.rest_start_ns], np.uint64), series.start_ns])
+        overflow: dict[str, Value] = {"otel.metric.overflow": True}
+        sets = [AttributeSet.of(overflow), *self._sets.values()]
+        sets_of_side = [
+            AttributeSet.of({"netmon.http.role": self._side, **overflow}),
+            *self._sets_of_side.values(),
+        ]
+        return {
+            metric: histogram_series(distribution, sets_of_side if metric == FIRST_BYTE else sets, start)
+            for metric, distribution in zip(metrics_of(self._side), requests.distributions, strict=True)
+        }
+
+    def _attributes(self, identity: tuple[Any, ...], requests: HttpReading) -> dict[str, Value]:
+        server, route, port, status, method, version, outcome, _ = identity
+        is_server = self._side == "server"
+        attributes: dict[str, Value] = {"http.request.method": METHODS[method], "url.scheme": SCHEME}
+        if status:
+            attributes["http.response.status_code"] = status
+        if route and requests.routes[route] != OTHER:
+            attributes["http.route" if is_server else "url.template"] = requests.routes[route]
+        attributes["server.address"] = requests.servers[server]
+        attributes["server.port"] = port
+        attributes["network.protocol.version"] = VERSIONS[version]
+        error = error_type(status, outcome, is_server=is_server)
+        if error is not None:
+            attributes["error.type"] = error
+        return attributes
+
+
+def error_type(status: int, outcome: int, *, is_server: bool) -> str | None:
+    """Gives what the conventions have as error.type; None if the request did not fail.
+
+    Args:
+        status: 0 without one.
+        outcome: a place in OUTCOMES.
+        is_server: a 4xx is an error of the client alone.
+    """
+    if outcome != ANSWERED:
+        return OUTCOMES[outcome]
+    return str(status) if status >= (_SERVER_ERRORS_FROM if is_server else _CLIENT_ERRORS_FROM) else None
+
+
+def http_spans(
+    requests: HttpColumns,
+    kinds: npt.NDArray[np.int64],
+    sights: Sequence[Sight],
+    learned: LearnedRoutes | None,
+    rule: KeepRule,
+    unix_offset_ns: int,
+    now_ns: int,
+    *,
+    is_server: bool,
+) -> KeptSpans:
+    """Gives a span for each request of one side that the rule keeps; see ``request_spans.kept_spans``.
+
+    Args:
+        kinds: of each request, for the rule.
+        sights, learned: see ``HttpSeries.add``.
+        unix_offset_ns: what makes Unix time of the requests' clock.
+        now_ns: the requests' clock.
+    """
+    parents = requests.parents
+    recorded = np.flatnonzero(~parents.exist | parents.sampled)
+    rule.counts[Reason.SAMPLED_OUT] += len(requests) - len(recorded)
+    random = np.frombuffer(os.urandom(8 * len(recorded)), np.uint64) & _RANDOMNESS
+    drawn = _randomness(requests, recorded, random)
+    errors = _errors(requests, is_server=is_server)
+    decision = rule.decide(kinds[recorded], requests.lasted_ns[recorded], errors[recorded], now_ns, drawn)
+    chosen = np.flatnonzero(decision.keep)
+    kept = recorded[chosen]
+    identifiers = np.frombuffer(os.urandom(24 * len(kept)), np.uint8).reshape(-1, 24).copy()
+    identifiers[:, 9:16] = random[chosen].astype(">u8").view(np.uint8).reshape(-1, 8)[:, 1:]
+    whole = [requests.request(at) for at in kept.tolist()]
+    described = [
+        _describe(request, sights[place], learned, is_server=is_server)
+        for request, place in zip(whole, requests.places[kept].tolist(), strict=True)
+    ]
+    batch = span_batch(
+        whole,
+        np.full(len(kept), is_server),
+        errors[kept],
+        decision.threshold[chosen],
+        identifiers,
+        unix_offset_ns,
+        described,
+    )
+    return KeptSpans(batch, kept)
+
+
+def _randomness(
+    requests: HttpColumns, recorded: npt.NDArray[np.intp], random: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """The randomness of each request's trace: its parent's, otherwise this one."""
+    parents = requests.parents
+    drawn = np.where(parents.exist[recorded], trace_randomness(parents.trace_ids[recorded]), random)
+    for place, at in enumerate(recorded.tolist() if parents.states else ()):
+        if at in parents.states:
+            drawn[place] = randomness(parents.trace_ids[at : at + 1], [parents.states[at]])[0]
+    return drawn
+
+
+def _errors(requests: HttpColumns, *, is_server: bool) -> npt.NDArray[np.bool_]:
+    limit = _SERVER_ERRORS_FROM if is_server else _CLIENT_ERRORS_FROM
+    errors: npt.NDArray[np.bool_] = (requests.outcome != ANSWERED) | (requests.status >= limit)
+    return errors
+
+
+def _describe(request: HttpRequest, sight: Sight, learned: LearnedRoutes | None, *, is_server: bool) -> Description:
+    path = target_path(request.target) if request.target is not None and "target" not in request.unknown else None
+    route = sight.template
+    if route is None and path is not None and learned is not None:
+        route = learned.template(path, was_found=False, number=0)
+    attributes = _span_attributes(request, sight, route, is_server=is_server)
+    if path is not None:
+        # What a route leaves of a path is no identifier.
+        shown = folded_path(path) if route is None else route
+        attributes["url.path"] = shown
+        if not is_server:
+            attributes["url.full"] = _url(attributes, shown)
+    error = error_type(request.status or 0, OUTCOMES.index(request.outcome), is_server=is_server)
+    if error is not None:
+        attributes["error.type"] = error
+    name = _NO_NAME if sight.method == METHODS[0] else sight.method
+    return Description(f"{name} {route}" if route is not None else name, encode(attributes, Tag.SPAN), error or "")
+
+
+def _span_attributes(request: HttpRequest, sight: Sight, route: str | None, *, is_server: bool) -> dict[str, Value]:
+    server = read_authority(request.host)
+    port = int.from_bytes(request.server[16:], "big")
+    peer = request.client if is_server else request.server
+    attributes: dict[str, Value] = {"http.request.method": sight.method, "url.scheme": SCHEME}
+    if sight.method == METHODS[0] and request.method is not None:
+        attributes["http.request.method_original"] = request.method
+    if request.status is not None:
+        attributes["http.response.status_code"] = request.status
+    if route is not None:
+        attributes["http.route" if is_server else "url.template"] = route
+    attributes |= {
+        "server.address": address_text(request.server[:16]) if server is None else server.host,
+        "server.port": port if server is None or server.port is None else server.port,
+        "client.address": address_text(request.client[:16]),
+        "client.port": int.from_bytes(request.client[16:], "big"),
+        "network.peer.address": address_text(peer[:16]),
+        "network.peer.port": int.from_bytes(peer[16:], "big"),
+        "network.protocol.version": request.version,
+    }
+    for name, octets in (("request", request.request_body_octets), ("response", request.response_body_octets)):
+        if request.outcome == "answered" and f"{name}_body_octets" not in request.unknown:
+            attributes[f"http.{name}.body.size"] = octets
+    attributes["netmon.http.sending"] = max(0, request.request_last_ns - request.request_first_ns) / 1e9
+    if request.first_byte_ns is not None and request.response_first_ns is not None:
+        attributes["netmon.http.waiting"] = request.first_byte_ns / 1e9
+        attributes["netmon.http.receiving"] = max(0, (request.response_last_ns or 0) - request.response_first_ns) / 1e9
+    if request.upgrade:
+        attributes["netmon.http.upgrade"] = request.upgrade
+    if request.unknown:
+        attributes["netmon.http.unknown"] = ",".join(request.unknown)
+    return attributes
+
+
+def _url(attributes: dict[str, Value], path: str) -> str:
+    host, port = str(attributes["server.address"]), attributes["server.port"]
+    named = f"[{host}]" if ":" in host else host
+    return f"{SCHEME}://{named}{path}" if port == _PORT else f"{SCHEME}://{named}:{port}{path}"

@@ -1,0 +1,117 @@
+"""Spans of requests that the keep rule keeps, each in the trace of its client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.analysis.http_records import HttpRequest
+from otel_netmon.analysis.sampling import KeepRule, Reason
+from otel_netmon.decode.http_fields import trace_parent
+from otel_netmon.otel.spans import SpanBatch, SpanKind, StatusCode
+from otel_netmon.otel.trace_context import contexts, randomness, trace_state
+
+
+class Description(NamedTuple):
+    """What a span says of its request: name, attributes by ``attributes.encode(…, Tag.SPAN)``, status message if it failed."""
+
+    name: str
+    attributes: bytes
+    message: str
+
+
+class KeptSpans(NamedTuple):
+    """The spans, and which requests they are of: intp, places among those given."""
+
+    batch: SpanBatch
+    kept: npt.NDArray[np.intp]
+
+
+def kept_spans(
+    requests: Sequence[HttpRequest],
+    is_server: npt.NDArray[np.bool_],
+    kinds: Sequence[Hashable],
+    errors: npt.NDArray[np.bool_],
+    rule: KeepRule,
+    unix_offset_ns: int,
+    now_ns: int,
+    describe: Callable[[int], Description],
+) -> KeptSpans:
+    """Gives a span for each request that the rule keeps.
+
+    A request whose traceparent says that its trace is not recorded has no span: its parent would be missing.
+
+    Args:
+        is_server: of each request: seen where its server is, otherwise where its client is.
+        kinds, errors: for the rule.
+        unix_offset_ns: what makes Unix time of the requests' clock.
+        now_ns: the requests' clock.
+        describe: gives the description of the request at a place.
+    """
+    parents = [trace_parent(request.traceparent) for request in requests]
+    recorded = np.flatnonzero([parent is None or parent.is_sampled for parent in parents])
+    rule.counts[Reason.SAMPLED_OUT] += len(requests) - len(recorded)
+    listed = recorded.tolist()
+    random = np.frombuffer(os.urandom(24 * len(listed)), np.uint8).reshape(-1, 24)
+    context = contexts([parents[at] for at in listed], random[:, :16])
+    lasted = np.array([requests[at].lasted_ns for at in listed], np.int64)
+    states = [requests[at].tracestate if parents[at] is not None else None for at in listed]
+    random_values = randomness(context.trace_ids, states)
+    decision = rule.decide([kinds[at] for at in listed], lasted, errors[recorded], now_ns, random_values)
+    chosen = np.flatnonzero(decision.keep)
+    kept = recorded[chosen]
+    places = kept.tolist()
+    batch = span_batch(
+        [requests[at] for at in places],
+        is_server[kept],
+        errors[kept],
+        decision.threshold[chosen],
+        random[chosen],
+        unix_offset_ns,
+        [describe(at) for at in places],
+    )
+    return KeptSpans(batch, kept)
+
+
+def span_batch(
+    requests: Sequence[HttpRequest],
+    is_server: npt.NDArray[np.bool_],
+    failed: npt.NDArray[np.bool_],
+    thresholds: npt.NDArray[np.uint64],
+    random: npt.NDArray[np.uint8],
+    unix_offset_ns: int,
+    described: Sequence[Description],
+) -> SpanBatch:
+    """Gives the spans of requests that are kept, all of them.
+
+    Args:
+        is_server, failed, described: of each request.
+        thresholds: by which each was kept.
+        random: shape (n, 24): trace id, of a request without a parent, and span id.
+        unix_offset_ns: what makes Unix time of the requests' clock.
+    """
+    parents = [trace_parent(request.traceparent) for request in requests]
+    context = contexts(parents, random[:, :16])
+    start = np.array([request.request_first_ns + unix_offset_ns for request in requests], np.uint64)
+    lasted = np.array([request.lasted_ns for request in requests], np.uint64)
+    states = [
+        request.tracestate if parent is not None else None for request, parent in zip(requests, parents, strict=True)
+    ]
+    return SpanBatch(
+        names=[each.name for each in described],
+        kinds=np.where(is_server, SpanKind.SERVER, SpanKind.CLIENT).astype(np.uint8),
+        trace_ids=context.trace_ids,
+        span_ids=random[:, 16:],
+        parent_span_ids=context.parent_span_ids,
+        flags=context.flags,
+        start_time_unix_nano=start,
+        end_time_unix_nano=start + lasted,
+        attributes=[each.attributes for each in described],
+        statuses=np.where(failed, StatusCode.ERROR, StatusCode.UNSET).astype(np.uint8),
+        messages=[each.message if bad else "" for each, bad in zip(described, failed.tolist(), strict=True)],
+        trace_states=[trace_state(state, each) for state, each in zip(states, thresholds.tolist(), strict=True)],
+    )

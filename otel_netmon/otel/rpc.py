@@ -1,0 +1,138 @@
+"""gRPC calls to points of rpc.server.call.duration and rpc.client.call.duration, and to spans.
+
+Names: OpenTelemetry semantic conventions for RPC and for gRPC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.analysis.http_records import HttpRequest, Outcome
+from otel_netmon.analysis.name_table import OTHER as OTHER_NAME
+from otel_netmon.analysis.rpc import OTHER, GrpcCall, error_type, status_name
+from otel_netmon.analysis.rpc_series import NO_STATUS, OUTCOMES, CallSeries
+from otel_netmon.analysis.sampling import KeepRule
+from otel_netmon.decode.authority import read_authority
+from otel_netmon.enrich.addresses import address_text
+from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
+from otel_netmon.otel.histograms import histogram_series
+from otel_netmon.otel.points import HistogramSeries
+from otel_netmon.otel.request_spans import Description, KeptSpans, kept_spans
+
+SERVER_DURATION = "rpc.server.call.duration"
+CLIENT_DURATION = "rpc.client.call.duration"
+SYSTEM = "grpc"
+
+_OVERFLOW = AttributeSet.of({"otel.metric.overflow": True})
+
+
+class RpcPoints:
+    """Makes the points of one side in each cycle; the attributes of a series are encoded once while it keeps its place.
+
+    Args:
+        is_server: which side.
+    """
+
+    def __init__(self, *, is_server: bool) -> None:
+        self._is_server = is_server
+        self._sets: dict[bytes, AttributeSet] = {}
+
+    def points(self, calls: CallSeries) -> dict[str, HistogramSeries]:
+        """Gives the metric: the overflow point, then each series."""
+        series = calls.reading.series
+        keys = [key.tobytes() for key in series.keys]
+        self._sets = {
+            key: self._sets.get(key) or self._attribute_set(row, calls.methods, calls.servers)
+            for key, row in zip(keys, series.keys.tolist(), strict=True)
+        }
+        start = np.concatenate([np.array([series.rest_start_ns], np.uint64), series.start_ns])
+        name = SERVER_DURATION if self._is_server else CLIENT_DURATION
+        return {name: histogram_series(calls.reading.durations, [_OVERFLOW, *self._sets.values()], start)}
+
+    def _attribute_set(
+        self, identity: tuple[Any, ...], methods: Mapping[int, str], servers: Mapping[int, str]
+    ) -> AttributeSet:
+        method, server, port, status, outcome, _ = identity
+        attributes: dict[str, Value] = {
+            "rpc.system.name": SYSTEM,
+            "rpc.method": OTHER if methods[method] == OTHER_NAME else methods[method],
+        }
+        if server:
+            attributes["server.address"] = servers[server]
+            if port:
+                attributes["server.port"] = port
+        attributes |= _result(None if status == NO_STATUS else status, OUTCOMES[outcome], is_server=self._is_server)
+        return AttributeSet.of(attributes)
+
+
+def _result(status: int | None, outcome: Outcome, *, is_server: bool) -> dict[str, Value]:
+    attributes: dict[str, Value] = {}
+    if status is not None:
+        attributes["rpc.response.status_code"] = status_name(status)
+    error = error_type(status, outcome, is_server=is_server)
+    if error is not None:
+        attributes["error.type"] = error
+    return attributes
+
+
+def server_of(request: HttpRequest) -> tuple[str, int]:
+    """Gives address and port of the server as the client names it, or as it is reached."""
+    named = read_authority(request.host)
+    port = int.from_bytes(request.server[16:], "big")
+    if named is None:
+        return address_text(request.server[:16]), port
+    return named.host, port if named.port is None else named.port
+
+
+def rpc_spans(
+    requests: Sequence[HttpRequest],
+    calls: Sequence[GrpcCall],
+    is_server: npt.NDArray[np.bool_],
+    rule: KeepRule,
+    unix_offset_ns: int,
+    now_ns: int,
+) -> KeptSpans:
+    """Gives a span for each call that the rule keeps, see ``request_spans.kept_spans``."""
+    sides = is_server.tolist()
+    results = [
+        _result(call.status, request.outcome, is_server=side)
+        for request, call, side in zip(requests, calls, sides, strict=True)
+    ]
+    kinds = [
+        (SYSTEM, side, call.method if call.is_recognised else None, call.status, request.outcome)
+        for request, call, side in zip(requests, calls, sides, strict=True)
+    ]
+    errors = np.array(["error.type" in result for result in results], np.bool_)
+
+    def describe(at: int) -> Description:
+        call, result = calls[at], results[at]
+        name = call.method if call.is_recognised and call.method is not None else SYSTEM
+        attributes = encode({**_call_attributes(requests[at], call, is_server=sides[at]), **result}, Tag.SPAN)
+        return Description(name, attributes, str(result.get("error.type", "")))
+
+    return kept_spans(requests, is_server, kinds, errors, rule, unix_offset_ns, now_ns, describe)
+
+
+def _call_attributes(request: HttpRequest, call: GrpcCall, *, is_server: bool) -> dict[str, Value]:
+    server, port = server_of(request)
+    peer = request.client if is_server else request.server
+    attributes: dict[str, Value] = {"rpc.system.name": SYSTEM, "rpc.method": OTHER}
+    if call.method is not None:
+        attributes["rpc.method" if call.is_recognised else "rpc.method_original"] = call.method
+    attributes |= {
+        "server.address": server,
+        "server.port": port,
+        "client.address": address_text(request.client[:16]),
+        "client.port": int.from_bytes(request.client[16:], "big"),
+        "network.peer.address": address_text(peer[:16]),
+        "network.peer.port": int.from_bytes(peer[16:], "big"),
+        "network.protocol.name": "http",
+        "network.protocol.version": request.version,
+    }
+    if request.unknown:
+        attributes["netmon.http.unknown"] = ",".join(request.unknown)
+    return attributes

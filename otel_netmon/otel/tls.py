@@ -1,0 +1,309 @@
+"""TLS handshakes to points of netmon.tls.*, spans and events.
+
+Names: OpenTelemetry semantic conventions for TLS (``tls.*``); what they do not have is ``netmon.tls.*``.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.analysis.sampling import KeepRule, threshold_text
+from otel_netmon.analysis.series import SeriesReading
+from otel_netmon.analysis.tls_datagrams import DatagramHello
+from otel_netmon.analysis.tls_handshakes import TlsHandshake
+from otel_netmon.analysis.tls_series import (
+    NO_ERROR,
+    RESUMED_UNKNOWN,
+    HandshakeSeries,
+    error_number,
+    error_text,
+    lasted_ns,
+)
+from otel_netmon.analysis.tls_servers import Server
+from otel_netmon.analysis.tls_weak import Weakness
+from otel_netmon.decode.tls_ciphers import cipher_name
+from otel_netmon.decode.tls_numbers import SSL3, group_name, version_name
+from otel_netmon.decode.x509 import Certificate
+from otel_netmon.enrich.addresses import address_text
+from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
+from otel_netmon.otel.histograms import histogram_series
+from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point
+from otel_netmon.otel.spans import Event, Severity, SpanBatch, SpanKind, StatusCode
+
+DURATION = "netmon.tls.handshake.duration"
+EXPIRY = "netmon.tls.certificate.expiry"
+WEAK = "netmon.tls.weak"
+HELLOS = "netmon.tls.datagram_hellos"
+EXPIRING_EVENT = "netmon.tls.certificate.expiring"
+WEAK_EVENT = "netmon.tls.weak"
+SPAN_NAME = "TLS handshake"
+CARRIERS = ("quic", "dtls")
+
+_RANDOMNESS = np.uint64((1 << 56) - 1)
+_FLAGS = 0x03  # sampled; the trace id is random (W3C Trace Context level 2)
+_OVERFLOW = AttributeSet.of({"otel.metric.overflow": True})
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_DAY = 86_400.0
+
+
+def server_of(handshake: TlsHandshake) -> Server:
+    """The name that the client asked for, in lower case, without one the address that it asked; and the port."""
+    end = handshake.connection.server
+    name = handshake.server_name
+    text = address_text(end[:16]) if name is None else name.lower().rstrip(".") or "."
+    return Server(text, int.from_bytes(end[16:], "big"))
+
+
+def hello_server(hello: DatagramHello) -> str:
+    """The name that a client asked for, in lower case, without one the address."""
+    name = hello.hello.server_name
+    return address_text(hello.seen.destination[:16]) if name is None else name.lower().rstrip(".") or "."
+
+
+class TlsPoints:
+    """Makes the points of each cycle; the attributes of a series are encoded once while it keeps its place."""
+
+    def __init__(self) -> None:
+        self._sets: dict[bytes, AttributeSet] = {}
+
+    def durations(self, handshakes: HandshakeSeries) -> dict[str, HistogramSeries]:
+        """Gives netmon.tls.handshake.duration: the overflow point, then each series."""
+        series, durations = handshakes.reading
+        keys = [key.tobytes() for key in series.keys]
+        self._sets = {
+            key: self._sets.get(key) or _attribute_set(row, handshakes)
+            for key, row in zip(keys, series.keys.tolist(), strict=True)
+        }
+        start = np.concatenate([np.array([series.rest_start_ns], np.uint64), series.start_ns])
+        return {DURATION: histogram_series(durations, [_OVERFLOW, *self._sets.values()], start)}
+
+
+def expiry_points(
+    certificates: Iterable[tuple[Server, Certificate]], now_seconds: float, start_ns: int
+) -> dict[str, list[Point]]:
+    """Gives netmon.tls.certificate.expiry: the time left, below zero of one that has ended."""
+    return {
+        EXPIRY: [
+            Point(
+                {
+                    "server.address": server.name,
+                    "server.port": server.port,
+                    "tls.server.issuer": certificate.issuer,
+                },
+                certificate.not_after - now_seconds,
+                start_ns,
+            )
+            for server, certificate in certificates
+        ]
+    }
+
+
+def weak_points(counts: Mapping[Weakness, int], start_ns: int) -> dict[str, list[Point]]:
+    """Gives netmon.tls.weak, of every kind."""
+    return {WEAK: [Point({"netmon.tls.weakness": kind.value}, counts.get(kind, 0), start_ns) for kind in Weakness]}
+
+
+def hello_points(series: SeriesReading, names: Mapping[int, str]) -> dict[str, NumberSeries]:
+    """Gives netmon.tls.datagram_hellos: an overflow point for each protocol, then each series."""
+    sets = [AttributeSet.of({"network.protocol.name": carrier, "otel.metric.overflow": True}) for carrier in CARRIERS]
+    for server, carrier, *_ in series.keys.tolist():
+        sets.append(AttributeSet.of({"network.protocol.name": CARRIERS[carrier], "server.address": names[server]}))
+    start = np.concatenate([np.full(len(CARRIERS), series.rest_start_ns, np.uint64), series.start_ns])
+    return {HELLOS: NumberSeries(sets, start, np.concatenate([series.rest[:, 0], series.values[0]]).astype(np.int64))}
+
+
+def _attribute_set(identity: tuple[Any, ...], handshakes: HandshakeSeries) -> AttributeSet:
+    server, protocol, version, cipher, error, answered, resumed = identity
+    attributes: dict[str, Value] = {"server.address": handshakes.servers[server]}
+    if answered:
+        attributes["tls.protocol.version"] = _version(version)
+        attributes["tls.cipher"] = cipher_name(cipher)
+    if protocol:
+        attributes["tls.next_protocol"] = handshakes.protocols[protocol]
+    if resumed != RESUMED_UNKNOWN:
+        attributes["tls.resumed"] = bool(resumed)
+    if error != NO_ERROR:
+        attributes["error.type"] = error_text(error)
+    return AttributeSet.of(attributes)
+
+
+def _version(version: int) -> str:
+    """The number alone, as the conventions want it."""
+    return "3" if version == SSL3 else version_name(version)
+
+
+class KeptSpans(NamedTuple):
+    """Spans of the handshakes that the keep rule keeps, and which they are.
+
+    Attributes:
+        batch: the spans.
+        kept: intp, their places among the handshakes.
+    """
+
+    batch: SpanBatch
+    kept: npt.NDArray[np.intp]
+
+
+def tls_spans(
+    handshakes: Sequence[TlsHandshake],
+    servers: Sequence[Server],
+    weak: Sequence[tuple[Weakness, ...]],
+    rule: KeepRule,
+    unix_offset_ns: int,
+    now_ns: int,
+) -> KeptSpans:
+    """Gives a span for each handshake that the rule keeps.
+
+    Args:
+        servers, weak: of each handshake.
+        unix_offset_ns: what makes Unix time of the handshakes' clock.
+        now_ns: the handshakes' clock.
+    """
+    error_numbers = [error_number(each) for each in handshakes]
+    durations = np.array([lasted_ns(each) for each in handshakes], np.int64)
+    errors = np.array(error_numbers, np.int64) != NO_ERROR
+    kinds = [
+        ("tls", server, None if each.answer is None else each.answer.version, error)
+        for each, server, error in zip(handshakes, servers, error_numbers, strict=True)
+    ]
+    random = np.frombuffer(os.urandom(8 * len(handshakes)), np.uint64)
+    decision = rule.decide(kinds, durations, errors, now_ns, random & _RANDOMNESS)
+    kept = np.flatnonzero(decision.keep)
+    trace_ids = np.frombuffer(os.urandom(16 * len(kept)), np.uint8).reshape(-1, 16).copy()
+    trace_ids[:, 8:] = random[kept].astype(">u8").view(np.uint8).reshape(-1, 8)
+    chosen = [(handshakes[at], servers[at], weak[at], error_numbers[at]) for at in kept.tolist()]
+    start = np.array([each.start_ns + unix_offset_ns for each, *_ in chosen], np.uint64)
+    failed = errors[kept]
+    batch = SpanBatch(
+        names=[SPAN_NAME] * len(chosen),
+        kinds=np.full(len(chosen), SpanKind.CLIENT, np.uint8),
+        trace_ids=trace_ids,
+        span_ids=np.frombuffer(os.urandom(8 * len(chosen)), np.uint8).reshape(-1, 8),
+        parent_span_ids=np.zeros((len(chosen), 8), np.uint8),
+        flags=np.full(len(chosen), _FLAGS, np.uint32),
+        start_time_unix_nano=start,
+        end_time_unix_nano=start + durations[kept].astype(np.uint64),
+        attributes=[encode(_span_attributes(*each), Tag.SPAN) for each in chosen],
+        statuses=np.where(failed, StatusCode.ERROR, StatusCode.UNSET).astype(np.uint8),
+        messages=[_message(each, error) if error != NO_ERROR else "" for each, _, _, error in chosen],
+        trace_states=[_trace_state(threshold) for threshold in decision.threshold[kept].tolist()],
+    )
+    return KeptSpans(batch, kept)
+
+
+@functools.lru_cache(256)
+def _trace_state(threshold: int) -> str:
+    """The rate, as the probability sampling specification of OpenTelemetry writes it; each of these stands for 1/p spans."""
+    return f"ot=th:{threshold_text(threshold)}"
+
+
+def _message(handshake: TlsHandshake, error: int) -> str:
+    who = "client" if handshake.failed_by_client else "server"
+    texts = {
+        "closed": f"the {who} closed the connection",
+        "reset": f"the {who} reset the connection",
+        "not_tls": f"the {who} does not speak TLS",
+        "timed_out": f"the {who} did not answer in time",
+    }
+    return texts.get(handshake.outcome) or f"alert of the {who}: {error_text(error)}"
+
+
+def _span_attributes(
+    handshake: TlsHandshake, server: Server, weak: tuple[Weakness, ...], error: int
+) -> dict[str, Value]:
+    client, answer, hello = handshake.connection.client, handshake.answer, handshake.hello
+    attributes: dict[str, Value | None] = {
+        "server.address": server.name,
+        "server.port": server.port,
+        "client.address": address_text(client[:16]),
+        "client.port": int.from_bytes(client[16:], "big"),
+        "network.peer.address": address_text(handshake.connection.server[:16]),
+        "network.transport": "tcp",
+        "tls.established": handshake.outcome == "established",
+        "tls.resumed": handshake.resumed,
+        "tls.client.ja3": handshake.ja3,
+        "netmon.tls.client.ja4": handshake.ja4,
+        "netmon.tls.client.version": _version(hello.version),
+        "netmon.tls.client.next_protocols": ",".join(hello.alpn)[:256] or None,
+        "tls.server.ja3s": handshake.ja3s,
+        "tls.curve": None if handshake.group is None else group_name(handshake.group),
+        "netmon.tls.retried": handshake.retried or None,
+        "netmon.tls.early_data": hello.has_early_data or None,
+        "netmon.tls.certificate.requested": handshake.asked_for_certificate or None,
+        "netmon.tls.client.certificates": handshake.client_certificates,
+        "netmon.tls.server.certificates": handshake.chain_length or None,
+        "netmon.tls.server.flight": _seconds(handshake.server_flight_ns),
+        "netmon.tls.client.flight": _seconds(handshake.client_flight_ns),
+        "netmon.tls.weaknesses": ",".join(weak) or None,
+    }
+    if answer is not None:
+        attributes["tls.protocol.name"] = "ssl" if answer.version <= SSL3 else "tls"
+        attributes["tls.protocol.version"] = _version(answer.version)
+        attributes["tls.cipher"] = cipher_name(answer.cipher)
+        attributes["tls.next_protocol"] = answer.alpn
+    if handshake.leaf is not None:
+        attributes |= _certificate_attributes(handshake.leaf)
+    if error != NO_ERROR:
+        attributes["error.type"] = error_text(error)
+        attributes["netmon.tls.failed_by"] = "client" if handshake.failed_by_client else "server"
+    return {key: value for key, value in attributes.items() if value is not None}
+
+
+def _seconds(nanoseconds: int | None) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e9
+
+
+def _certificate_attributes(certificate: Certificate) -> dict[str, Value]:
+    return {
+        "tls.server.subject": certificate.subject,
+        "tls.server.issuer": certificate.issuer,
+        "tls.server.not_before": _stamp(certificate.not_before),
+        "tls.server.not_after": _stamp(certificate.not_after),
+        "tls.server.hash.sha256": certificate.sha256.upper(),
+    }
+
+
+def _stamp(seconds: int) -> str:
+    return (_EPOCH + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
+def _server_attributes(server: Server) -> dict[str, Value]:
+    return {"server.address": server.name, "server.port": server.port}
+
+
+def expiring_event(server: Server, certificate: Certificate, now_ns: int) -> Event:
+    """A server's certificate ends soon, or has ended."""
+    left = certificate.not_after - now_ns / 1e9
+    when = f"ends in {left / _DAY:.1f} days" if left >= 0 else f"ended {-left / _DAY:.1f} days ago"
+    return Event(
+        EXPIRING_EVENT,
+        now_ns,
+        Severity.WARN if left >= 0 else Severity.ERROR,
+        f"the certificate of {server.name} port {server.port} {when}, on {_stamp(certificate.not_after)}",
+        encode({**_server_attributes(server), **_certificate_attributes(certificate)}, Tag.LOG_RECORD),
+    )
+
+
+def weak_event(server: Server, kind: Weakness, handshake: TlsHandshake, now_ns: int) -> Event:
+    """Something of a server is weak."""
+    attributes: dict[str, Value] = {**_server_attributes(server), "netmon.tls.weakness": kind.value}
+    answer = handshake.answer
+    if answer is not None:
+        attributes["tls.protocol.version"] = _version(answer.version)
+        attributes["tls.cipher"] = cipher_name(answer.cipher)
+    if handshake.leaf is not None:
+        attributes |= _certificate_attributes(handshake.leaf)
+    return Event(
+        WEAK_EVENT,
+        now_ns,
+        Severity.WARN,
+        f"TLS of {server.name} port {server.port} is weak: {kind.value}",
+        encode(attributes, Tag.LOG_RECORD),
+    )

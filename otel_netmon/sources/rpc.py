@@ -1,0 +1,96 @@
+"""gRPC calls among the requests of HTTP -> rpc.server.call.duration, rpc.client.call.duration, spans."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.analysis.cardinality import WHOLE_SET
+from otel_netmon.analysis.http_records import HttpRequest
+from otel_netmon.analysis.rpc import call_of
+from otel_netmon.analysis.rpc_series import RpcSeries
+from otel_netmon.analysis.sampling import KeepRule
+from otel_netmon.otel.catalogue import CATALOGUE
+from otel_netmon.otel.points import Points
+from otel_netmon.otel.rpc import CLIENT_DURATION, SERVER_DURATION, RpcPoints, rpc_spans, server_of
+from otel_netmon.otel.series import Diversity
+from otel_netmon.otel.spans import SpanBatch
+
+
+class RpcSide:
+    """The calls of one side.
+
+    Args:
+        is_server: which one.
+        names: how many methods, and servers, are told apart.
+        rule: which spans are kept; shared with other requests of HTTP.
+        start_ns: Unix time at which counting began.
+        idle_ns: a series without a call for so long ends.
+    """
+
+    def __init__(self, *, is_server: bool, names: int, rule: KeepRule, start_ns: int, idle_ns: int) -> None:
+        metric = SERVER_DURATION if is_server else CLIENT_DURATION
+        self._is_server = is_server
+        self._rule = rule
+        side = "server" if is_server else "client"
+        self._series = RpcSeries(side, CATALOGUE[metric].bounds, names, start_ns, idle_ns)
+        self._points = RpcPoints(is_server=is_server)
+        self._batches: list[SpanBatch] = []
+
+    def begin_cycle(self, limit: int) -> None:
+        """Begins to read what is told, of so many series at most."""
+        self._series.set_limit(limit)
+
+    def take(self, requests: Sequence[HttpRequest], offset_ns: int, now_ns: int) -> None:
+        """Takes requests with ``is_grpc`` that are over.
+
+        Args:
+            offset_ns: what makes Unix time of the requests' clock.
+            now_ns: the requests' clock.
+        """
+        if not requests:
+            return
+        calls = [call_of(request) for request in requests]
+        servers = [None if self._is_server else server_of(request) for request in requests]
+        rows = self._series.add(requests, calls, servers, now_ns + offset_ns)
+        sides: npt.NDArray[np.bool_] = np.full(len(requests), self._is_server)
+        spans = rpc_spans(requests, calls, sides, self._rule, offset_ns, now_ns)
+        if len(spans.kept):
+            batch = spans.batch
+            self._batches.append(batch)
+            seconds = (batch.end_time_unix_nano - batch.start_time_unix_nano) / 1e9
+            self._series.offer_exemplars(
+                rows[spans.kept], seconds, batch.end_time_unix_nano, batch.trace_ids, batch.span_ids
+            )
+
+    @property
+    def wanted(self) -> int:
+        """How many series there is use for."""
+        return 64 + 2 * (len(self._series) + self._series.folded)
+
+    def diversity(self) -> Diversity:
+        """How many different calls there are, with and without a series."""
+        counts = self._series.distinct()
+        return Diversity(self._series.folded, counts.pop(WHOLE_SET), counts)
+
+    def take_spans(self) -> list[SpanBatch]:
+        """The spans that were kept since the last call."""
+        batches, self._batches = self._batches, []
+        return batches
+
+    def points(self) -> dict[str, Points]:
+        """The points of this cycle, which ends with it."""
+        points: dict[str, Points] = {**self._points.points(self._series.reading())}
+        self._series.end_cycle()
+        return points
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What another process needs to go on."""
+        return self._series.state()
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Goes on where another process was, before the first call."""
+        self._series.restore(state)

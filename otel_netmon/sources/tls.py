@@ -1,0 +1,249 @@
+"""The TLS probe: handshakes of TCP connections, hellos of QUIC and DTLS -> netmon.tls.*, spans, events."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from otel_netmon.abi.enums import Direction, MessageCount
+from otel_netmon.analysis.cardinality import WHOLE_SET
+from otel_netmon.analysis.edges import Edge
+from otel_netmon.analysis.lasting import LastingSeries
+from otel_netmon.analysis.sampling import KeepRule
+from otel_netmon.analysis.tcp_followers import Recogniser
+from otel_netmon.analysis.tls_datagrams import DatagramHello, DatagramHellos, datagrams
+from otel_netmon.analysis.tls_handshakes import TlsHandshake
+from otel_netmon.analysis.tls_series import TlsSeries
+from otel_netmon.analysis.tls_servers import Server, ServerCertificates, Told
+from otel_netmon.analysis.tls_tracker import TlsTracker
+from otel_netmon.analysis.tls_weak import Thresholds, Weakness, weaknesses
+from otel_netmon.config.model import Config
+from otel_netmon.decode.tls_numbers import TLS10, TLS11, TLS12, TLS13
+from otel_netmon.kernel.interfaces import Key
+from otel_netmon.otel import tls as told
+from otel_netmon.otel.catalogue import CATALOGUE
+from otel_netmon.otel.points import Points
+from otel_netmon.otel.series import Diversity
+from otel_netmon.otel.spans import Event, SpanBatch
+from otel_netmon.readers.messages import Messages
+from otel_netmon.selfmon.status import StageStatus
+from otel_netmon.sources import messages as ring
+from otel_netmon.sources.messages import MessageSource
+
+_HELLO = np.dtype([("server", "<u8"), ("carrier", "u1"), ("reserved", "u1", 3)])
+_VERSIONS = {"1.0": TLS10, "1.1": TLS11, "1.2": TLS12, "1.3": TLS13}
+_DAY_SECONDS = 86_400.0
+_EVENTS_MAX = 256
+_KERNEL_LOSSES = {
+    MessageCount.STREAM_LOST_ORDER: "out_of_order",
+    MessageCount.STREAM_LOST_LIMIT: "limit",
+    MessageCount.STREAM_LOST_COALESCED: "coalesced",
+}
+
+
+class TlsSource:
+    """Counts handshakes and keeps what must be known from cycle to cycle.
+
+    Args:
+        messages: who drains the ring.
+        config: the configuration.
+        rule: which spans are kept.
+        start_ns: Unix time at which the programs began to count.
+    """
+
+    def __init__(self, messages: MessageSource, config: Config, rule: KeepRule, start_ns: int) -> None:
+        probe = config.probes.tls
+        self._messages = messages
+        self._edges: dict[Key, Edge] = {}
+        self._tracker = TlsTracker(round(probe.timeout_seconds * 1e9), probe.handshake_bytes)
+        self._datagrams = DatagramHellos()
+        idle_ns = round(config.limits.series_idle_seconds * 1e9)
+        self._series = TlsSeries(CATALOGUE[told.DURATION].bounds, probe.server_names, start_ns, idle_ns)
+        self._hellos = LastingSeries(_HELLO, 1, len(told.CARRIERS), 0, start_ns, idle_ns)
+        self._thresholds = Thresholds(
+            _VERSIONS[probe.minimum_version], probe.minimum_rsa_bits, probe.minimum_curve_bits, probe.minimum_group_bits
+        )
+        self._warning_seconds = probe.expiry_warning_days * _DAY_SECONDS
+        self._servers = ServerCertificates(probe.server_names)
+        self._told = Told()
+        self._weak: Counter[Weakness] = Counter()
+        self._handshakes: Counter[str] = Counter()
+        self._rule = rule
+        self._points = told.TlsPoints()
+        self._batches: list[SpanBatch] = []
+        self._events: list[Event] = []
+        self._start_ns = start_ns
+
+    def recogniser(self) -> Recogniser:
+        """How TLS is recognised."""
+        return self._tracker.recogniser()
+
+    def set_edges(self, edges: Mapping[Key, Edge]) -> None:
+        """Takes the edge rule: which interface tells a handshake that crosses several."""
+        self._edges.update(edges)
+
+    def begin_cycle(self, handshakes: int, hellos: int) -> None:
+        """Begins to read what is told, of so many series at most."""
+        self._series.set_limit(handshakes)
+        self._hellos.limit = hellos
+
+    def take(self, messages: Messages, records: Iterable[object], now_ns: int) -> None:
+        """Takes the datagrams of a drain, and the handshakes among what connections told.
+
+        Args:
+            now_ns: CLOCK_MONOTONIC.
+        """
+        offset_ns = time.time_ns() - now_ns
+        handshakes = [each for each in records if isinstance(each, TlsHandshake)]
+        handshakes += self._tracker.advance(now_ns)
+        counted = [each for each in handshakes if self._is_counted(each)]
+        if counted:
+            self._tell(counted, offset_ns, now_ns)
+        hellos = [
+            hello
+            for seen, time_ns, data in datagrams(messages)
+            if (hello := self._datagrams.feed(seen, data, time_ns)) is not None
+            and self._counts(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex)
+        ]
+        if hellos:
+            self._count_hellos(hellos, now_ns + offset_ns)
+
+    def _is_counted(self, handshake: TlsHandshake) -> bool:
+        seen = handshake.connection
+        if handshake.outcome == "incomplete":
+            self._handshakes["incomplete"] += 1
+        elif not self._counts(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex):
+            self._handshakes["not_counted"] += 1
+        else:
+            self._handshakes["told"] += 1
+            return True
+        return False
+
+    def _counts(self, namespace: int, ifindex: int, direction: int, ingress_ifindex: int) -> bool:
+        edge = self._edges.get((namespace, ifindex))
+        return edge is None or edge.counts(Direction(direction), ingress_ifindex)
+
+    def _tell(self, handshakes: list[TlsHandshake], offset_ns: int, now_ns: int) -> None:
+        unix_ns = now_ns + offset_ns
+        servers = [told.server_of(each) for each in handshakes]
+        weak = [weaknesses(each, self._thresholds, unix_ns / 1e9) for each in handshakes]
+        for handshake, server, kinds in zip(handshakes, servers, weak, strict=True):
+            self._weak.update(kinds)
+            self._look_at(handshake, server, kinds, unix_ns)
+        rows = self._series.add(handshakes, [server.name for server in servers], unix_ns)
+        spans = told.tls_spans(handshakes, servers, weak, self._rule, offset_ns, now_ns)
+        if not len(spans.kept):
+            return
+        self._batches.append(spans.batch)
+        durations = spans.batch.end_time_unix_nano - spans.batch.start_time_unix_nano
+        self._series.offer_exemplars(
+            rows[spans.kept],
+            durations / 1e9,
+            spans.batch.end_time_unix_nano,
+            spans.batch.trace_ids,
+            spans.batch.span_ids,
+        )
+
+    def _look_at(self, handshake: TlsHandshake, server: Server, kinds: tuple[Weakness, ...], unix_ns: int) -> None:
+        """Notes what a server showed, and what is to be told of it today."""
+        seconds = unix_ns / 1e9
+        leaf = self._servers.see(server, handshake, seconds)
+        if len(self._events) >= _EVENTS_MAX:
+            return
+        ends_soon = leaf is not None and leaf.not_after < seconds + self._warning_seconds
+        if leaf is not None and ends_soon and self._told.is_new(seconds, server, leaf.sha256):
+            self._events.append(told.expiring_event(server, leaf, unix_ns))
+        for kind in kinds:
+            if self._told.is_new(seconds, server, kind):
+                self._events.append(told.weak_event(server, kind, handshake, unix_ns))
+
+    def _count_hellos(self, hellos: list[DatagramHello], unix_ns: int) -> None:
+        names = self._series.servers
+        carriers = [told.CARRIERS.index(hello.carrier) for hello in hellos]
+        many: Counter[tuple[int, int]] = Counter()
+        for hello, carrier in zip(hellos, carriers, strict=True):
+            many[names.number(told.hello_server(hello), unix_ns), carrier] += 1
+        keys = np.zeros(len(many), _HELLO)
+        keys["server"], keys["carrier"] = zip(*many, strict=True)
+        gains = np.array([list(many.values())], np.uint64)
+        self._hellos.update(keys, gains, 0, keys["carrier"].astype(np.intp), unix_ns)
+
+    @property
+    def wanted(self) -> tuple[int, int]:
+        """How many series there is use for: of handshakes, and of hellos."""
+        handshakes = 64 + 2 * (len(self._series) + self._series.folded)
+        return handshakes, 16 + 2 * (len(self._hellos) + self._hellos.folded)
+
+    def diversity(self) -> tuple[Diversity, Diversity]:
+        """How many different handshakes and hellos there are, with and without a series."""
+        counts = self._series.distinct()
+        return Diversity(self._series.folded, counts.pop(WHOLE_SET), counts), Diversity(self._hellos.folded)
+
+    def take_spans(self) -> list[SpanBatch]:
+        """The spans that were kept since the last call."""
+        batches, self._batches = self._batches, []
+        return batches
+
+    def take_events(self) -> list[Event]:
+        """The events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    def points(self, now_ns: int) -> dict[str, Points]:
+        """The points of this cycle.
+
+        Args:
+            now_ns: Unix time.
+        """
+        seconds, start_ns = now_ns / 1e9, self._start_ns
+        points: dict[str, Points] = {
+            **self._points.durations(self._series.reading()),
+            **told.hello_points(self._hellos.reading(), self._series.servers.texts),
+            **told.weak_points(self._weak, start_ns),
+            **told.expiry_points(self._servers.current(seconds), seconds, start_ns),
+        }
+        self._hellos.end_cycle()
+        self._series.end_cycle(self._hellos.reading().keys["server"].tolist())
+        return points
+
+    def stages(self) -> dict[tuple[str, str], StageStatus]:
+        """What became of messages and handshakes, by stage and signal."""
+        counts = self._messages.counts
+        consumed = self._messages.consumed(ring.STREAMS)
+        unread = {reason: self._datagrams.counts[reason] for reason in ("sealed", "unreadable")}
+        lost = {reason: self._handshakes[reason] for reason in ("incomplete", "not_counted")}
+        return {
+            ("kernel", "stream_messages"): StageStatus(
+                delivered=self._messages.produced(ring.STREAMS) + counts[MessageCount.STREAM_LOST_RING],
+                dropped={reason: counts[what] for what, reason in _KERNEL_LOSSES.items()},
+            ),
+            ("decode", "stream_messages"): StageStatus(delivered=consumed - sum(unread.values()), dropped=unread),
+            ("decode", "tls_handshakes"): StageStatus(delivered=self._handshakes["told"], dropped=lost),
+        }
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What another process needs to go on."""
+        counts = {
+            **{f"weak.{kind.value}": count for kind, count in self._weak.items()},
+            **{f"handshakes.{what}": count for what, count in self._handshakes.items()},
+            **{f"datagrams.{what}": count for what, count in self._datagrams.counts.items()},
+        }
+        return {**self._series.state(), "tls.hellos": self._hellos.state(), "tls.counts": counts}
+
+    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Goes on where another process was, before the first drain."""
+        self._series.restore(state)
+        self._hellos.limit = len(state["tls.hellos"]["keys"])
+        self._hellos.restore(state["tls.hellos"])
+        for name, count in state["tls.counts"].items():
+            table, _, what = name.partition(".")
+            if table == "weak":
+                self._weak[Weakness(what)] = count
+            elif table == "handshakes":
+                self._handshakes[what] = count
+            else:
+                self._datagrams.counts[what] = count
