@@ -28,6 +28,7 @@ from otel_netmon.otel.series import (
     SeriesBudget,
 )
 from otel_netmon.otel.spans import Event, SpanBatch
+from otel_netmon.readers.http import HttpQuiet
 from otel_netmon.readers.ring import RingAlarm
 from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources import messages as ring
@@ -77,7 +78,7 @@ class Sources:
         spans = config.spans
         self._rule = KeepRule(spans.share, spans.limit_per_second, round(spans.slow_seconds * 1e9) or None)
         self._messages = MessageSource(tc) if tc is not None and (runs_dns or runs_tls or runs_http) else None
-        self.dns = self.tls = self.http = self._streams = None
+        self.dns = self.tls = self.http = self._streams = self._quiet = None
         if tc is not None and self._messages is not None:
             if runs_dns:
                 self.dns = DnsSource(tc, self._messages, config, self._rule, start_ns)
@@ -85,6 +86,8 @@ class Sources:
                 self.tls = TlsSource(self._messages, config, self._rule, start_ns)
             if runs_http:
                 self.http = HttpSource(self._messages, config, self._rule, start_ns)
+                timeout_seconds = config.probes.http.timeout_seconds
+                self._quiet = HttpQuiet(*tc["http_connections"], running["netmon_quiet"], timeout_seconds)
             recognisers = [self.tls.recogniser()] if self.tls is not None else []
             if self.http is not None:
                 recognisers += self.http.recognisers()
@@ -156,6 +159,8 @@ class Sources:
             return
         if self.dns is not None:
             self.dns.prepare()
+        if self._quiet is not None:
+            self._quiet.run(time.monotonic_ns())
         drained = self._messages.drain()
         if self.dns is not None:
             self.dns.take(drained.dns)
@@ -165,7 +170,7 @@ class Sources:
         begun = self.http.begun(drained.http) if self.http is not None else []
         records = self._streams.take(drained.streams, now_ns, begun)
         if self.tls is not None:
-            self.tls.take(drained.streams, records, now_ns)
+            self.tls.take(drained.streams, drained.http, records, now_ns)
         if self.http is not None:
             self.http.take(drained.http, records, now_ns)
 
@@ -228,6 +233,8 @@ class Sources:
     def map_sizes(self) -> dict[str, tuple[int, int]]:
         """Entries in use and capacity by name of the map."""
         sizes = self.flows.map_sizes() if self.flows is not None else {}
+        if self._quiet is not None:
+            sizes["http_connections"] = (self._quiet.live, self._quiet.capacity)
         return sizes | (self.dns.map_sizes() if self.dns is not None else {})
 
     def by_side(self) -> dict[Side, list[int]]:
