@@ -29,7 +29,7 @@ from otel_netmon.errors import ImageError, NetmonError
 from otel_netmon.kernel import loader, syscalls
 from otel_netmon.kernel.image import TAIL_CALLS
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
-from otel_netmon.kernel.messages import DNS_PORTS, STREAM_PROGRAM, set_message_ports
+from otel_netmon.kernel.messages import DNS_PORTS, HTTP_CONNECTIONS_MAX, HTTP_PROGRAM, STREAM_PROGRAM, set_message_ports
 from otel_netmon.kernel.namespaces import open_netdev
 from otel_netmon.selfmon.journal import Journal
 
@@ -154,7 +154,8 @@ class Supervisor:
                         f"{error.filename}: {error.strerror}", "set images.sources to a folder made as bpf/ is"
                     ) from error
                 try:
-                    loaded = loader.LoadedImage(image, sizes)
+                    # A connection of HTTP takes 3 kB, which most of the places never hold.
+                    loaded = loader.LoadedImage(image, sizes, {"http_connections": syscalls.BPF_F_NO_PREALLOC})
                     try:
                         for program in image.programs:
                             if program not in TAIL_CALLS:
@@ -181,14 +182,17 @@ class Supervisor:
         # All CPUs together call the reader at a quarter of the ring, however many there are.
         share = config.probes.dns.ring_bytes // (4 * syscalls.possible_cpus())
         wakeup = max(share, WAKEUP_BYTES_MIN)
+        probes = config.probes
+        of_streams = {
+            Late.WAKEUP: wakeup,
+            Late.HANDSHAKE_BYTES: probes.tls.handshake_bytes if probes.tls.enabled else 0,
+            Late.HTTP: int(probes.http.enabled),
+        }
         for probe, enabled, program, late in (
-            ("dns", config.probes.dns.enabled, "netmon_dns", {Late.WAKEUP: wakeup}),
-            (
-                "tls",
-                config.probes.tls.enabled,
-                STREAM_PROGRAM,
-                {Late.WAKEUP: wakeup, Late.HANDSHAKE_BYTES: config.probes.tls.handshake_bytes},
-            ),
+            ("dns", probes.dns.enabled, "netmon_dns", {Late.WAKEUP: wakeup}),
+            ("http", probes.http.enabled, HTTP_PROGRAM, of_streams),
+            ("http", probes.http.enabled, STREAM_PROGRAM, of_streams),
+            ("tls", probes.tls.enabled, STREAM_PROGRAM, of_streams),
         ):
             if not enabled:
                 continue
@@ -469,6 +473,7 @@ class Supervisor:
             ("flows", tuple(TC_HOOKS), self._config.probes.flows.enabled),
             ("dns", tuple(TC_HOOKS), self._config.probes.dns.enabled),
             ("tls", tuple(TC_HOOKS), self._config.probes.tls.enabled),
+            ("http", tuple(TC_HOOKS), self._config.probes.http.enabled),
             ("xdp", ("xdp",), self._config.probes.xdp.enabled),
             ("interfaces", (), self._config.probes.interfaces.enabled),
         ):
@@ -567,11 +572,17 @@ class Supervisor:
 def _tc_sizes(config: Config) -> dict[str, int]:
     """Entries of the maps of tc_monitor; what belongs to a probe that is off takes next to nothing."""
     probes = config.probes
-    sizes = {"flow_table": probes.flows.table_entries, "messages": probes.dns.ring_bytes}
+    sizes = {
+        "flow_table": probes.flows.table_entries,
+        "messages": probes.dns.ring_bytes,
+        "http_connections": HTTP_CONNECTIONS_MAX,
+    }
     if not probes.dns.enabled:
         sizes["dns_cache"] = 1
-        if not probes.tls.enabled:
-            sizes["messages"] = mmap.PAGESIZE
+    if not probes.http.enabled:
+        sizes["http_connections"] = 1
+    if not (probes.dns.enabled or probes.tls.enabled or probes.http.enabled):
+        sizes["messages"] = mmap.PAGESIZE
     return sizes
 
 

@@ -13,7 +13,7 @@ from otel_netmon.errors import KernelLacksError
 from otel_netmon.kernel import links
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.kernel.loader import LoadedImage
-from otel_netmon.kernel.messages import STREAM_PROGRAM
+from otel_netmon.kernel.messages import HTTP_PROGRAM, STREAM_PROGRAM
 from otel_netmon.kernel.namespaces import Namespace
 from otel_netmon.kernel.rtnetlink import RtnetlinkError
 
@@ -130,6 +130,7 @@ class Attachments:
             Late.L2_LENGTH: length,
             Late.DECAPSULATE: int(self._config.probes.flows.decapsulate),
             Late.STREAMS: int(any(name.startswith(STREAM_PROGRAM) for name in image.programs())),
+            Late.HTTP: int(any(name.startswith(HTTP_PROGRAM) for name in image.programs())),
         }
         fd = image.program(program, late)
         if self._has_tcx:
