@@ -239,7 +239,43 @@ def test_a_head_of_exactly_the_limit_is_whole_and_of_one_octet_more_it_is_not() 
     assert Reading().feed(fitting) == whole("/")
     too_long = request("GET /", "Host: a", "X: " + "x" * (HEAD_OCTETS_MAX - empty + 1), "Content-Length: 3") + b"abc"
     for size in (len(too_long), 1460, HEAD_OCTETS_MAX):
-        assert Reading().feed(b"GET /a\r\nH", b"ost: a\r\n\r\n", b"GET /b\r\n") == [*whole("/a"), *whole("/b")]
+        pieces = [too_long[at : at + size] for at in range(0, len(too_long), size)]
+        told = Reading().feed(*pieces, request("GET /2"))
+        told = [each for each in told if each != 0]
+        assert told[:4] == ["begin", "<head_too_long>", "/", "end"]  # its length stood behind what is read of it
+        assert told[-3:] == whole("/2")
+
+
+def test_the_length_that_a_long_head_says_early_is_believed() -> None:
+    data = request("POST /", "Content-Length: 5", "X: " + "x" * HEAD_OCTETS_MAX) + b"12345" + request("GET /2")
+    assert Reading().feed(data) == ["begin", "<head_too_long>", "/", 0, 5, "end", *whole("/2")]
+    answer = response(200, "X: " + "x" * HEAD_OCTETS_MAX) + b"12345"
+    reading = Reading(is_request=False)
+    assert reading.feed(answer, response(204)) == ["begin", "<head_too_long>", 200, 0, 5, "end", "begin", 204, "end"]
+
+
+def test_an_endless_head_keeps_nothing() -> None:
+    reading = Reading()
+    reading.feed(request("GET /")[:-2])
+    for _ in range(200):
+        reading.feed(b"X: " + b"x" * 1000 + b"\r\n")
+        assert reading.reader.octets <= HEAD_OCTETS_MAX
+    assert reading.reader.octets < 10
+    assert reading.feed(b"\r\n" + request("GET /2")) == [0, "end", *whole("/2")]
+
+
+def test_a_gap_inside_a_head_that_is_not_kept() -> None:
+    reading = Reading()
+    reading.feed(request("GET /", "X: " + "x" * HEAD_OCTETS_MAX)[:-4])
+    assert reading.gap(40) == ["<gap>"]
+    assert reading.feed(b"x\r\n\r\n", request("GET /2")) == [5, "end", "begin", "/2", "end"]
+
+
+def test_http_0_9_has_one_line_and_its_response_no_head() -> None:
+    reading = Reading()
+    assert reading.feed(b"GET /old\r\n") == whole("/old")
+    assert Reading().feed(b"GET /old\r\n\r\n" + b"GET /older\r\n") == [*whole("/old"), *whole("/older")]
+    assert Reading().feed(b"GET /a\r\nH", b"ost: a\r\n\r\n", b"GET /b\r\n") == [*whole("/a"), *whole("/b")]
     answer = Reading(is_request=False)
     answer.reader.expect_headless()
     assert answer.feed(b"<html>", b"HTTP/1.1 200 OK\r\n\r\n") == [6, 19]
