@@ -5,8 +5,9 @@ from __future__ import annotations
 from otel_netmon.probes.base import Probe
 from otel_netmon.probes.dns import DNS
 from otel_netmon.probes.flows import FLOWS
+from otel_netmon.probes.http import HTTP
 from otel_netmon.probes.interfaces import INTERFACES
 from otel_netmon.probes.tls import TLS
 from otel_netmon.probes.xdp import XDP
 
-PROBES: dict[str, Probe] = {probe.name: probe for probe in (FLOWS, DNS, TLS, XDP, INTERFACES)}
+PROBES: dict[str, Probe] = {probe.name: probe for probe in (FLOWS, DNS, TLS, HTTP, XDP, INTERFACES)}

@@ -10,7 +10,7 @@ HTTP = Probe(
     image="tc_monitor",
     hooks=("called by the programs of flows until a flow is decided",),
     programs=("netmon_stream", "netmon_http", "netmon_quiet"),
-    maps=("message_programs", "message_scratch", "message_counts", "messages", "http_connections"),
+    maps=("message_programs", "message_scratch", "message_counts", "messages", "http_connections", "http_fresh"),
     metrics=(
         "http.server.request.duration",
         "http.server.request.body.size",

@@ -85,7 +85,8 @@ class Sources:
             if runs_tls:
                 self.tls = TlsSource(self._messages, config, self._rule, start_ns)
             if runs_http:
-                self.http = HttpSource(self._messages, config, self._rule, start_ns)
+                quiet = HttpQuiet(*tc["http_connections"], running["netmon_quiet"], config.probes.http.timeout_seconds)
+                self.http = HttpSource(self._messages, quiet, config, self._rule, start_ns)
                 timeout_seconds = config.probes.http.timeout_seconds
                 self._quiet = HttpQuiet(*tc["http_connections"], running["netmon_quiet"], timeout_seconds)
             recognisers = [self.tls.recogniser()] if self.tls is not None else []
@@ -235,7 +236,10 @@ class Sources:
         sizes = self.flows.map_sizes() if self.flows is not None else {}
         if self._quiet is not None:
             sizes["http_connections"] = (self._quiet.live, self._quiet.capacity)
-        return sizes | (self.dns.map_sizes() if self.dns is not None else {})
+        for source in (self.dns, self.http):
+            if source is not None:
+                sizes |= source.map_sizes()
+        return sizes
 
     def by_side(self) -> dict[Side, list[int]]:
         """Packets and bytes by side as the interface counts them."""
