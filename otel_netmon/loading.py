@@ -13,7 +13,7 @@ from otel_netmon.errors import ImageError, NetmonError
 from otel_netmon.kernel import loader, syscalls
 from otel_netmon.kernel.cgroup import find_cgroup2
 from otel_netmon.kernel.image import CGROUP_HOOKS, TAIL_CALLS
-from otel_netmon.kernel.messages import DNS_PORTS, HTTP_PROGRAM, STREAM_PROGRAM, set_message_ports
+from otel_netmon.kernel.messages import DNS_PORTS, HTTP_CONNECTIONS_MAX, HTTP_PROGRAM, STREAM_PROGRAM, set_message_ports
 from otel_netmon.selfmon.journal import Journal
 
 WAKEUP_BYTES_MIN = 4096
@@ -114,7 +114,7 @@ def _load(needed: Needed, config: Config, images: Images) -> loader.LoadedImage:
             f"{error.filename}: {error.strerror}", "set images.sources to a folder made as bpf/ is"
         ) from error
     shared = {name: fd for other in images.loaded.values() for name, fd in other.maps.items() if name in SHARED_MAPS}
-    loaded = loader.LoadedImage(image, needed.sizes, shared=shared)
+    loaded = loader.LoadedImage(image, needed.sizes, FLAGS, shared=shared)
     try:
         for program in image.programs:
             if program not in TAIL_CALLS and program not in CGROUP_HOOKS:
@@ -125,6 +125,9 @@ def _load(needed: Needed, config: Config, images: Images) -> loader.LoadedImage:
     return loaded
 
 
+FLAGS = {"http_connections": syscalls.BPF_F_NO_PREALLOC}
+"""Map flags: a connection of HTTP takes 3 kB, which most of the places never hold."""
+
 SHARED_MAPS = frozenset({"unreachable"})
 """Maps that one image writes and another reads."""
 
@@ -132,7 +135,11 @@ SHARED_MAPS = frozenset({"unreachable"})
 def _tc_sizes(config: Config) -> dict[str, int]:
     """Entries of the maps of tc_monitor; what belongs to a probe that is off takes next to nothing."""
     probes = config.probes
-    sizes = {"flow_table": probes.flows.table_entries, "messages": probes.dns.ring_bytes}
+    sizes = {
+        "flow_table": probes.flows.table_entries,
+        "messages": probes.dns.ring_bytes,
+        "http_connections": HTTP_CONNECTIONS_MAX,
+    }
     if not probes.dns.enabled:
         sizes["dns_cache"] = 1
     if not probes.http.enabled:
@@ -190,17 +197,22 @@ def _let_into_streams(tc: loader.LoadedImage, config: Config, images: Images, jo
     """Lets tc_monitor call the programs for what is told by its content; of TLS nothing leaves the kernel where that probe is off."""
     probes = config.probes
     http = probes.http.enabled
+    late = {
+        Late.WAKEUP: wakeup,
+        Late.HANDSHAKE_BYTES: probes.tls.handshake_bytes if probes.tls.enabled else 0,
+        Late.HTTP: int(http),
+    }
     if http:
         try:
-            tc.program(HTTP_PROGRAM, {Late.WAKEUP: wakeup, Late.HTTP: 1})
+            tc.program(HTTP_PROGRAM, late)
         except NetmonError as error:
             _refused(images, journal, "http", error)
             http = False
-    handshake_bytes = probes.tls.handshake_bytes if probes.tls.enabled else 0
-    if not (http or handshake_bytes):
+            late[Late.HTTP] = 0
+    if not (http or probes.tls.enabled):
         return
     try:
-        tc.program(STREAM_PROGRAM, {Late.WAKEUP: wakeup, Late.HANDSHAKE_BYTES: handshake_bytes, Late.HTTP: int(http)})
+        tc.program(STREAM_PROGRAM, late)
     except NetmonError as error:
         for name, enabled in (("tls", probes.tls.enabled), ("http", http)):
             if enabled:

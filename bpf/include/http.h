@@ -90,6 +90,8 @@ static __always_inline struct http_connection *http_find(struct message_scratch 
 {
 	struct http_connection *c;
 
+	if (!of_server && !s->packet.flow.flags)
+		return http_connections.lookup(&s->packet.flow);
 	http_key(&s->packet.flow, of_server, &s->key);
 	c = http_connections.lookup(&s->key);
 	if (c || !of_server || s->packet.flow.direction != NETMON_RECEIVE)
@@ -264,8 +266,12 @@ static __always_inline void http_leave(struct message_scratch *s, struct http_co
 }
 
 /* A request begins at this octet of the payload. */
-static __always_inline void http_begin(struct message_scratch *s, struct http_connection *c, u32 at)
+static __always_inline void http_begin(struct __sk_buff *skb, struct message_scratch *s, struct http_connection *c,
+				       u32 at)
 {
+	if (bpf_skb_load_bytes(skb, s->offset - s->packet.tcp_header + 8, &s->acknowledgment, 4))
+		return;
+	s->acknowledgment = bpf_ntohl(s->acknowledgment);
 	__builtin_memset(&c->http, 0, sizeof(c->http));
 	c->http.request_first_ns = s->now;
 	c->request_begin = c->request_next = s->packet.sequence + at;
@@ -277,7 +283,8 @@ static __always_inline void http_begin(struct message_scratch *s, struct http_co
 	c->left = 0;
 }
 
-static __always_inline void http_from_client(struct message_scratch *s, struct http_connection *c)
+static __always_inline void http_from_client(struct __sk_buff *skb, struct message_scratch *s,
+					     struct http_connection *c)
 {
 	u32 at = c->request_next - s->packet.sequence;
 	u8 phase = c->phase;
@@ -299,7 +306,7 @@ static __always_inline void http_from_client(struct message_scratch *s, struct h
 	} else if (phase == HTTP_IN_REQUEST) {
 		s->acts = HTTP_READ;
 	} else if (phase == HTTP_IDLE) {
-		http_begin(s, c, at);
+		http_begin(skb, s, c, at);
 		s->acts = HTTP_READ;
 	} else if (phase == HTTP_OPEN_ANSWER) { /* the next request tells that it is over */
 		s->how = NETMON_HTTP_COMPLETE;
@@ -633,10 +640,8 @@ static __always_inline void http(struct __sk_buff *skb)
 		return;
 	s->offset = s->packet.headers;
 	s->carried = transport_payload(&s->packet, s->length);
-	if (s->carried == PAYLOAD_CUT ||
-	    bpf_skb_load_bytes(skb, s->offset - s->packet.tcp_header + 8, &s->acknowledgment, 4))
+	if (s->carried == PAYLOAD_CUT)
 		return;
-	s->acknowledgment = bpf_ntohl(s->acknowledgment);
 	s->now = bpf_ktime_get_ns();
 	s->acts = 0;
 	s->how = 0;
@@ -655,7 +660,7 @@ static __always_inline void http(struct __sk_buff *skb)
 		if (s->from_server)
 			http_from_server(s, c);
 		else
-			http_from_client(s, c);
+			http_from_client(skb, s, c);
 	}
 	if (s->acts & HTTP_READ) {
 		s->acts = 0;

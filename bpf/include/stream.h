@@ -469,7 +469,6 @@ static __always_inline void stream(struct __sk_buff *skb)
 		s->message.sequence++;
 	s->told = s->message.payload_length;
 	s->flags = s->message.tcp_flags;
-	s->acknowledgment = s->message.acknowledgment;
 	if (late_replay() ? stream_replay(skb, s, flow) : flow && stream_segment(skb, s, flow))
 		stream_hand_over(skb, s);
 }

@@ -29,6 +29,7 @@ class Connection:
         "_client",
         "_first",
         "_follower",
+        "_is_inside",
         "_look_segments",
         "_recognisers",
         "_recognition",
@@ -51,6 +52,7 @@ class Connection:
         self._look_segments = look_segments
         self._recognition: Recognition | None = Recognition(recognisers, look_segments)
         self._follower: Follower | None = None
+        self._is_inside = False  # whether another protocol opened it and has handed it over
 
     @property
     def is_over(self) -> bool:
@@ -167,6 +169,7 @@ class Connection:
             self._follower = successor
         else:
             self._follower, self._recognition = None, Recognition(self._recognisers, self._look_segments)
+            self._is_inside = True
         for from_client, data, time_ns in follower.rest:
             self._deliver(int(from_client == (self._client == 1)), [Piece(time_ns, data)])
 
@@ -189,7 +192,8 @@ class Connection:
             self._client = way
         begun = is_first and self._streams[way].has_begun
         self._recognition = None
-        self._follower = recogniser.make(self._info(self._client, roles_known, begun))
+        info = self._info(self._client, roles_known, begun)
+        self._follower = recogniser.make(info._replace(inside=self._is_inside or not is_first))
         if is_first and self._streams[1 - way].has_begun:
             events = before + events  # what the other side said first is of the same protocol
         for event in events:

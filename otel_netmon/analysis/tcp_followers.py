@@ -22,6 +22,7 @@ class ConnectionInfo(NamedTuple):
         direction: of the client's packets at the interface, abi.enums.Direction.
         ingress_ifindex: of a forwarded packet of the client, the interface by which it came in; otherwise 0.
         cgroup: cgroup v2 id of the local end, 0 where it is not known.
+        inside: the protocol began behind another one, which opened the connection (a proxy's CONNECT, STARTTLS).
     """
 
     namespace: int
@@ -34,6 +35,7 @@ class ConnectionInfo(NamedTuple):
     direction: int
     ingress_ifindex: int
     cgroup: int
+    inside: bool = False
 
 
 class _Anew:

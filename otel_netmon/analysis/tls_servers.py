@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
+from otel_netmon.analysis.differences import fingerprints
 from otel_netmon.analysis.tls_handshakes import TlsHandshake
 from otel_netmon.decode.x509 import Certificate
 
@@ -15,6 +19,9 @@ FORGOTTEN_SECONDS = 86_400.0
 """A server of which no certificate was seen for so long is forgotten."""
 
 _TOLD_MAX = 16_384
+_ENDS_MAX = 4096
+_END = np.dtype([("address", "u1", 16), ("port", ">u2"), ("reserved", "<u2")])
+_SEED = 0x9E3779B97F4A7C15
 
 
 class Server(NamedTuple):
@@ -87,3 +94,42 @@ class Told:
         if len(self._told) > _TOLD_MAX:
             self._told.popitem(last=False)
         return True
+
+
+class TlsEnds:
+    """Addresses and ports where servers were seen to speak TLS, 4,096 of them; the one not seen for longest goes first."""
+
+    def __init__(self) -> None:
+        self._ends: OrderedDict[bytes, float] = OrderedDict()
+        self._marks: npt.NDArray[np.uint64] | None = None
+
+    def see(self, end: bytes, now_seconds: float) -> None:
+        """Takes an end, 18 octets, that has answered a ClientHello with a ServerHello."""
+        if end not in self._ends:
+            self._marks = None
+        self._ends[end] = now_seconds
+        self._ends.move_to_end(end)
+        if len(self._ends) > _ENDS_MAX:
+            self._ends.popitem(last=False)
+            self._marks = None
+
+    def knows(self, end: bytes) -> bool:
+        """Whether TLS was spoken there."""
+        return end in self._ends
+
+    def among(self, heads: npt.NDArray[Any]) -> list[tuple[int, bytes]]:
+        """The records, layout.MESSAGE, of which one end is known: place and end."""
+        if not self._ends or not len(heads):
+            return []
+        if self._marks is None:
+            octets = np.frombuffer(b"".join([end + b"\0\0" for end in self._ends]), _END)
+            self._marks = fingerprints(octets, _SEED)
+        found: list[tuple[int, bytes]] = []
+        for address, port in (("source", "source_port"), ("destination", "destination_port")):
+            ends = np.zeros(len(heads), _END)
+            ends["address"], ends["port"] = heads[address], heads[port]
+            for place in np.flatnonzero(np.isin(fingerprints(ends, _SEED), self._marks)).tolist():
+                end = ends[place].tobytes()[:18]
+                if end in self._ends:
+                    found.append((place, end))
+        return found

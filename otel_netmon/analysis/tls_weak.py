@@ -34,6 +34,8 @@ class Weakness(enum.StrEnum):
     """The certificate is not for the name that the client asked for."""
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
+    PLAINTEXT = "plaintext"
+    """No handshake: a request of HTTP in the clear to where TLS is spoken."""
 
 
 class Thresholds(NamedTuple):

@@ -19,6 +19,7 @@ from otel_netmon.decode.http1_heads import (
     ResponseHead,
     begins_request,
     begins_response,
+    may_be_field,
     read_request,
     read_response,
 )
@@ -316,7 +317,7 @@ class Http1Reader:
             self._data, self._at = bytes(partial[length:]), 0
             return self._give_head(head)
         line_end = -1 if self._scanned else partial.find(b"\n")
-        if line_end >= 0 and self._is_request:
+        if line_end >= 0 and self._is_request and not may_be_field(bytes(partial[line_end + 1 :])):
             line = bytes(partial[: line_end + 1])
             simple = read_request(line)
             if simple is not None and simple.version == "0.9":

@@ -31,6 +31,7 @@ REGISTERED_METHODS = frozenset(
 """IANA's registry of methods, without PRI, which is no request (RFC 9113, section 3.4)."""
 
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_BEGINS = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+[ \t]*(:|$)")
 _EMPTY_LINES = re.compile(rb"[\r\n]*")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1f\x7f]")
 _VERSION = re.compile(rb"HTTP/(\d)\.(\d+)", re.IGNORECASE)
@@ -111,12 +112,17 @@ def begins_request(data: bytes) -> bool | None:
         return False
     line_end = data.find(b"\n", end)
     if line_end >= 0:
-        return _request_line(data[begin:line_end]) is not None
+        return _request_line(data[begin:line_end]) is not None or _begins_without_version(data, begin, line_end)
     if _CONTROL.search(data, end):
         return False
     if token[0] in REGISTERED_METHODS and data[end : end + 16].lstrip().startswith(_TARGET_BEGINS):
         return True
     return None if len(data) - begin < HEAD_OCTETS_MAX else False
+
+
+def may_be_field(data: bytes) -> bool:
+    """Whether these octets, from the begin of a line on, are the begin of a field, as far as they go."""
+    return _FIELD_BEGINS.match(data) is not None
 
 
 def begins_response(data: bytes) -> bool | None:
@@ -138,9 +144,13 @@ def read_request(head: bytes, *, is_whole: bool = True) -> RequestHead | None:
     if line_end < 0:
         return _cut_request_line(head)
     line = _request_line(head[:line_end])
-    if line is None:
+    if (line is None or line[2] == "0.9") and _begins_without_version(head, 0, line_end):
+        method, target = head[:line_end].split()
+        version: HeadVersion = "1.0"
+    elif line is None:
         return None
-    method, target, version = line
+    else:
+        method, target, version = line
     fields = _NO_FIELDS if version == "0.9" else read_fields(head, line_end + 1)
     return RequestHead(method.decode("ascii"), field_text(target), version, fields, is_whole)
 
@@ -225,6 +235,17 @@ def _request_line(line: bytes) -> tuple[bytes, bytes, HeadVersion] | None:
     if is_registered and words[2][:5].upper() == b"HTTP/":
         return method, words[1], "1.1"
     return None
+
+
+def _begins_without_version(data: bytes, begin: int, line_end: int) -> bool | None:
+    """Whether a request begins here that says everything but its version: fields follow; None: they may."""
+    words = data[begin:line_end].split()
+    if len(words) != 2 or words[0] not in REGISTERED_METHODS or _CONTROL.search(data, begin, line_end):
+        return False
+    if line_end + 1 == len(data):
+        return None
+    field = _FIELD_BEGINS.match(data, line_end + 1)
+    return False if field is None else True if field[1] else None
 
 
 def _between(line: bytes, method: bytes, version: bytes) -> bytes:

@@ -19,7 +19,10 @@ STREAM_PROGRAM = "netmon_stream"
 """The program that tells protocols by their content. It is called where the late constant STREAMS is set."""
 
 HTTP_PROGRAM = "netmon_http"
-"""The program that follows what STREAM_PROGRAM found to be HTTP/1, where the late constant HTTP is set in both and in their callers."""
+"""The program that follows HTTP/1. It is called where the late constant HTTP is set, there and where STREAMS is."""
+
+HTTP_CONNECTIONS_MAX = 16384
+"""Connections of HTTP/1 that are followed at a time, 3 kB each."""
 
 
 def ports_value(ports: Mapping[int, PortProtocol]) -> bytes:

@@ -163,7 +163,7 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         "netmon.tls.weakness": Attribute(
             "What is weak: `old_version`, `export_cipher`, `rc4`, `des`, `3des`, `null_cipher`, `anonymous`, `md5_signature`, "
             "`sha1_signature`, `small_key` and `small_group` (fewer bits than configured), `self_signed`, `wrong_name`, `expired`, "
-            "`not_yet_valid`.",
+            "`not_yet_valid`; `plaintext` is a request of HTTP in the clear to a port where TLS is spoken.",
             str,
             ("old_version", "self_signed"),
             "netmon",
@@ -585,7 +585,8 @@ def _tls_metrics() -> Iterable[Metric]:
     )  # fmt: skip
     yield Metric(
         "netmon.tls.weak", "{handshake}", "counter", int,
-        "Handshakes with something weak about what the server chose or showed, by kind; one may count under several.",
+        "Handshakes with something weak about what the server chose or showed, by kind; one may count under several. And requests "
+        "in the clear to where TLS is spoken.",
         ("netmon.tls.weakness",),
     )  # fmt: skip
     yield Metric(

@@ -53,6 +53,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = 86_400.0
 
 
+def server_at(end: bytes) -> Server:
+    """A server without a name, by its address and port, 18 octets."""
+    return Server(address_text(end[:16]), int.from_bytes(end[16:], "big"))
+
+
 def server_of(handshake: TlsHandshake) -> Server:
     """The name that the client asked for, in lower case, without one the address that it asked; and the port."""
     end = handshake.connection.server
@@ -291,14 +296,14 @@ def expiring_event(server: Server, certificate: Certificate, now_ns: int) -> Eve
     )
 
 
-def weak_event(server: Server, kind: Weakness, handshake: TlsHandshake, now_ns: int) -> Event:
-    """Something of a server is weak."""
+def weak_event(server: Server, kind: Weakness, handshake: TlsHandshake | None, now_ns: int) -> Event:
+    """Something of a server is weak; what is in the clear has no handshake."""
     attributes: dict[str, Value] = {**_server_attributes(server), "netmon.tls.weakness": kind.value}
-    answer = handshake.answer
+    answer = handshake.answer if handshake is not None else None
     if answer is not None:
         attributes["tls.protocol.version"] = _version(answer.version)
         attributes["tls.cipher"] = cipher_name(answer.cipher)
-    if handshake.leaf is not None:
+    if handshake is not None and handshake.leaf is not None:
         attributes |= _certificate_attributes(handshake.leaf)
     return Event(
         WEAK_EVENT,

@@ -34,6 +34,7 @@ from otel_netmon.otel.http import FIRST_BYTE, HttpPoints, http_spans, metrics_of
 from otel_netmon.otel.points import HistogramSeries, Point, Points
 from otel_netmon.otel.series import Diversity
 from otel_netmon.otel.spans import SpanBatch
+from otel_netmon.readers.http import HttpQuiet
 from otel_netmon.readers.messages import Messages, http_messages
 from otel_netmon.selfmon.status import RoutesStatus, RouteStatus, StageStatus
 from otel_netmon.sources import messages as ring
@@ -55,15 +56,19 @@ class HttpSource:
 
     Args:
         messages: who drains the ring.
+        quiet: has the kernel tell what is quiet.
         config: the configuration.
         rule: which spans are kept.
         start_ns: Unix time at which the programs began to count.
     """
 
-    def __init__(self, messages: MessageSource, config: Config, rule: KeepRule, start_ns: int) -> None:
+    def __init__(
+        self, messages: MessageSource, quiet: HttpQuiet, config: Config, rule: KeepRule, start_ns: int
+    ) -> None:
         probe = config.probes.http
         idle_ns = round(config.limits.series_idle_seconds * 1e9)
         self._messages = messages
+        self._quiet = quiet
         self._edges: dict[Key, Edge] = {}
         self._rules, self._routes_max = probe.routes, probe.learned_routes_max
         self.learned = LearnedRoutes(probe.learned_routes_max) if probe.learn_routes else None
@@ -93,6 +98,10 @@ class HttpSource:
             self._sides[side].series.set_limit(limit)
         for side, limit in zip(SIDES, (rpc_server, rpc_client), strict=True):
             self._rpc[side].begin_cycle(limit)
+
+    def prepare(self) -> None:
+        """Before the ring is drained: has what is quiet told there."""
+        self._quiet.run(time.monotonic_ns())
 
     def begun(self, messages: Messages) -> list[tuple[Seen, Segment]]:
         """Gives what comes before the segments of connections that the kernel does not follow any more, out of a drain."""
@@ -225,6 +234,10 @@ class HttpSource:
                 delivered=self._requests["told"], dropped={"not_counted": self._requests["not_counted"]}
             ),
         }
+
+    def map_sizes(self) -> dict[str, tuple[int, int]]:
+        """Entries in use and capacity by name of the map."""
+        return {"http_connections": (self._quiet.live, self._quiet.capacity)}
 
     def routes(self) -> RoutesStatus:
         """Rules, and what was learned."""

@@ -13,6 +13,7 @@ from otel_netmon.kernel.interfaces import Key
 from otel_netmon.otel.points import Points
 from otel_netmon.otel.series import DNS, HELLOS, HTTP, RPC_CLIENT, RPC_SERVER, TLS, Diversity
 from otel_netmon.otel.spans import Event, SpanBatch
+from otel_netmon.readers.http import HttpQuiet
 from otel_netmon.readers.ring import RingAlarm
 from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources import messages as ring
@@ -57,11 +58,10 @@ class MessageProbes:
             if probes.tls.enabled and _runs("netmon_stream", programs)
             else None
         )
-        self.http = (
-            HttpSource(self._ring, config, rule, start_ns)
-            if probes.http.enabled and _runs("netmon_http", programs)
-            else None
-        )
+        self.http = None
+        if probes.http.enabled and _runs("netmon_http", programs):
+            quiet = HttpQuiet(*maps["http_connections"], programs["netmon_quiet"], probes.http.timeout_seconds)
+            self.http = HttpSource(self._ring, quiet, config, rule, start_ns)
         recognisers = [self.tls.recogniser()] if self.tls is not None else []
         if self.http is not None:
             recognisers += self.http.recognisers()
@@ -91,8 +91,9 @@ class MessageProbes:
 
     def drain(self) -> None:
         """Empties the ring."""
-        if self.dns is not None:
-            self.dns.prepare()
+        for source in (self.dns, self.http):
+            if source is not None:
+                source.prepare()
         drained = self._ring.drain()
         if self.dns is not None:
             self.dns.take(drained.dns)
@@ -102,7 +103,7 @@ class MessageProbes:
         begun = self.http.begun(drained.http) if self.http is not None else []
         records = self._streams.take(drained.streams, now_ns, begun)
         if self.tls is not None:
-            self.tls.take(drained.streams, records, now_ns)
+            self.tls.take(drained.streams, drained.http, records, now_ns)
         if self.http is not None:
             self.http.take(drained.http, records, now_ns)
 
@@ -159,7 +160,11 @@ class MessageProbes:
 
     def map_sizes(self) -> dict[str, tuple[int, int]]:
         """Entries in use and capacity by name of the map."""
-        return self.dns.map_sizes() if self.dns is not None else {}
+        sizes: dict[str, tuple[int, int]] = {}
+        for source in (self.dns, self.http):
+            if source is not None:
+                sizes |= source.map_sizes()
+        return sizes
 
     def lasting(self) -> Iterator[MessageSource | DnsSource | TlsSource | HttpSource]:
         """Those that keep something over the life of the process."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ import numpy as np
 from otel_netmon.abi.enums import Direction, MessageCount
 from otel_netmon.analysis.cardinality import WHOLE_SET
 from otel_netmon.analysis.edges import Edge
+from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.lasting import LastingSeries
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.analysis.tcp_followers import Recogniser
 from otel_netmon.analysis.tls_datagrams import DatagramHello, DatagramHellos, datagrams
 from otel_netmon.analysis.tls_handshakes import TlsHandshake
 from otel_netmon.analysis.tls_series import TlsSeries
-from otel_netmon.analysis.tls_servers import Server, ServerCertificates, Told
+from otel_netmon.analysis.tls_servers import Server, ServerCertificates, TlsEnds, Told
 from otel_netmon.analysis.tls_tracker import TlsTracker
 from otel_netmon.analysis.tls_weak import Thresholds, Weakness, weaknesses
 from otel_netmon.config.model import Config
@@ -70,6 +71,7 @@ class TlsSource:
         self._warning_seconds = probe.expiry_warning_days * _DAY_SECONDS
         self._servers = ServerCertificates(probe.server_names)
         self._told = Told()
+        self._ends = TlsEnds()
         self._weak: Counter[Weakness] = Counter()
         self._handshakes: Counter[str] = Counter()
         self._rule = rule
@@ -91,10 +93,11 @@ class TlsSource:
         self._series.set_limit(handshakes)
         self._hellos.limit = hellos
 
-    def take(self, messages: Messages, records: Iterable[object], now_ns: int) -> None:
-        """Takes the datagrams of a drain, and the handshakes among what connections told.
+    def take(self, messages: Messages, http: Messages, records: Sequence[object], now_ns: int) -> None:
+        """Takes the datagrams of a drain, and the handshakes and what is in the clear among what connections told.
 
         Args:
+            messages: of the kinds of streams; http: of requests of HTTP.
             now_ns: CLOCK_MONOTONIC.
         """
         offset_ns = time.time_ns() - now_ns
@@ -111,6 +114,15 @@ class TlsSource:
         ]
         if hellos:
             self._count_hellos(hellos, now_ns + offset_ns)
+        plain = [end for place, end in self._ends.among(http.heads) if self._counts(*_where(http.heads[place]))]
+        for each in records:
+            if isinstance(each, HttpRequest) and self._ends.knows(each.server) and each.connection is not None:
+                seen = each.connection
+                if self._counts(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex):
+                    plain.append(each.server)
+        for end in plain:
+            self._weak[Weakness.PLAINTEXT] += 1
+            self._tell_weak(told.server_at(end), Weakness.PLAINTEXT, None, now_ns + offset_ns)
 
     def _is_counted(self, handshake: TlsHandshake) -> bool:
         seen = handshake.connection
@@ -151,15 +163,19 @@ class TlsSource:
     def _look_at(self, handshake: TlsHandshake, server: Server, kinds: tuple[Weakness, ...], unix_ns: int) -> None:
         """Notes what a server showed, and what is to be told of it today."""
         seconds = unix_ns / 1e9
+        if handshake.answer is not None and not handshake.connection.inside:
+            self._ends.see(handshake.connection.server, seconds)
         leaf = self._servers.see(server, handshake, seconds)
-        if len(self._events) >= _EVENTS_MAX:
-            return
+        has_room = len(self._events) < _EVENTS_MAX
         ends_soon = leaf is not None and leaf.not_after < seconds + self._warning_seconds
-        if leaf is not None and ends_soon and self._told.is_new(seconds, server, leaf.sha256):
+        if leaf is not None and ends_soon and has_room and self._told.is_new(seconds, server, leaf.sha256):
             self._events.append(told.expiring_event(server, leaf, unix_ns))
         for kind in kinds:
-            if self._told.is_new(seconds, server, kind):
-                self._events.append(told.weak_event(server, kind, handshake, unix_ns))
+            self._tell_weak(server, kind, handshake, unix_ns)
+
+    def _tell_weak(self, server: Server, kind: Weakness, handshake: TlsHandshake | None, unix_ns: int) -> None:
+        if len(self._events) < _EVENTS_MAX and self._told.is_new(unix_ns / 1e9, server, kind):
+            self._events.append(told.weak_event(server, kind, handshake, unix_ns))
 
     def _count_hellos(self, hellos: list[DatagramHello], unix_ns: int) -> None:
         names = self._series.servers
@@ -247,3 +263,8 @@ class TlsSource:
                 self._handshakes[what] = count
             else:
                 self._datagrams.counts[what] = count
+
+
+def _where(head: Any) -> tuple[int, int, int, int]:
+    """What the edge rule asks of a record."""
+    return int(head["namespace"]), int(head["ifindex"]), int(head["direction"]), int(head["ingress_ifindex"])

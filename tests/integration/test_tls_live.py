@@ -368,6 +368,30 @@ def test_what_is_weak_and_what_ends_is_told_once(
         assert (expiring["server.address"], expiring["server.port"]) == (NAME, 4432)
 
 
+def test_a_request_in_the_clear_to_a_port_of_tls(
+    link: tuple[NetNs, NetNs, Veth], authority: Authority, tmp_path: Path
+) -> None:
+    left, right, pair = link
+    end = (pair.right_address, 4432)
+    with (
+        nginx(right, end[0], [Site(4432, authority.issue([NAME]), "TLSv1.2")], tmp_path) as server,
+        watched(left, pair) as (run, got),
+    ):
+        ask(left, client_context(authority.file, "1.2"), end)
+        becomes(run, lambda: run.total(COUNT), 1)
+        for _ in range(3):
+            with left.socket(socket.AF_INET, socket.SOCK_STREAM) as plain:
+                plain.connect(end)
+                plain.sendall(b"GET / HTTP/1.1\r\nHost: secure.example\r\n\r\n")
+                while plain.recv(1000):
+                    pass
+        becomes(run, lambda: run.total("netmon_tls_weak_total", netmon_tls_weakness="plaintext"), 3)
+        assert [each.status for each in server.logged()] == ["200", *["400"] * 3]
+        kinds = lambda: [each.get("netmon.tls.weakness") for each in told(got, "/v1/logs")]  # noqa: E731
+        becomes(run, kinds, ["plaintext"])
+        assert run.total(COUNT) == 1
+
+
 def test_nothing_behind_the_handshake_leaves_the_kernel(
     link: tuple[NetNs, NetNs, Veth], authority: Authority, tmp_path: Path
 ) -> None:

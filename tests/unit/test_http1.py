@@ -275,6 +275,7 @@ def test_http_0_9_has_one_line_and_its_response_no_head() -> None:
     reading = Reading()
     assert reading.feed(b"GET /old\r\n") == whole("/old")
     assert Reading().feed(b"GET /old\r\n\r\n" + b"GET /older\r\n") == [*whole("/old"), *whole("/older")]
+    assert Reading().feed(b"GET /a\r\nH", b"ost: a\r\n\r\n", b"GET /b\r\n") == [*whole("/a"), *whole("/b")]
     answer = Reading(is_request=False)
     answer.reader.expect_headless()
     assert answer.feed(b"<html>", b"HTTP/1.1 200 OK\r\n\r\n") == [6, 19]

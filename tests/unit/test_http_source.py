@@ -34,12 +34,24 @@ class Ring:
         return sum(self.counts[what] for what in signal.produced) - self.counts[signal.lost]
 
 
+class Quiet:
+    """The kernel has nothing that is quiet."""
+
+    live, capacity = 3, 4096
+
+    def run(self, now_ns: int) -> int:
+        assert now_ns > 0
+        return 0
+
+
 class Probe:
     def __init__(self, **settings: Any) -> None:
         self.ring = Ring()
         config = Config(probes=Probes(http=HttpProbe(**settings)))
         self.start_ns = time.time_ns()
-        self.source = HttpSource(self.ring, config, KeepRule(1.0, 1000), self.start_ns)  # type: ignore[arg-type]
+        ring: Any = self.ring
+        quiet: Any = Quiet()
+        self.source = HttpSource(ring, quiet, config, KeepRule(1.0, 1000), self.start_ns)
         self.source.begin_cycle(100, 100, 100)
 
     def take(self, *events: Event, records: tuple[object, ...] = ()) -> Probe:
@@ -136,6 +148,12 @@ def test_routes_of_the_configuration_and_learned_ones() -> None:
     }
     assert routes == {"/users/{id}": 1, "/items/{number}": 2, None: 1}
     assert faults(points) == {"routes_full": 1}
+
+
+def test_places_for_connections() -> None:
+    probe = Probe()
+    probe.source.prepare()
+    assert probe.source.map_sizes() == {"http_connections": (3, 4096)}
 
 
 def test_what_was_wrong_is_told() -> None:

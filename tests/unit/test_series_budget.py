@@ -91,10 +91,10 @@ def test_conversations_get_what_is_left() -> None:
 
 
 def test_at_the_start_conversations_leave_the_others_their_share() -> None:
-    """Nobody knows yet how many series the others want: conversations get 8 of 26 parts."""
+    """Nobody knows yet how many series the others want: conversations get 8 of 29 parts."""
     budget = SeriesBudget(10_000, 300)
     first = places_of(budget, 5000)
-    assert abs(2 * (first + 2) - (10_000 - 64) * 8 / 27) < 2
+    assert abs(2 * (first + 2) - (10_000 - 64) * 8 / 29) < 2
     result = budget.apply(flows(first) | family(PROTOCOLS, 300), START)
     assert budget.folded({})["protocols"] == 0
     assert size(result) == size(flows(first)) + 1200

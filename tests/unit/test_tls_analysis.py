@@ -14,7 +14,7 @@ from otel_netmon.analysis.name_table import OTHER, NameTable
 from otel_netmon.analysis.tcp_followers import ConnectionInfo
 from otel_netmon.analysis.tls_datagrams import CLIENTS_MAX, DatagramHello, DatagramHellos, datagrams
 from otel_netmon.analysis.tls_series import NO_ERROR, TlsSeries, error_number, error_text, lasted_ns
-from otel_netmon.analysis.tls_servers import Server, ServerCertificates, Told
+from otel_netmon.analysis.tls_servers import Server, ServerCertificates, TlsEnds, Told
 from otel_netmon.analysis.tls_tracker import TlsTracker
 from otel_netmon.analysis.tls_weak import Thresholds, Weakness, weaknesses
 from otel_netmon.decode.quic import VERSION_1
@@ -152,6 +152,27 @@ def test_what_was_told_is_told_again_after_a_day() -> None:
     assert told.is_new(NOW, "a", 2)
     assert told.is_new(NOW + 86_400, "a", 1)
     assert not told.is_new(NOW + 86_401, "a", 1)
+
+
+def test_ends_where_tls_is_spoken_are_found_among_records() -> None:
+    ends = TlsEnds()
+    heads = np.zeros(4, layout.MESSAGE)
+    for place, (source, destination) in enumerate(
+        [(CLIENT, SERVER), (SERVER, CLIENT), (CLIENT, CLIENT), (SERVER, SERVER)]
+    ):
+        for name, end in (("source", source), ("destination", destination)):
+            heads[name][place] = np.frombuffer(end[:16], "u1")
+            heads[f"{name}_port"][place] = int.from_bytes(end[16:], "big")
+    assert ends.among(heads) == []
+    ends.see(SERVER, NOW)
+    assert ends.knows(SERVER)
+    assert not ends.knows(CLIENT)
+    assert sorted(ends.among(heads)) == [(0, SERVER), (1, SERVER), (3, SERVER), (3, SERVER)]
+    assert ends.among(heads[:0]) == []
+    for number in range(4096):
+        ends.see(number.to_bytes(18, "big"), NOW)
+    assert not ends.knows(SERVER)
+    assert ends.among(heads) == []
 
 
 # ---- names

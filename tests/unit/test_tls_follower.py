@@ -394,6 +394,7 @@ def test_tls_behind_other_protocols(before: list[Flight]) -> None:
     ]
     made = one(said)
     assert (made.outcome, made.server_name) == ("established", NAME)
+    assert made.connection.inside is any(from_client for from_client, _ in before)
 
 
 MYSQL = b"\x20\0\0\1" + b"\x85\xae\x3f\x20" + b"\0\0\0\1" + b"\x21" + bytes(23)
