@@ -28,6 +28,8 @@ VARIANTS: dict[str, dict[str, dict[Late, int]]] = {
 """The late constants that the agent and replay use, by program: each makes other code live. The rest has only the default."""
 
 _STATISTICS = re.compile(r"processed (\d+) insns")
+_HELPER = re.compile(r"unknown func|cannot use helper")
+"""How the verifier says that a program may not call a helper (kernel/bpf/verifier.c)."""
 
 
 def reports() -> list[dict[str, object]]:
@@ -48,7 +50,8 @@ def reports() -> list[dict[str, object]]:
                 try:
                     log = loaded.verifier_report(name, late)
                 except NetmonError as error:
-                    record["lacks" if name in image.FALLBACKS and not late else "refused"] = str(error)
+                    helper = name in image.FALLBACKS and not late and _HELPER.search(str(error))
+                    record["lacks" if helper else "refused"] = str(error)
                 else:
                     found = _STATISTICS.search(log)
                     record["processed"] = int(found.group(1)) if found else None
