@@ -105,12 +105,18 @@ static __always_inline u64 connection_wakeup(u32 ring, u32 length)
 	return BPF_RB_FORCE_WAKEUP;
 }
 
-/* The row of a socket, unless it has ended and waits for its reader. */
+/*
+ * The row of a socket, unless it has ended and waits for its reader. The compiler must not know why it is 0: where the caller
+ * tested the flag in its place, the verifier before Linux 6.12 did not see that the row is there.
+ */
 static __always_inline struct netmon_connection *connection_of(u64 cookie)
 {
 	struct netmon_connection *row = connection_stats.lookup(&cookie);
 
-	return row && !(row->flags & NETMON_CONNECTION_ENDED) ? row : 0;
+	if (row && (row->flags & NETMON_CONNECTION_ENDED))
+		row = 0;
+	asm volatile("" : "+r"(row));
+	return row;
 }
 
 /* The row of a socket, made if there is none; 0: it has no place. */
@@ -131,7 +137,10 @@ static __always_inline struct netmon_connection *connection_make(u64 cookie)
 		row->cookie = cookie;
 		connection_count(NETMON_CONNECTIONS_OPENED);
 	}
-	return row->flags & NETMON_CONNECTION_ENDED ? 0 : row;
+	if (row->flags & NETMON_CONNECTION_ENDED)
+		row = 0;
+	asm volatile("" : "+r"(row));
+	return row;
 }
 
 /* A connection has no place: its role is kept, if there is room for that. */

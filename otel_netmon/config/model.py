@@ -103,7 +103,7 @@ class FlowsProbe(Section, frozen=True):
     ] = "auto"
     decapsulate: Annotated[
         bool,
-        Meta(description="Count the inner flow of VXLAN, Geneve, GRE and IP-in-IP instead of the outer one."),
+        Meta(description="Count the inner flow of VXLAN, Geneve, GTP-U, GRE, ERSPAN and IP-in-IP instead of the outer one."),
     ] = False
     table_entries: Annotated[
         int,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,11 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.abi import layout
-from otel_netmon.abi.enums import TOTALS_NUMBER, ConnectionCount, ConnectionFlags
+from otel_netmon.abi.enums import TOTALS_NUMBER, ConnectionCount, ConnectionFlags, Ending, Role
 from otel_netmon.errors import NetmonError
 from otel_netmon.kernel import syscalls
 from otel_netmon.readers.maps import ArrayReader, HashReader
 from otel_netmon.readers.ring import RingReader
+
+CLOSED_SECONDS_MAX = 1800.0
+"""No socket outlives its last descriptor so long: the kernel gives up what is left of its connection before."""
 
 _COOKIE = np.dtype("<u8")
 _HEADER = ("header", "<u8")
@@ -27,7 +31,7 @@ class SocketRows(NamedTuple):
 
     Attributes:
         live: sockets that are open, one row each.
-        ended: sockets that have ended while the ring was full; they have left the table and are given once.
+        ended: sockets that have ended while the ring was full, or whose end no hook told; they have left the table and are given once.
     """
 
     live: npt.NDArray[Any]
@@ -55,6 +59,7 @@ class SocketReader:
         self._table = HashReader(self._fd, _COOKIE, row, self.capacity)
         self._ring = RingReader(*ring)
         self.live = 0
+        self._closed: dict[int, float] = {}
 
     def drain(self) -> npt.NDArray[Any]:
         """Takes what has ended since the last call out of the ring, oldest first.
@@ -73,9 +78,19 @@ class SocketReader:
         keys, rows = self._table.read()
         ended = rows["flags"] & ConnectionFlags.ENDED != 0
         made = rows["begin_ns"] != 0
-        live = rows[made & ~ended]
-        self.live = len(live)
-        return SocketRows(live, self._take(keys[ended]))
+        live = made & ~ended
+        if "released" in (self._row.names or ()):
+            forgotten = self._forgotten(keys, live & (rows["released"] != 0))
+            live, ended = live & ~forgotten, ended | forgotten
+        self.live = int(live.sum())
+        return SocketRows(rows[live], self._take(keys[ended]))
+
+    def _forgotten(self, keys: npt.NDArray[Any], closed: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Rows whose end was never told: somebody else's program took the hooks' flags off their socket."""
+        now = time.monotonic()
+        self._closed = {cookie: self._closed.get(cookie, now) for cookie in keys[closed].tolist()}
+        late = [cookie for cookie, since in self._closed.items() if now - since > CLOSED_SECONDS_MAX]
+        return np.isin(keys, late) if late else np.zeros(len(keys), np.bool_)
 
     def _take(self, keys: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Once marked, a row is not written any more: what is read now is whole."""
@@ -84,7 +99,11 @@ class SocketReader:
             value = syscalls.map_lookup(self._fd, key.tobytes(), self._row.itemsize)
             if value is not None and syscalls.map_delete(self._fd, key.tobytes()):
                 taken.append(value)
-        return np.frombuffer(b"".join(taken), self._row)
+        rows = np.frombuffer(bytearray().join(taken), self._row)
+        if "ending" in (self._row.names or ()):
+            untold = (rows["ending"] == Ending.NONE) & (rows["role"] != Role.LISTENER)
+            rows["ending"][untold], rows["end_ns"][untold] = Ending.UNKNOWN, time.monotonic_ns()
+        return rows
 
     def close(self) -> None:
         """Gives the mappings back."""

@@ -2,7 +2,8 @@
 
 Three rounds on a veth pair of its own, each with a known number of datagrams from another network namespace:
 
-1. defaults, ended by SIGTERM: the link comes up only after `ready`, so the agent has seen all that its counters count
+1. defaults, ended by SIGTERM: the link comes up only after `ready`, so the agent has seen all that its counters count;
+   and a known number of TCP connections over loopback
 2. with native XDP, the supervisor ended by SIGKILL: links go with it, filters of clsact may stay
 3. with generic XDP, ended by SIGTERM: what round 2 left has been swept
 """
@@ -28,6 +29,7 @@ from scripts.kernels.observed import Agent
 
 DATAGRAMS = {4: 10_007, 6: 503}
 FEWER_DATAGRAMS = {4: 1_009, 6: 101}
+CONNECTIONS, REFUSED = 503, 101
 DIRECTIONS = ("receive", "transmit")
 TYPES = {4: "ipv4", 6: "ipv6"}
 
@@ -127,6 +129,38 @@ class Rounds:
             for labels, count in agent.samples("netmon_protocol_packets_total")
         }
 
+    def _connections(self, name: str, agent: Agent) -> None:
+        """Connections over loopback, and refused ones: what the hooks of the cgroup make of them, of both ends."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            for _ in range(CONNECTIONS):
+                with socket.create_connection(("127.0.0.1", port)) as client:
+                    accepted, _ = server.accept()
+                    client.shutdown(socket.SHUT_WR)
+                    accepted.recv(1)
+                    accepted.close()
+        for _ in range(REFUSED):
+            with socket.socket() as client:
+                client.connect_ex(("127.0.0.1", port))
+        for role, failure, count in (
+            ("client", "", CONNECTIONS),
+            ("server", "", CONNECTIONS),
+            ("client", "refused", REFUSED),
+        ):
+            labels = {"network_tcp_handshake_role": role, "server_port": str(port)}
+
+            def told() -> int:
+                return sum(
+                    value
+                    for have, value in agent.samples("netmon_tcp_handshake_duration_seconds_count")
+                    if labels.items() <= have.items() and have.get("error_type", "") == failure  # noqa: B023 - used at once
+                )
+
+            title = f"refused connections of the {role}" if failure else f"connections of the {role}"
+            self._report.equal(f"{name}: {title}", count, settled(told, count, COUNTED_SECONDS))
+        probes = {probe["name"]: probe["state"] for probe in json.loads(agent.page("/status"))["probes"]}
+        self._report.equal(f"{name}: state of the probe connections", "ok", probes.get("connections"))
+
     def _attached(self, name: str, agent: Agent, held: inventory.Objects, xdp: str | None) -> dict[str, str]:
         """Compares how the agent says its hooks are attached with what the kernel shows there; gives the former."""
         status = json.loads(agent.page("/status"))
@@ -174,6 +208,7 @@ class Rounds:
             self._pair.up()
             self._count(name, agent, DATAGRAMS, ["protocol"])
             self._all_packets(name, agent)
+            self._connections(name, agent)
             self._report.equal(f"{name}: exit code after SIGTERM", 0, agent.stop(STOP_SECONDS))
         except BaseException:
             agent.abandon(pids)

@@ -20,6 +20,7 @@ _LEGEND = """
 - *tcx*, *native*, *generic*: a bpf link, which goes with the process that holds it, also when that is killed.
 - *clsact*: a filter of a clsact qdisc, where the kernel has no TCX (before Linux 6.6). It outlives a killed agent; the next start
   removes it.
+- *lacks a helper*: the agent takes the variant below.
 - *verified*: how many instructions the verifier processed before it let the program in; the budget is 50,000.
 - *left*: programs, maps, links, filters, qdiscs and XDP programs of the agent that are in the kernel after it ended.
 """
@@ -59,6 +60,8 @@ def _figure(result: Result, name: str) -> str:
 def _verified(result: Result, program: str, variant: str) -> str:
     for each in result.get("verifier", []):
         if (each["program"], each["variant"]) == (program, variant):
+            if "lacks" in each:
+                return "lacks a helper"
             return "refused" if "refused" in each else _number(each["processed"])
     return "-"
 
@@ -111,6 +114,9 @@ def rows(results: list[Result]) -> list[Row]:
         ("IPv6 datagrams counted", "orderly: netmon.protocol.packets of IPv6 UDP"),
         ("datagrams counted by native XDP", "killed: netmon.xdp.packets of IPv4 UDP"),
         ("datagrams counted by generic XDP", "after the kill: netmon.xdp.packets of IPv4 UDP"),
+        ("connections counted, client", "orderly: connections of the client"),
+        ("connections counted, server", "orderly: connections of the server"),
+        ("refused connections counted", "orderly: refused connections of the client"),
     ):
         table.append((title, [_found(each, check) for each in results]))
     table += [

@@ -23,10 +23,13 @@ VARIANTS: dict[str, dict[str, dict[Late, int]]] = {
     "netmon_receive": {**_TC, "replay": {Late.REPLAY: 1}, "replay, decapsulate": {Late.REPLAY: 1, Late.DECAPSULATE: 1}},
     "netmon_transmit": _TC,
     "netmon_dns": {"default": {}, "replay": {Late.REPLAY: 1}},
+    "netmon_sockops": {"default": {}, "no namespace": {Late.NETNS: 0}},
 }
 """The late constants that the agent and replay use, by program: each makes other code live. The rest has only the default."""
 
 _STATISTICS = re.compile(r"processed (\d+) insns")
+_HELPER = re.compile(r"unknown func|cannot use helper")
+"""How the verifier says that a program may not call a helper (kernel/bpf/verifier.c)."""
 
 
 def reports() -> list[dict[str, object]]:
@@ -47,7 +50,8 @@ def reports() -> list[dict[str, object]]:
                 try:
                     log = loaded.verifier_report(name, late)
                 except NetmonError as error:
-                    record["refused"] = str(error)
+                    helper = name in image.FALLBACKS and not late and _HELPER.search(str(error))
+                    record["lacks" if helper else "refused"] = str(error)
                 else:
                     found = _STATISTICS.search(log)
                     record["processed"] = int(found.group(1)) if found else None

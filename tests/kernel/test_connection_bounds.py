@@ -15,6 +15,7 @@ import pytest
 from otel_netmon.abi import layout
 from otel_netmon.abi.enums import TOTALS_UDP, ConnectionCount, ConnectionFlags, Ending, Late, Role, Who
 from otel_netmon.enrich.addresses import address_text
+from otel_netmon.kernel import syscalls
 from support.netns import NetNs, namespace, veth_pair
 from support.socket_programs import DEADLINE_SECONDS, Rows, SocketPrograms, observed
 
@@ -360,3 +361,23 @@ def test_without_the_cookie_of_the_namespace_the_rest_is_told(netns: NetNs) -> N
         assert set(rows["who"].tolist()) == {Who.OPENER}
         close(made)
         assert len(programs.wait_ended(6)) == 6
+
+
+def test_a_row_whose_end_nobody_told_leaves_after_all(netns: NetNs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program that follows sockets set its own flags in the place of ours."""
+    with observed() as programs:
+        ((client, server),) = pairs(netns, 1)
+        rows = programs.live()
+        row = rows[rows["role"] == Role.CLIENT].copy()
+        row["cookie"], row["released"] = 1 << 40, 1
+        syscalls.map_update(programs.loaded.maps["connection_stats"], row["cookie"].tobytes(), row.tobytes())
+        assert len(programs.live()) == 3
+        monkeypatch.setattr("otel_netmon.readers.connections.CLOSED_SECONDS_MAX", 0.0)
+        (forgotten,) = programs.wait_ended(1)
+        assert int(forgotten["cookie"]) == 1 << 40
+        assert Ending(int(forgotten["ending"])) == Ending.UNKNOWN
+        assert forgotten["end_ns"] > forgotten["begin_ns"]
+        assert len(programs.live()) == 2
+        client.close()
+        server.close()
+        assert len(programs.wait_ended(3)) == 3
