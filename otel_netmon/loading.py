@@ -17,7 +17,7 @@ from otel_netmon.kernel.messages import DNS_PORTS, HTTP_CONNECTIONS_MAX, HTTP_PR
 from otel_netmon.selfmon.journal import Journal
 
 WAKEUP_BYTES_MIN = 4096
-UNPLACED_FACTOR = 16
+UNPLACED_FACTOR = 4
 UNPLACED_MAX = 1 << 20
 UDP_SHARE = 4
 """A quarter of what TCP connections get is for UDP sockets."""

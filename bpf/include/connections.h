@@ -58,7 +58,7 @@ BPF_TABLE("hash", struct listener_key, struct listener, listeners, 4096);
 
 /*
  * What is kept of a connection without a place in connection_stats, so that its end can be told in connection_totals. Made
- * when it is needed (BPF_F_NO_PREALLOC): the loader gives it many times the entries of the table.
+ * when it is needed (BPF_F_NO_PREALLOC): the loader gives it four times the entries of the table.
  */
 struct unplaced {
 	u32 fin_sequence;
