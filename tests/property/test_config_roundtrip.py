@@ -31,6 +31,13 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "otlp.headers": st.dictionaries(HEADER_NAMES, HEADER_VALUES, max_size=3),
     "otlp.proxy": st.sampled_from([None, "http://p:3128", "http://u$:p@[::1]:1/"]),
     "resource.attributes": st.dictionaries(TEXT.filter(lambda name: name.strip()), TEXT, max_size=3),
+    "probes.http.routes": st.lists(
+        st.from_regex(
+            r"([A-Z]{1,7} )?([a-z0-9.-]{1,9})?(/([a-z0-9._~$-]{1,6}|\{[a-z]{1,5}\})){1,4}(/\{[a-z]{1,5}\.\.\.\})?",
+            fullmatch=True,
+        ),
+        max_size=3,
+    ),
     "probes.dns.ports": st.lists(st.integers(1, 65535).map(str), max_size=3),
     "prometheus.listen": st.sampled_from(["[::1]:0", "localhost:1", "127.0.0.1:9464"]),
     "otlp.client_certificate": PATHS,  # one needs the other
