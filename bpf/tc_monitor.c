@@ -24,6 +24,13 @@ static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *t
 	return bpf_skb_load_bytes(skb, offset, to, length);
 }
 
+/*
+ * A replay counts a fragment as it is, but looks into the datagram that it is part of, put together in user space: cb[4]
+ * tells of a frame that it is counted already, or that it is only to be counted.
+ */
+#define REPLAY_COUNTED 1
+#define REPLAY_COUNT_ONLY 2
+
 #include "packet.h"
 #include "counters.h"
 #include "flows.h"
@@ -155,14 +162,14 @@ static __always_inline void count_total(u32 ifindex, u8 direction, const struct 
 
 /*
  * Messages are found where flows are. In a capture they are found inside of tunnels in any case, as it has no tunnel
- * device that shows them: there the program that decapsulates is called, with cb[4] set since the packet is counted.
+ * device that shows them: there the program that decapsulates is called, and told by cb[4] that the packet is counted.
  */
 static __always_inline void look_into(struct __sk_buff *skb, const struct packet *p, u32 length)
 {
 	u8 protocols = message_protocols(p);
 
 	if (late_replay() && !late_decapsulate() && !protocols && may_be_tunnel(p)) {
-		asm volatile("*(u32 *)(%0 + 64) = %1" : : "r"(skb), "r"(1) : "memory");
+		asm volatile("*(u32 *)(%0 + 64) = %1" : : "r"(skb), "r"(REPLAY_COUNTED) : "memory");
 		message_programs.call(skb, NETMON_PROGRAM_TUNNEL);
 	}
 	message(skb, p, length, protocols);
@@ -203,8 +210,8 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 	p.flow.namespace = late_namespace();
 	p.flow.flags = direction == NETMON_TRANSMIT ? forwarded(skb) : 0;
 	p.look = late_replay() ? LOOK_STREAM : LOOK_NOWHERE;
-	if (late_replay() &&
-	    (control(skb, 2) || control(skb, 4))) { /* it is counted: a further piece, or inside a tunnel */
+	if (late_replay() && (control(skb, 2) ||
+			      control(skb, 4) == REPLAY_COUNTED)) { /* a further piece, a whole datagram, in a tunnel */
 		look_into(skb, &p, length);
 		return VERDICT;
 	}
@@ -212,6 +219,8 @@ static __always_inline int monitor(struct __sk_buff *skb, const u8 direction)
 		count_row(&p, p.flow.flags ? NETMON_KIND_OVERFLOW_FORWARDED : NETMON_KIND_OVERFLOW, ifindex, direction,
 			  &amount);
 	count_total(ifindex, direction, &amount);
+	if (late_replay() && control(skb, 4) == REPLAY_COUNT_ONLY)
+		return VERDICT;
 	look_into(skb, &p, length);
 	return VERDICT;
 }
