@@ -6,6 +6,7 @@ at the same time, and they are of two processes, nobody knows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,8 @@ ENDS = np.dtype(
 """The two ends as one of them sees it, addresses as in the contract with the kernel (IPv4 as v4-mapped IPv6), the IANA protocol number."""
 
 TCP, UDP = 6, 17
+
+_END = np.dtype([("address", "u1", 16), ("port", ">u2")])
 
 _ENTRY = np.dtype(
     [
@@ -64,6 +67,26 @@ class Owner(NamedTuple):
     cookie: npt.NDArray[np.uint64]
 
 
+def ends_between(
+    clients: Sequence[bytes], servers: Sequence[bytes], protocol: int | npt.NDArray[np.integer[Any]]
+) -> npt.NDArray[Any]:
+    """Gives dtype ENDS as the clients see them; address and port are 18 octets each in network order."""
+    ends = np.zeros(len(clients), ENDS)
+    for side, which in (("local", clients), ("remote", servers)):
+        made = np.frombuffer(b"".join(which), _END)
+        ends[side], ends[f"{side}_port"] = made["address"], made["port"]
+    ends["protocol"] = protocol
+    return ends
+
+
+def turned(ends: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Gives them as the other one sees them."""
+    made = ends.copy()
+    for field in ("", "_port"):
+        made[f"local{field}"], made[f"remote{field}"] = ends[f"remote{field}"], ends[f"local{field}"]
+    return made
+
+
 class ConnectionIndex:
     """Living and lately ended connections and UDP sockets by their ends.
 
@@ -94,12 +117,16 @@ class ConnectionIndex:
         """Takes UDP sockets that were closed."""
         self._take(UDP, rows, numbers)
 
-    def find(self, ends: npt.NDArray[Any], times_ns: npt.NDArray[np.integer[Any]]) -> Owner:
+    def find(
+        self, ends: npt.NDArray[Any], times_ns: npt.NDArray[np.integer[Any]], *, any_address: bool = True
+    ) -> Owner:
         """Tells whose packets are.
 
         Args:
             ends: dtype ENDS, shape (n,); of TCP both ends count, of UDP the remote one where it tells more.
             times_ns: when each was seen, CLOCK_MONOTONIC.
+            any_address: a UDP socket may have other addresses of its host, too. Right where the local end is known to be of
+                this host, as a packet that is only passed on may have the port of a socket by chance.
         """
         number = len(ends)
         found = Owner(
@@ -110,7 +137,8 @@ class ConnectionIndex:
         )
         left = np.arange(number)
         times = times_ns.astype(np.int64)
-        for asked in (ends, _without_remote(ends), _without_address(_without_remote(ends))):
+        ways = (ends, _without_remote(ends), _without_address(_without_remote(ends)))
+        for asked in ways if any_address else ways[:2]:
             if len(left):
                 left = self._find(asked, times, left, found)
         return found

@@ -8,10 +8,12 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from otel_netmon.analysis.connection_index import TCP, UDP, ends_between
 from otel_netmon.analysis.dns_answers import AnsweredLookups
 from otel_netmon.analysis.dns_lookups import Lookup
 from otel_netmon.analysis.dns_series import NO_RESPONSE, TRANSPORTS, LookupSeries
@@ -21,7 +23,7 @@ from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.points import HistogramSeries
-from otel_netmon.otel.spans import SpanBatch, SpanKind, StatusCode
+from otel_netmon.otel.spans import Sought, SpanBatch, SpanKind, StatusCode
 
 DURATION = "dns.lookup.duration"
 SPAN_NAME = "DNS lookup"
@@ -68,17 +70,21 @@ def _attribute_set(identity: tuple[Any, ...], names: Mapping[int, str]) -> Attri
     return AttributeSet(encode(attributes, Tag.NUMBER_DATA_POINT))
 
 
-class KeptSpans:
+class KeptSpans(NamedTuple):
     """Spans of the lookups that the keep rule keeps, and which they are.
 
     Attributes:
-        batch: the spans.
+        spans: the spans.
         kept: intp, their places among the lookups.
     """
 
-    def __init__(self, batch: SpanBatch, kept: np.ndarray[tuple[int], np.dtype[np.intp]]) -> None:
-        self.batch = batch
-        self.kept = kept
+    spans: Sought
+    kept: npt.NDArray[np.intp]
+
+    @property
+    def batch(self) -> SpanBatch:
+        """The spans alone."""
+        return self.spans.batch
 
 
 def dns_spans(
@@ -109,7 +115,10 @@ def dns_spans(
     chosen = [answered.lookup(at) if at < answered.number else others[at - answered.number] for at in kept.tolist()]
     trace_ids = np.frombuffer(os.urandom(16 * len(chosen)), np.uint8).reshape(-1, 16).copy()
     trace_ids[:, 8:] = random[kept].astype(">u8").view(np.uint8).reshape(-1, 8)
-    start = np.array([each.start_ns + unix_offset_ns for each in chosen], np.uint64)
+    begun = np.array([each.start_ns for each in chosen], np.int64)
+    start = (begun + unix_offset_ns).astype(np.uint64)
+    protocols = np.array([TCP if each.transport == "tcp" else UDP for each in chosen], np.uint32)
+    ends = ends_between([each.client for each in chosen], [each.server for each in chosen], protocols)
     failed = errors[kept]
     batch = SpanBatch(
         names=[SPAN_NAME] * len(chosen),
@@ -125,7 +134,7 @@ def dns_spans(
         messages=[_message(each) if bad else "" for each, bad in zip(chosen, failed.tolist(), strict=True)],
         trace_states=[_trace_state(threshold) for threshold in decision.threshold[kept].tolist()],
     )
-    return KeptSpans(batch, kept)
+    return KeptSpans(Sought(batch, ends, begun), kept)
 
 
 @functools.lru_cache(256)

@@ -25,7 +25,7 @@ from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.points import HistogramSeries
-from otel_netmon.otel.request_spans import Description, KeptSpans, span_batch
+from otel_netmon.otel.request_spans import Description, KeptSpans, sought_spans
 from otel_netmon.otel.trace_context import randomness
 
 FIRST_BYTE = "netmon.http.time_to_first_byte"
@@ -148,7 +148,7 @@ def http_spans(
         _describe(request, sights[place], learned, is_server=is_server)
         for request, place in zip(whole, requests.places[kept].tolist(), strict=True)
     ]
-    batch = span_batch(
+    spans = sought_spans(
         whole,
         np.full(len(kept), is_server),
         errors[kept],
@@ -157,7 +157,7 @@ def http_spans(
         unix_offset_ns,
         described,
     )
-    return KeptSpans(batch, kept)
+    return KeptSpans(spans, kept)
 
 
 def _randomness(

@@ -9,10 +9,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from otel_netmon.analysis.connection_index import TCP, ends_between
 from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.sampling import KeepRule, Reason
 from otel_netmon.decode.http_fields import trace_parent
-from otel_netmon.otel.spans import SpanBatch, SpanKind, StatusCode
+from otel_netmon.otel.spans import Sought, SpanBatch, SpanKind, StatusCode
 from otel_netmon.otel.trace_context import contexts, randomness, trace_state
 
 
@@ -27,8 +28,13 @@ class Description(NamedTuple):
 class KeptSpans(NamedTuple):
     """The spans, and which requests they are of: intp, places among those given."""
 
-    batch: SpanBatch
+    spans: Sought
     kept: npt.NDArray[np.intp]
+
+    @property
+    def batch(self) -> SpanBatch:
+        """The spans alone."""
+        return self.spans.batch
 
 
 def kept_spans(
@@ -65,7 +71,7 @@ def kept_spans(
     chosen = np.flatnonzero(decision.keep)
     kept = recorded[chosen]
     places = kept.tolist()
-    batch = span_batch(
+    spans = sought_spans(
         [requests[at] for at in places],
         is_server[kept],
         errors[kept],
@@ -74,10 +80,10 @@ def kept_spans(
         unix_offset_ns,
         [describe(at) for at in places],
     )
-    return KeptSpans(batch, kept)
+    return KeptSpans(spans, kept)
 
 
-def span_batch(
+def sought_spans(
     requests: Sequence[HttpRequest],
     is_server: npt.NDArray[np.bool_],
     failed: npt.NDArray[np.bool_],
@@ -85,7 +91,7 @@ def span_batch(
     random: npt.NDArray[np.uint8],
     unix_offset_ns: int,
     described: Sequence[Description],
-) -> SpanBatch:
+) -> Sought:
     """Gives the spans of requests that are kept, all of them.
 
     Args:
@@ -96,12 +102,13 @@ def span_batch(
     """
     parents = [trace_parent(request.traceparent) for request in requests]
     context = contexts(parents, random[:, :16])
-    start = np.array([request.request_first_ns + unix_offset_ns for request in requests], np.uint64)
+    begun = np.array([request.request_first_ns for request in requests], np.int64)
+    start = (begun + unix_offset_ns).astype(np.uint64)
     lasted = np.array([request.lasted_ns for request in requests], np.uint64)
     states = [
         request.tracestate if parent is not None else None for request, parent in zip(requests, parents, strict=True)
     ]
-    return SpanBatch(
+    batch = SpanBatch(
         names=[each.name for each in described],
         kinds=np.where(is_server, SpanKind.SERVER, SpanKind.CLIENT).astype(np.uint8),
         trace_ids=context.trace_ids,
@@ -115,3 +122,5 @@ def span_batch(
         messages=[each.message if bad else "" for each, bad in zip(described, failed.tolist(), strict=True)],
         trace_states=[trace_state(state, each) for state, each in zip(states, thresholds.tolist(), strict=True)],
     )
+    ends = ends_between([request.client for request in requests], [request.server for request in requests], TCP)
+    return Sought(batch, ends, begun)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,22 @@ class SpanBatch:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+class Sought(NamedTuple):
+    """Spans of messages, and by what the process of each can be found.
+
+    Attributes:
+        batch: the spans, without resources.
+        ends: analysis.connection_index.ENDS, shape (n,), as the client sees them.
+        times_ns: int64, shape (n,), when the connection or socket was there, CLOCK_MONOTONIC.
+        either_side: where the client is not known, the server is asked for, and makes a span its own.
+    """
+
+    batch: SpanBatch
+    ends: npt.NDArray[Any]
+    times_ns: npt.NDArray[np.int64]
+    either_side: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from otel_netmon.analysis.connection_index import TCP, ends_between
 from otel_netmon.analysis.sampling import KeepRule, threshold_text
 from otel_netmon.analysis.series import SeriesReading
 from otel_netmon.analysis.tls_datagrams import DatagramHello
@@ -35,7 +36,7 @@ from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point
-from otel_netmon.otel.spans import Event, Severity, SpanBatch, SpanKind, StatusCode
+from otel_netmon.otel.spans import Event, Severity, Sought, SpanBatch, SpanKind, StatusCode
 
 DURATION = "netmon.tls.handshake.duration"
 EXPIRY = "netmon.tls.certificate.expiry"
@@ -148,12 +149,17 @@ class KeptSpans(NamedTuple):
     """Spans of the handshakes that the keep rule keeps, and which they are.
 
     Attributes:
-        batch: the spans.
+        spans: of whichever side is known: a handshake is as much the server's as the client's.
         kept: intp, their places among the handshakes.
     """
 
-    batch: SpanBatch
+    spans: Sought
     kept: npt.NDArray[np.intp]
+
+    @property
+    def batch(self) -> SpanBatch:
+        """The spans alone."""
+        return self.spans.batch
 
 
 def tls_spans(
@@ -184,7 +190,10 @@ def tls_spans(
     trace_ids = np.frombuffer(os.urandom(16 * len(kept)), np.uint8).reshape(-1, 16).copy()
     trace_ids[:, 8:] = random[kept].astype(">u8").view(np.uint8).reshape(-1, 8)
     chosen = [(handshakes[at], servers[at], weak[at], error_numbers[at]) for at in kept.tolist()]
-    start = np.array([each.start_ns + unix_offset_ns for each, *_ in chosen], np.uint64)
+    begun = np.array([each.start_ns for each, *_ in chosen], np.int64)
+    start = (begun + unix_offset_ns).astype(np.uint64)
+    connections = [each.connection for each, *_ in chosen]
+    ends = ends_between([each.client for each in connections], [each.server for each in connections], TCP)
     failed = errors[kept]
     batch = SpanBatch(
         names=[SPAN_NAME] * len(chosen),
@@ -200,7 +209,7 @@ def tls_spans(
         messages=[_message(each, error) if error != NO_ERROR else "" for each, _, _, error in chosen],
         trace_states=[_trace_state(threshold) for threshold in decision.threshold[kept].tolist()],
     )
-    return KeptSpans(batch, kept)
+    return KeptSpans(Sought(batch, ends, begun, either_side=True), kept)
 
 
 @functools.lru_cache(256)

@@ -251,6 +251,16 @@ class ConnectionSource:
         batches, self._batches = self._batches, []
         return batches
 
+    def resources_of(self, ends: npt.NDArray[Any], times_ns: npt.NDArray[np.int64]) -> list[bytes]:
+        """The encoded resource of whose each end is, nothing where that is not known.
+
+        Args:
+            ends: analysis.connection_index.ENDS, shape (n,), seen from the end that is asked for.
+            times_ns: when a packet was there, CLOCK_MONOTONIC, before the last reading.
+        """
+        numbers = self.index.find(ends, times_ns, any_address=False).number
+        return [self.owners.known_resource(number) for number in numbers.tolist()]
+
     def take_events(self) -> list[Event]:
         """The events since the last call."""
         events, self._told_events = self._told_events, []

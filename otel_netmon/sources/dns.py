@@ -23,7 +23,7 @@ from otel_netmon.otel.dns import DURATION, DnsPoints, dns_spans
 from otel_netmon.otel.histograms import Distribution
 from otel_netmon.otel.points import Point, Points
 from otel_netmon.otel.series import Diversity
-from otel_netmon.otel.spans import SpanBatch
+from otel_netmon.otel.spans import Sought
 from otel_netmon.readers.messages import NO_QUERIES, Messages, OpenQueries, OpenQueryReader
 from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources import messages as ring
@@ -77,7 +77,7 @@ class DnsSource:
         self._points = DnsPoints()
         self._rule = rule
         self._searches = Distribution("netmon.dns.search.lookups", start_ns)
-        self._batches: list[SpanBatch] = []
+        self._spans: list[Sought] = []
         self._start_ns = start_ns
         self._expired: OpenQueries = NO_QUERIES
         self._expired_ns = 0
@@ -125,7 +125,7 @@ class DnsSource:
         spans = dns_spans(answered, others, self._rule, offset_ns, self._timeout_ns, now_ns)
         if not len(spans.kept):
             return
-        self._batches.append(spans.batch)
+        self._spans.append(spans.spans)
         durations = spans.batch.end_time_unix_nano - spans.batch.start_time_unix_nano
         self.series.offer_exemplars(
             rows[spans.kept],
@@ -145,10 +145,10 @@ class DnsSource:
         counts = self.series.distinct()
         return Diversity(self.series.folded, counts.pop(WHOLE_SET), counts)
 
-    def take_spans(self) -> list[SpanBatch]:
+    def take_spans(self) -> list[Sought]:
         """The spans that were kept since the last call."""
-        batches, self._batches = self._batches, []
-        return batches
+        spans, self._spans = self._spans, []
+        return spans
 
     def points(self) -> dict[str, Points]:
         """The points of this cycle."""

@@ -33,7 +33,7 @@ from otel_netmon.otel.histograms import joined_series
 from otel_netmon.otel.http import FIRST_BYTE, HttpPoints, http_spans, metrics_of
 from otel_netmon.otel.points import HistogramSeries, Point, Points
 from otel_netmon.otel.series import Diversity
-from otel_netmon.otel.spans import SpanBatch
+from otel_netmon.otel.spans import Sought
 from otel_netmon.readers.http import HttpQuiet
 from otel_netmon.readers.messages import Messages, http_messages
 from otel_netmon.selfmon.status import RoutesStatus, RouteStatus, StageStatus
@@ -196,12 +196,12 @@ class HttpSource:
         both = Diversity(sum(each.folded for each in found), sum(each.sets for each in found), dict(distinct))
         return both, self._rpc["server"].diversity(), self._rpc["client"].diversity()
 
-    def take_spans(self) -> list[SpanBatch]:
+    def take_spans(self) -> list[Sought]:
         """The spans that were kept since the last call."""
-        batches = [batch for rpc in self._rpc.values() for batch in rpc.take_spans()]
+        spans = [each for rpc in self._rpc.values() for each in rpc.take_spans()]
         for side in self._sides.values():
-            batches += side.take_spans()
-        return batches
+            spans += side.take_spans()
+        return spans
 
     def points(self) -> dict[str, Points]:
         """The points of this cycle."""
@@ -290,7 +290,7 @@ class _Side:
         self._rule = rule
         self._learned = learned
         self._points = HttpPoints(side)
-        self._batches: list[SpanBatch] = []
+        self._spans: list[Sought] = []
 
     @property
     def wanted(self) -> int:
@@ -314,15 +314,15 @@ class _Side:
         )
         if len(spans.kept):
             batch = spans.batch
-            self._batches.append(batch)
+            self._spans.append(spans.spans)
             seconds = (batch.end_time_unix_nano - batch.start_time_unix_nano) / 1e9
             self.series.offer_exemplars(
                 counted.rows[spans.kept], seconds, batch.end_time_unix_nano, batch.trace_ids, batch.span_ids
             )
 
-    def take_spans(self) -> list[SpanBatch]:
-        batches, self._batches = self._batches, []
-        return batches
+    def take_spans(self) -> list[Sought]:
+        spans, self._spans = self._spans, []
+        return spans
 
     def take_points(self) -> dict[str, HistogramSeries]:
         points = self._points.points(self.series.reading())

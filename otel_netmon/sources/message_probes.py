@@ -12,7 +12,7 @@ from otel_netmon.config.model import Config
 from otel_netmon.kernel.interfaces import Key
 from otel_netmon.otel.points import Points
 from otel_netmon.otel.series import DNS, HELLOS, HTTP, RPC_CLIENT, RPC_SERVER, TLS, Diversity
-from otel_netmon.otel.spans import Event, SpanBatch
+from otel_netmon.otel.spans import Event, Sought
 from otel_netmon.readers.http import HttpQuiet
 from otel_netmon.readers.ring import RingAlarm
 from otel_netmon.selfmon.status import StageStatus
@@ -118,9 +118,9 @@ class MessageProbes:
             points |= self.http.points()
         return points
 
-    def take_spans(self) -> list[SpanBatch]:
+    def take_spans(self) -> list[Sought]:
         """The spans that were kept since the last call."""
-        return [batch for source in self._sources() for batch in source.take_spans()]
+        return [spans for source in self._sources() for spans in source.take_spans()]
 
     def take_events(self) -> list[Event]:
         """The events since the last call."""

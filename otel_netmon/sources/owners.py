@@ -81,6 +81,13 @@ class Owners:
         """Likewise, encoded."""
         return encoded_resource(self.resource(number))
 
+    def known_resource(self, number: int) -> bytes:
+        """Likewise; nothing for a process that is not known, or was forgotten since."""
+        try:
+            return encoded_resource(self.identities.resource(number)) if number else b""
+        except KeyError:
+            return b""
+
     def set_limits(self, places: Mapping[str, int]) -> None:
         """Lets there be so many series by family."""
         self._processes.set_limit(places[PROCESSES])

@@ -21,6 +21,7 @@ from otel_netmon.otel.spans import Event, SpanBatch
 from otel_netmon.readers.netstat import FILES
 from otel_netmon.readers.ring import RingAlarm
 from otel_netmon.selfmon.status import ProbeStatus, StageStatus
+from otel_netmon.sources.attribution import attributed
 from otel_netmon.sources.connections import ConnectionSource
 from otel_netmon.sources.dns import DnsSource
 from otel_netmon.sources.domains import DomainSource
@@ -94,6 +95,7 @@ class Sources:
             if sockets is not None
             else None
         )
+        self._attributed: list[SpanBatch] = []
         self._netstat = NetstatSource(boot_ns)
         self._drops = DropSource(maps["drop_monitor"], drops, start_ns) if drops is not None else None
         self.interfaces = InterfaceSource({}, boot_ns, start_ns)
@@ -139,6 +141,8 @@ class Sources:
             self.xdp.read(now_ns)
         if self.connections is not None:
             self.connections.read(places, now_ns)
+            if self.messages is not None:
+                self._attributed += attributed(self.messages.take_spans(), self.connections.resources_of)
         self._netstat.read(now_ns)
         if self._drops is not None:
             self._drops.read()
@@ -186,9 +190,11 @@ class Sources:
                 source.forget(gone)
 
     def take_spans(self) -> list[SpanBatch]:
-        """The spans that were kept since the last call."""
-        sources = [source for source in (self.messages, self.connections) if source is not None]
-        return [batch for source in sources for batch in source.take_spans()]
+        """The spans that were kept since the last call; where connections are followed, those of messages wait for a reading."""
+        if self.connections is None:
+            return [spans.batch for spans in self.messages.take_spans()] if self.messages is not None else []
+        spans, self._attributed = self._attributed, []
+        return spans + self.connections.take_spans()
 
     def take_events(self, now_ns: int) -> list[Event]:
         """The events since the last call."""

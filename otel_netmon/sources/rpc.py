@@ -17,7 +17,7 @@ from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.points import Points
 from otel_netmon.otel.rpc import CLIENT_DURATION, SERVER_DURATION, RpcPoints, rpc_spans, server_of
 from otel_netmon.otel.series import Diversity
-from otel_netmon.otel.spans import SpanBatch
+from otel_netmon.otel.spans import Sought
 
 
 class RpcSide:
@@ -38,7 +38,7 @@ class RpcSide:
         side = "server" if is_server else "client"
         self._series = RpcSeries(side, CATALOGUE[metric].bounds, names, start_ns, idle_ns)
         self._points = RpcPoints(is_server=is_server)
-        self._batches: list[SpanBatch] = []
+        self._spans: list[Sought] = []
 
     def begin_cycle(self, limit: int) -> None:
         """Begins to read what is told, of so many series at most."""
@@ -60,7 +60,7 @@ class RpcSide:
         spans = rpc_spans(requests, calls, sides, self._rule, offset_ns, now_ns)
         if len(spans.kept):
             batch = spans.batch
-            self._batches.append(batch)
+            self._spans.append(spans.spans)
             seconds = (batch.end_time_unix_nano - batch.start_time_unix_nano) / 1e9
             self._series.offer_exemplars(
                 rows[spans.kept], seconds, batch.end_time_unix_nano, batch.trace_ids, batch.span_ids
@@ -76,10 +76,10 @@ class RpcSide:
         counts = self._series.distinct()
         return Diversity(self._series.folded, counts.pop(WHOLE_SET), counts)
 
-    def take_spans(self) -> list[SpanBatch]:
+    def take_spans(self) -> list[Sought]:
         """The spans that were kept since the last call."""
-        batches, self._batches = self._batches, []
-        return batches
+        spans, self._spans = self._spans, []
+        return spans
 
     def points(self) -> dict[str, Points]:
         """The points of this cycle, which ends with it."""

@@ -29,7 +29,7 @@ from otel_netmon.otel import tls as told
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.points import Points
 from otel_netmon.otel.series import Diversity
-from otel_netmon.otel.spans import Event, SpanBatch
+from otel_netmon.otel.spans import Event, Sought
 from otel_netmon.readers.messages import Messages
 from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources import messages as ring
@@ -76,7 +76,7 @@ class TlsSource:
         self._handshakes: Counter[str] = Counter()
         self._rule = rule
         self._points = told.TlsPoints()
-        self._batches: list[SpanBatch] = []
+        self._spans: list[Sought] = []
         self._events: list[Event] = []
         self._start_ns = start_ns
 
@@ -150,7 +150,7 @@ class TlsSource:
         spans = told.tls_spans(handshakes, servers, weak, self._rule, offset_ns, now_ns)
         if not len(spans.kept):
             return
-        self._batches.append(spans.batch)
+        self._spans.append(spans.spans)
         durations = spans.batch.end_time_unix_nano - spans.batch.start_time_unix_nano
         self._series.offer_exemplars(
             rows[spans.kept],
@@ -199,10 +199,10 @@ class TlsSource:
         counts = self._series.distinct()
         return Diversity(self._series.folded, counts.pop(WHOLE_SET), counts), Diversity(self._hellos.folded)
 
-    def take_spans(self) -> list[SpanBatch]:
+    def take_spans(self) -> list[Sought]:
         """The spans that were kept since the last call."""
-        batches, self._batches = self._batches, []
-        return batches
+        spans, self._spans = self._spans, []
+        return spans
 
     def take_events(self) -> list[Event]:
         """The events since the last call."""

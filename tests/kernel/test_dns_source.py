@@ -116,7 +116,7 @@ def test_lookups_come_out_with_spans_domains_and_stages(programs: MessageProgram
     assert stage(made, "kernel", "dns_queries") == {"delivered": 25}
     assert stage(made, "kernel") == {"delivered": 25, "short": 1}
     assert stage(made, "ring") == stage(made, "decode") == {"delivered": 25}
-    assert [len(batch) for batch in made.take_spans()] == [25]
+    assert [len(spans.batch) for spans in made.take_spans()] == [25]
     assert made.take_spans() == []
     assert len(made.domains) == 1
     assert made.map_sizes() == {"dns_cache": (0, 128)}

@@ -122,3 +122,16 @@ def test_nothing_is_nothing() -> None:
     index.ended(joined(), numbers())
     index.closed(datagrams()[:0], numbers())
     assert len(index.find(np.zeros(0, ENDS), np.zeros(0, np.int64)).number) == 0
+
+
+def test_a_port_alone_tells_nothing_of_a_packet_that_may_be_passed_on() -> None:
+    index = ConnectionIndex()
+    read(index, [], [datagrams(begin_ns=T)])
+    row = datagrams(begin_ns=T)
+    port = int(row["local_port"][0])
+    other_peer = ends(local_port=port, remote="192.0.2.99", remote_port=53, protocol=UDP)
+    other_peer["local"] = row["local"]
+    other_address = ends(local="192.0.2.98", local_port=port, remote="192.0.2.99", remote_port=53, protocol=UDP)
+    for asked, strictly, loosely in ((other_peer, 101, 101), (other_address, 0, 101)):
+        assert int(index.find(asked, np.array([T]), any_address=False).number[0]) == strictly
+        assert int(index.find(asked, np.array([T])).number[0]) == loosely

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 
 from otel_netmon.abi.enums import Direction, HttpFlags, MessageCount
@@ -180,8 +181,12 @@ def test_the_limit_of_series_is_shared_by_both_sides() -> None:
 
 def test_spans_of_every_kind() -> None:
     probe = Probe().take(event(), event(direction=TRANSMIT), records=(made(), made(is_grpc=True, grpc_status=0)))
-    batches = probe.source.take_spans()
-    assert sorted(name for batch in batches for name in batch.names) == ["GET", "GET", "POST", "pkg.Service/Call"]
+    spans = probe.source.take_spans()
+    assert sorted(name for each in spans for name in each.batch.names) == ["GET", "GET", "POST", "pkg.Service/Call"]
+    for batch, ends, times_ns, _ in spans:
+        assert {each.tobytes() for each in ends["local"]} == {INFO.client[:16]}
+        assert set(ends["local_port"].tolist()) == {int.from_bytes(INFO.client[16:], "big")}
+        assert len(np.unique(batch.start_time_unix_nano.astype(np.int64) - times_ns)) == 1
     assert probe.source.take_spans() == []
 
 
