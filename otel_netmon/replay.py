@@ -29,6 +29,7 @@ from otel_netmon.abi.enums import (
 )
 from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.decode.capture import Capture, to_ethernet
+from otel_netmon.decode.fragments import Look, Reassembler, find_fragment
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.errors import NetmonError
 from otel_netmon.kernel import loader, syscalls
@@ -50,6 +51,9 @@ ETHERNET_BYTES = 14
 SHORT_IP_BELOW = ETHERNET_BYTES + 40
 FRAME_BYTES_MIN = 15  # it wants a byte behind the Ethernet header
 
+_COUNT_AND_LOOK, _LOOK, _COUNT = range(3)
+"""What the program does with a frame, cb[4]: REPLAY_* of bpf/tc_monitor.c."""
+
 
 class Session:
     """One capture in the kernel: its own maps, filled frame by frame.
@@ -65,6 +69,7 @@ class Session:
         read: packet records in the file.
         refused: those that could not be given to the program, by reason.
         faults: where the file itself is broken.
+        fragments: what became of IP fragments, see ``Reassembler``; empty where no packet is looked into.
         first_ns, last_ns: the earliest and the latest Unix time of a frame, 0 where none has one.
 
     Raises:
@@ -84,6 +89,7 @@ class Session:
         self.read = 0
         self.refused: Counter[str] = Counter()
         self.faults: list[dict[str, Any]] = []
+        self.fragments: Counter[str] = Counter()
         self.first_ns = self.last_ns = 0
         loader.require_privilege()
         source, _ = loader.obtain("tc_monitor", cache)
@@ -101,7 +107,7 @@ class Session:
                 Capture(path) as capture,
                 RingReader(self._loaded.maps["messages"], self._loaded.definitions["messages"].max_entries) as ring,
             ):
-                self._feed(capture, program, int(ip_lengths), ring, take_messages or _take_nothing)
+                self._feed(capture, program, int(ip_lengths), ring, take_messages)
                 self.faults = [{"offset": f.offset, "message": f.message} for f in capture.faults]
                 if capture.fault_count > len(self.faults):
                     self.faults.append(
@@ -163,10 +169,13 @@ class Session:
         program: int,
         ip_lengths: int,
         ring: RingReader,
-        take_messages: TakeMessages,
+        take_messages: TakeMessages | None,
     ) -> None:
         test_run = syscalls.TestRun(program, FRAME_BYTES_MAX)
         run = test_run.run
+        take = take_messages or _take_nothing
+        reassembler = Reassembler()
+        looks: list[Look] = []
         read = 0
         first = last = 0
         for time_ns, wire_length, link_type, data in capture:
@@ -183,18 +192,32 @@ class Session:
                 self.refused[short] += 1
                 continue
             length = min(length, 0xFFFFFFFF)
+            act = _COUNT_AND_LOOK
+            if take_messages is not None and (fragment := find_fragment(frame)) is not None:
+                act = _COUNT
+                looks = reassembler.take(frame, fragment, length, time_ns)
             is_long = len(frame) > FRAME_BYTES_MAX
             if is_long:
-                _run_in_pieces(test_run, bytes(frame), length, ip_lengths, time_ns)
+                _run_in_pieces(test_run, bytes(frame), length, ip_lengths, time_ns, act)
             else:
                 if len(frame) < FRAME_BYTES_MIN:
                     frame = bytes(frame).ljust(FRAME_BYTES_MIN, b"\0")
-                run(frame, (length, ip_lengths, 0, 0, 0), time_ns)
+                run(frame, (length, ip_lengths, 0, 0, act), time_ns)
+            if looks:
+                for look in looks:
+                    _look_into(test_run, look)
+                looks = []
+                is_long = True
             if (is_long or not read % DRAIN_FRAMES) and ring.waiting:
-                self._decide(take_messages(parse_messages(ring.drain()), time_ns))
+                self._decide(take(parse_messages(ring.drain()), time_ns))
+        for look in reassembler.finish():
+            _look_into(test_run, look)
+            if ring.waiting:
+                take(parse_messages(ring.drain()), last)
         if ring.waiting:
-            take_messages(parse_messages(ring.drain()), last)
+            take(parse_messages(ring.drain()), last)
         self.read, self.first_ns, self.last_ns = read, first, last
+        self.fragments = reassembler.counts
 
     def _decide(self, unwanted: Iterable[Seen]) -> None:
         """Lets the kernel look no more into the flows of these packets; one that is inside a tunnel has no row."""
@@ -230,13 +253,24 @@ def _take_nothing(messages: Messages, time_ns: int) -> Iterable[Seen]:
     return ()
 
 
-def _run_in_pieces(test_run: syscalls.TestRun, frame: bytes, length: int, ip_lengths: int, time_ns: int) -> None:
+def _look_into(test_run: syscalls.TestRun, look: Look) -> None:
+    """Runs a frame that is counted already."""
+    if len(look.frame) > FRAME_BYTES_MAX:
+        _run_in_pieces(test_run, look.frame, look.length, 0, look.time_ns, _LOOK)
+    else:
+        test_run.run(look.frame, (look.length, 0, 0, 0, _LOOK), look.time_ns)
+
+
+def _run_in_pieces(
+    test_run: syscalls.TestRun, frame: bytes, length: int, ip_lengths: int, time_ns: int, act: int
+) -> None:
     """Runs a frame that is too long for a test run: once to be counted, and the rest of a segment that is looked into.
 
     Args:
         length: of the frame on the wire.
+        act: what is done with the frame.
     """
-    test_run.run(frame[:FRAME_BYTES_MAX], (length, ip_lengths, 0, 1, 0), time_ns)
+    test_run.run(frame[:FRAME_BYTES_MAX], (length, ip_lengths, 0, 1, act), time_ns)
     headers = test_run.cb()[2]
     if not headers:
         return
@@ -245,7 +279,7 @@ def _run_in_pieces(test_run: syscalls.TestRun, frame: bytes, length: int, ip_len
         begin = headers + skipped
         goes_on = begin + room < len(frame)
         piece = frame[:headers] + frame[begin : begin + room]
-        test_run.run(piece, (length - skipped, ip_lengths, skipped, goes_on, 0), time_ns)
+        test_run.run(piece, (length - skipped, ip_lengths, skipped, goes_on, _LOOK), time_ns)
 
 
 class Replay(NamedTuple):
@@ -262,6 +296,7 @@ class Replay(NamedTuple):
         http: requests, as ``replay_http`` gives them.
         dns_unparsed: what is on the ports of DNS and is none, or cannot be read, by reason.
         http_unparsed: what of HTTP could not be read or belongs to no request, see ``Http1Follower`` and ``Http2Follower``.
+        fragments: what became of IP fragments in search of messages, see ``Reassembler``; flows count each of them.
         messages_lost: what the kernel's maps had no place for, by reason.
         faults: where the file itself is broken: offset in bytes, and why.
     """
@@ -276,6 +311,7 @@ class Replay(NamedTuple):
     http: list[dict[str, Any]]
     dns_unparsed: dict[str, int]
     http_unparsed: dict[str, int]
+    fragments: dict[str, int]
     messages_lost: dict[str, int]
     faults: list[dict[str, Any]]
 
@@ -294,6 +330,8 @@ class Replay(NamedTuple):
             result["dns_unparsed"] = self.dns_unparsed
         if self.http_unparsed:
             result["http_unparsed"] = self.http_unparsed
+        if self.fragments:
+            result["fragments"] = self.fragments
         if self.messages_lost:
             result["messages_lost"] = self.messages_lost
         if self.faults:
@@ -378,6 +416,7 @@ def _collect(session: Session, dns: DnsReplay, streams: StreamsReplay) -> Replay
         http=http,
         dns_unparsed=dns.unparsed(counts),
         http_unparsed=dict(sorted((+streams.http.counts).items())),
+        fragments=dict(sorted(session.fragments.items())),
         messages_lost=lost(counts),
         faults=session.faults,
     )
