@@ -37,6 +37,7 @@ static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *t
 #include "messages.h"
 #include "dns.h"
 #include "unreachable.h"
+#include "http2.h"
 #include "stream.h"
 #include "http.h"
 
@@ -270,6 +271,13 @@ int netmon_stream(struct __sk_buff *skb)
 int netmon_http(struct __sk_buff *skb)
 {
 	http(skb);
+	return VERDICT;
+}
+
+/* Called likewise for what was found to be HTTP/2. */
+int netmon_http2(struct __sk_buff *skb)
+{
+	http2(skb);
 	return VERDICT;
 }
 

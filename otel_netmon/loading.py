@@ -13,7 +13,14 @@ from otel_netmon.errors import ImageError, NetmonError
 from otel_netmon.kernel import loader, syscalls
 from otel_netmon.kernel.cgroup import find_cgroup2
 from otel_netmon.kernel.image import CGROUP_HOOKS, TAIL_CALLS
-from otel_netmon.kernel.messages import DNS_PORTS, HTTP_CONNECTIONS_MAX, HTTP_PROGRAM, STREAM_PROGRAM, set_message_ports
+from otel_netmon.kernel.messages import (
+    DNS_PORTS,
+    HTTP2_PROGRAM,
+    HTTP_CONNECTIONS_MAX,
+    HTTP_PROGRAM,
+    STREAM_PROGRAM,
+    set_message_ports,
+)
 from otel_netmon.selfmon.journal import Journal
 
 WAKEUP_BYTES_MIN = 4096
@@ -205,6 +212,7 @@ def _let_into_streams(tc: loader.LoadedImage, config: Config, images: Images, jo
     if http:
         try:
             tc.program(HTTP_PROGRAM, late)
+            tc.program(HTTP2_PROGRAM, late)
         except NetmonError as error:
             _refused(images, journal, "http", error)
             http = False

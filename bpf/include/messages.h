@@ -40,6 +40,12 @@ struct message_scratch {
 	volatile u8 acts;
 	volatile u8 from_server;
 	volatile u8 is_long; /* a head that is not read to its end */
+	volatile u32 from;   /* of HTTP/2, see http2.h: where what is handed over next begins */
+	volatile u32 after;  /* what is at its end */
+	volatile u8 flush;   /* it is handed over in the next step */
+	volatile u8 what;    /* NETMON_STREAM_HTTP2* */
+	volatile u8 closes;  /* FIN or RST are told */
+	volatile u8 resumes; /* the program has called itself */
 	u64 unannounced;     /* bytes in the ring since its consumer was called by this CPU */
 };
 

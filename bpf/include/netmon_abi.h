@@ -67,8 +67,11 @@ enum netmon_reason {
 #define NETMON_STREAM_TLS 1
 #define NETMON_STREAM_QUIC 2
 #define NETMON_STREAM_DTLS 3
-#define NETMON_STREAM_WHOLE 4	     /* HTTP that the kernel cannot follow: all octets are handed over */
-#define NETMON_STREAM_HEADER_SHIFT 4 /* octets of a cut TLS record header that were seen, 0 to 4 */
+#define NETMON_STREAM_WHOLE 4	      /* HTTP that the kernel cannot follow: all octets are handed over */
+#define NETMON_STREAM_HTTP2 8	      /* a bit of these three, which no other has */
+#define NETMON_STREAM_HTTP2_LOST 10   /* where a frame begins is not known */
+#define NETMON_STREAM_HTTP2_LEAVES 12 /* a cut header, of a frame whose payload does not leave the kernel */
+#define NETMON_STREAM_HEADER_SHIFT 4 /* octets of a cut TLS record header that were seen, 0 to 4; HTTP/2: see http2.h */
 
 /* One direction of one conversation at one interface: 44 bytes. */
 struct netmon_flow_key {
@@ -173,6 +176,7 @@ struct netmon_ports {
 #define NETMON_PROGRAM_ERRORS 7 /* ICMP and ICMPv6 errors about connections */
 #define NETMON_PROGRAM_STREAM 2 /* whatever is on no such port: protocols that are told by their content */
 #define NETMON_PROGRAM_HTTP 3	/* what was found to be HTTP/1 */
+#define NETMON_PROGRAM_HTTP2 4	/* what was found to be HTTP/2 */
 
 /* What a record of the ring buffer messages is. */
 enum netmon_message_kind {

@@ -300,6 +300,29 @@ static __always_inline int stream_may_be_http(struct __sk_buff *skb, struct mess
 	return 0;
 }
 
+/* Likewise HTTP/2; then both flows say so. */
+static __always_inline int stream_may_be_http2(struct __sk_buff *skb, struct message_scratch *s,
+					       struct netmon_flow *flow)
+{
+	int begins = http2_begins(skb, s);
+	struct netmon_flow *other = 0;
+
+	if (begins || http2_continues(skb, s, flow)) {
+		other = stream_other(s);
+		http2_open(s, flow, other, begins);
+		return 1;
+	}
+	return 0;
+}
+
+static __always_inline void stream_http2(struct __sk_buff *skb, struct message_scratch *s)
+{
+	s->carried = s->told;
+	s->packet.sequence = s->message.sequence;
+	s->resumes = 0;
+	message_programs.call(skb, NETMON_PROGRAM_HTTP2);
+}
+
 /* What was looked at in vain; the flow is decided when it was often. */
 static __always_inline void stream_in_vain(struct netmon_flow *flow)
 {
@@ -318,6 +341,10 @@ static __always_inline int stream_segment(struct __sk_buff *skb, struct message_
 	s->octets = whole;
 	if (late_http() && flow->stream_stage == NETMON_STREAM_WHOLE)
 		return (whole || is_end) && stream_whole(s, flow);
+	if (late_http() && (flow->stream_stage & NETMON_STREAM_HTTP2)) {
+		stream_http2(skb, s);
+		return 0;
+	}
 	if (!flow->stream_stage && (whole ? !flow->stream_looked : is_end))
 		other = stream_other(s);
 	if (whole && !flow->stream_stage && !tls_begins(skb, s, flow, whole)) {
@@ -327,7 +354,9 @@ static __always_inline int stream_segment(struct __sk_buff *skb, struct message_
 			s->octets = whole < TLS_HEADER_LENGTH ? whole : TLS_HEADER_LENGTH;
 		} else {
 			stream_in_vain(flow);
-			if (late_http() && stream_may_be_http(skb, s)) {
+			if (late_http() && stream_may_be_http2(skb, s, flow)) {
+				stream_http2(skb, s);
+			} else if (late_http() && stream_may_be_http(skb, s)) {
 				s->packet.look = LOOK_STREAM;
 				message_programs.call(skb, NETMON_PROGRAM_HTTP);
 			}

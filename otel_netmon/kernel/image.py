@@ -22,6 +22,7 @@ from otel_netmon.abi.enums import (
     PROGRAM_DNS,
     PROGRAM_ERRORS,
     PROGRAM_HTTP,
+    PROGRAM_HTTP2,
     PROGRAM_STREAM,
     Late,
 )
@@ -43,6 +44,7 @@ SOURCES: dict[str, dict[str, int]] = {
         "netmon_errors": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_stream": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_http": syscalls.PROG_TYPE_SCHED_CLS,
+        "netmon_http2": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_quiet": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_sweep": syscalls.PROG_TYPE_SCHED_CLS,
         "netmon_mark": syscalls.PROG_TYPE_SCHED_CLS,
@@ -89,6 +91,7 @@ TAIL_CALLS: dict[str, tuple[str, int]] = {
     "netmon_errors": ("message_programs", PROGRAM_ERRORS),
     "netmon_stream": ("message_programs", PROGRAM_STREAM),
     "netmon_http": ("message_programs", PROGRAM_HTTP),
+    "netmon_http2": ("message_programs", PROGRAM_HTTP2),
 }
 """Program -> the program array and the slot by which others call it."""
 

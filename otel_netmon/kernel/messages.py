@@ -21,6 +21,9 @@ STREAM_PROGRAM = "netmon_stream"
 HTTP_PROGRAM = "netmon_http"
 """The program that follows HTTP/1. It is called where the late constant HTTP is set, there and where STREAMS is."""
 
+HTTP2_PROGRAM = "netmon_http2"
+"""The program that follows HTTP/2, likewise."""
+
 HTTP_CONNECTIONS_MAX = 16384
 """Connections of HTTP/1 that are followed at a time, 3 kB each."""
 

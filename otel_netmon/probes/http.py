@@ -9,7 +9,7 @@ HTTP = Probe(
     summary="Requests of HTTP and gRPC in clear with method, route, status, times and sizes, on any port",
     image="tc_monitor",
     hooks=("called by the programs of flows until a flow is decided",),
-    programs=("netmon_stream", "netmon_http", "netmon_quiet"),
+    programs=("netmon_stream", "netmon_http", "netmon_http2", "netmon_quiet"),
     maps=("message_programs", "message_scratch", "message_counts", "messages", "http_connections", "http_fresh"),
     metrics=(
         "http.server.request.duration",

@@ -90,7 +90,7 @@ def test_the_verifier_looks_at_few_instructions(capsys: pytest.CaptureFixture[st
             variants = [count for variant, count in counts.items() if variant.split()[0] == program]
             sys.stdout.write(f"\n  verifier: {program}: {min(variants)} to {max(variants)} instructions")
     once = len(image.SOURCES["socket_monitor"]) + len(image.SOURCES["drop_monitor"])
-    once += 6  # HTTP, errors, sweep, mark, quiet, clock
+    once += 7  # HTTP, HTTP/2, errors, sweep, mark, quiet, clock
     assert len(counts) == 16 + 2 + 2 + 8 + 8 + once  # receive, DNS and streams, also in a replay; transmit; XDP
     assert all(0 < count <= INSTRUCTIONS_MAX for count in counts.values()), counts
 

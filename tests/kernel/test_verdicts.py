@@ -43,6 +43,7 @@ def test_no_image_has_a_program_of_another_kind() -> None:
         "netmon_errors",
         "netmon_stream",
         "netmon_http",
+        "netmon_http2",
         "netmon_sweep",
         "netmon_quiet",
         "netmon_mark",
@@ -107,6 +108,7 @@ def test_the_program_for_streams_leaves_the_packet_to_the_next(program: str) -> 
         for replay in (0, 1):
             programs.program("netmon_stream", replay=replay, http=1 - replay)
             programs.program("netmon_http", http=1)
+            programs.program("netmon_http2")
             run = programs.runner(program, replay=replay, streams=1, http=1 - replay).run
             assert {run(frame) for frame in every} == {TCX_NEXT}
         counts = MessageCounts(programs.loaded.maps["message_counts"], syscalls.possible_cpus()).read()

@@ -52,6 +52,7 @@ class MessagePrograms(Programs):
             self.program("netmon_stream", replay=replay, handshake_bytes=handshake_bytes, http=http)
         if http:
             self.program("netmon_http", http=http)
+            self.program("netmon_http2")
         set_message_ports(self.loaded, ports)
         self.ring = RingReader(self.loaded.maps["messages"], chosen["messages"])
         self.open_queries = OpenQueryReader(self.loaded.maps["dns_cache"], chosen["dns_cache"])
