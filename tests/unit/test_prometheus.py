@@ -42,8 +42,18 @@ def page(snapshot: Snapshot, accept: str = "") -> str:
 
 
 def as_set(samples: Iterable[Sample]) -> Samples:
-    """Samples without their order; empty labels are none, as in Prometheus' data model. No sample may be there twice."""
-    found = [(each.name, frozenset((k, v) for k, v in each.labels.items() if v), float(each.value)) for each in samples]
+    """Samples without their order; empty labels are none, as in Prometheus' data model. No sample may be there twice.
+
+    Bounds of buckets are compared as numbers: Go and Python write large ones differently.
+    """
+    found = [
+        (
+            each.name,
+            frozenset((k, repr(float(v)) if k == "le" else v) for k, v in each.labels.items() if v),
+            float(each.value),
+        )
+        for each in samples
+    ]
     assert len(set(found)) == len(found)
     return set(found)
 
