@@ -49,7 +49,7 @@ def as_set(samples: Iterable[Sample]) -> Samples:
     found = [
         (
             each.name,
-            frozenset((k, repr(float(v)) if k == "le" else v) for k, v in each.labels.items() if v),
+            frozenset((k, repr(float(v)) if k == "le" and v != "+Inf" else v) for k, v in each.labels.items() if v),
             float(each.value),
         )
         for each in samples
