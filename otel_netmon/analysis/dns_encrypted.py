@@ -14,20 +14,6 @@ EncryptedTransport = Literal["dot", "doq", "doh"]
 PORT = 853
 """Of DNS over TLS, and over QUIC."""
 
-RESOLVER_NAMES = (
-    "cloudflare-dns.com",
-    "dns.adguard-dns.com",
-    "dns.google",
-    "dns.mullvad.net",
-    "dns.nextdns.io",
-    "dns.quad9.net",
-    "doh.cleanbrowsing.org",
-    "doh.opendns.com",
-    "dns0.eu",
-    "one.one.one.one",
-)
-"""Public resolvers that offer DNS over HTTPS, each with all names below it."""
-
 
 def encrypted_transport(
     server_port: int, alpn: Collection[str], server_name: str | None, quic: bool, resolvers: Collection[str]

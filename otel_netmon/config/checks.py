@@ -167,6 +167,12 @@ def port(value: str) -> str | None:
     return None if good else f"{value!r} is no port: expected a number from 1 to 65535"
 
 
+def domain_name(value: str) -> str | None:
+    """A name of DNS that a server can be asked for by."""
+    good = _HOSTNAME.fullmatch(value) is not None and len(value) <= 253 and not re.fullmatch(r"[0-9.]+", value)
+    return None if good else f"{value!r} is no domain name"
+
+
 def route(value: str) -> str | None:
     """Says why a rule for routes is none."""
     try:

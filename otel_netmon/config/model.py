@@ -14,6 +14,7 @@ from msgspec import Meta, field
 
 from otel_netmon.config import checks
 from otel_netmon.config.otlp import SIGNALS, Destination, Otlp, Receiver, SignalName
+from otel_netmon.config.resolvers import RESOLVER_NAMES
 from otel_netmon.config.section import Section
 
 __all__ = [
@@ -103,7 +104,9 @@ class FlowsProbe(Section, frozen=True):
     ] = "auto"
     decapsulate: Annotated[
         bool,
-        Meta(description="Count the inner flow of VXLAN, Geneve, GTP-U, GRE, ERSPAN and IP-in-IP instead of the outer one."),
+        Meta(
+            description="Count the inner flow of VXLAN, Geneve, GTP-U, GRE, ERSPAN and IP-in-IP instead of the outer one."
+        ),
     ] = False
     table_entries: Annotated[
         int,
@@ -164,6 +167,15 @@ class DnsProbe(Section, frozen=True):
             le=127,
         ),
     ] = 2
+    resolver_names: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Servers that offer DNS over HTTPS, each with all names below it: a handshake with one of them is that of "
+            "encrypted lookups. Nothing else tells DNS over HTTPS from other HTTPS. DNS over TLS and QUIC are told by ALPN or port. "
+            "Needs `probes.tls.enabled`.",
+            extra={"check": checks.domain_name},
+        ),
+    ] = RESOLVER_NAMES
     ring_bytes: Annotated[
         int,
         Meta(

@@ -132,6 +132,9 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             "netmon",
         ),
         "netmon.dns.question.type": Attribute("Type of the question, by its IANA name.", str, ("A", "HTTPS"), "netmon"),
+        "netmon.dns.encrypted.transport": Attribute(
+            "How lookups are sealed: DNS over TLS, over QUIC or over HTTPS.", str, ("dot", "doq", "doh"), "netmon"
+        ),
         "netmon.dns.response.code": Attribute(
             "Response code, by its IANA name. Left out where there was no answer.",
             str,
@@ -440,6 +443,20 @@ def _dns_metrics() -> Iterable[Metric]:
         "netmon.dns.search.lookups", "{lookup}", "histogram", float,
         "Lookups that one name cost because of the search list of its client (resolv.conf(5), ndots).",
         (), bounds=(1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0),
+    )  # fmt: skip
+    resolver = "netmon.dns.encrypted.transport", "server.address", "server.port"
+    yield Metric(
+        "netmon.dns.encrypted.handshake.duration", "s", "histogram", float,
+        "Time of TLS handshakes with resolvers: DNS over TLS by its ALPN name or port 853, DNS over HTTPS by the server's name, see "
+        "probes.dns.resolver_names. What is asked inside is sealed and not guessed at. server.address is the resolver's address; "
+        "error.type is that of netmon.tls.handshake.duration, where the same handshakes count.",
+        (*resolver, "error.type", "otel.metric.overflow"), bounds=_SECONDS,
+    )  # fmt: skip
+    yield Metric(
+        "netmon.dns.encrypted.hellos", "{hello}", "counter", int,
+        "ClientHellos of QUIC to resolvers, each client's counted once: DNS over QUIC by its ALPN name or port 853, DNS over HTTPS by "
+        "the server's name. The rest of a handshake of QUIC is sealed.",
+        (*resolver, "otel.metric.overflow"),
     )  # fmt: skip
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -101,3 +103,13 @@ class Distribution:
         slots = np.arange(len(self._sets))
         start = np.full(len(slots), self._start_ns, np.uint64)
         return {self.metric: histogram_series(self._columns.read(slots), list(self._sets), start)}
+
+    def state(self) -> dict[str, Any]:
+        """What another process needs to go on; attributes of the agent's own resource alone."""
+        return {**self._columns.state(), "sets": json.dumps([each.encoded.hex() for each in self._sets])}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from ``state``, in place of all that is here."""
+        self._columns.restore(state)
+        encoded = map(bytes.fromhex, json.loads(state["sets"]))
+        self._sets = {AttributeSet(each): slot for slot, each in enumerate(encoded)}

@@ -19,6 +19,8 @@ DNS = Probe(
         "netmon.dns.unmatched",
         "netmon.dns.nxdomain.ratio",
         "netmon.dns.search.lookups",
+        "netmon.dns.encrypted.handshake.duration",
+        "netmon.dns.encrypted.hellos",
         "netmon.domain.io",
         "netmon.domain.connections",
     ),

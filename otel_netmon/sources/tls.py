@@ -33,6 +33,7 @@ from otel_netmon.otel.spans import Event, Sought
 from otel_netmon.readers.messages import Messages
 from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources import messages as ring
+from otel_netmon.sources.dns_encrypted import EncryptedLookups
 from otel_netmon.sources.messages import MessageSource
 
 _HELLO = np.dtype([("server", "<u8"), ("carrier", "u1"), ("reserved", "u1", 3)])
@@ -74,6 +75,8 @@ class TlsSource:
         self._ends = TlsEnds()
         self._weak: Counter[Weakness] = Counter()
         self._handshakes: Counter[str] = Counter()
+        dns = config.probes.dns
+        self._lookups = EncryptedLookups(dns.resolver_names, start_ns) if dns.enabled else None
         self._rule = rule
         self._points = told.TlsPoints()
         self._spans: list[Sought] = []
@@ -141,6 +144,8 @@ class TlsSource:
 
     def _tell(self, handshakes: list[TlsHandshake], offset_ns: int, now_ns: int) -> None:
         unix_ns = now_ns + offset_ns
+        if self._lookups is not None:
+            self._lookups.take_handshakes(handshakes)
         servers = [told.server_of(each) for each in handshakes]
         weak = [weaknesses(each, self._thresholds, unix_ns / 1e9) for each in handshakes]
         for handshake, server, kinds in zip(handshakes, servers, weak, strict=True):
@@ -178,6 +183,8 @@ class TlsSource:
             self._events.append(told.weak_event(server, kind, handshake, unix_ns))
 
     def _count_hellos(self, hellos: list[DatagramHello], unix_ns: int) -> None:
+        if self._lookups is not None:
+            self._lookups.take_hellos(hellos)
         names = self._series.servers
         carriers = [told.CARRIERS.index(hello.carrier) for hello in hellos]
         many: Counter[tuple[int, int]] = Counter()
@@ -222,6 +229,8 @@ class TlsSource:
             **told.weak_points(self._weak, start_ns),
             **told.expiry_points(self._servers.current(seconds), seconds, start_ns),
         }
+        if self._lookups is not None:
+            points |= self._lookups.points()
         self._hellos.end_cycle()
         self._series.end_cycle(self._hellos.reading().keys["server"].tolist())
         return points
@@ -248,11 +257,14 @@ class TlsSource:
             **{f"handshakes.{what}": count for what, count in self._handshakes.items()},
             **{f"datagrams.{what}": count for what, count in self._datagrams.counts.items()},
         }
-        return {**self._series.state(), "tls.hellos": self._hellos.state(), "tls.counts": counts}
+        sealed = self._lookups.state() if self._lookups is not None else {}
+        return {**self._series.state(), **sealed, "tls.hellos": self._hellos.state(), "tls.counts": counts}
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Goes on where another process was, before the first drain."""
         self._series.restore(state)
+        if self._lookups is not None:
+            self._lookups.restore(state)
         self._hellos.limit = len(state["tls.hellos"]["keys"])
         self._hellos.restore(state["tls.hellos"])
         for name, count in state["tls.counts"].items():

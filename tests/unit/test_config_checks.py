@@ -201,3 +201,22 @@ def test_where_a_signal_goes(signal: SignalName) -> None:
         endpoint="https://d", metrics_endpoint="http://m", traces_endpoint="http://t", logs_endpoint="http://l"
     )
     assert own.target(signal) == f"http://{signal[0]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [
+        ("dns.google", True),
+        ("DNS.Google.", True),
+        ("resolver", True),
+        ("", False),
+        (".", False),
+        ("a..b", False),
+        ("192.0.2.1", False),
+        ("*.dns.google", False),
+        ("https://dns.google", False),
+        ("a." * 127 + "a", False),
+    ],
+)
+def test_domain_names(text: str, good: bool) -> None:
+    assert (checks.domain_name(text) is None) == good

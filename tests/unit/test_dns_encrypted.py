@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from otel_netmon.analysis.dns_encrypted import RESOLVER_NAMES, encrypted_transport
+from otel_netmon.analysis.dns_encrypted import encrypted_transport
+from otel_netmon.config.resolvers import RESOLVER_NAMES
 
 RESOLVERS = frozenset(RESOLVER_NAMES)
 
