@@ -18,11 +18,15 @@
 
 BPF_TABLE("hash", struct netmon_query_key, struct netmon_query, dns_cache, 16384);
 
-static __always_inline int dns_opcode_is_assigned(u16 flags)
+/*
+ * Whether it may be the header of a message: its operation code is assigned, or it has one question as nearly every message
+ * does. A server answers other codes with NOTIMP (RFC 1035, 4.1.1).
+ */
+static __always_inline int dns_header_may_be(u16 flags, u16 questions)
 {
 	u8 opcode = flags >> 11 & 15;
 
-	return opcode <= 6 && opcode != 3;
+	return (opcode <= 6 && opcode != 3) || questions == bpf_htons(1);
 }
 
 /*
@@ -186,7 +190,7 @@ static __always_inline void dns_datagram(struct __sk_buff *skb, struct message_s
 	}
 	fits = dns_counts_fit(header, s->message.payload_length);
 	flags = bpf_ntohs(header[1]);
-	if (!dns_opcode_is_assigned(flags) ||
+	if (!dns_header_may_be(flags, header[2]) ||
 	    (!fits && !((flags & DNS_RESPONSE) && (s->protocols & NETMON_PORT_DNS)))) {
 		message_count(NETMON_COUNT_NOT_DNS_HEADER, 1);
 		return;

@@ -116,13 +116,14 @@ def decode(data: bytes, length: int | None = None) -> Message | Fault:
         length: octets of the whole message where the capture may have cut it; None: `data` is all of it.
 
     Returns:
-        The message, or why there is none: the header or the first question cannot be read. A message cut inside them
+        The message, or why there is none: the header or the first question cannot be read, or the operation code is
+        none (``opcode``) and there is not the one question that nearly every message has. A message cut inside them
         gives ``short_header`` or ``short_question`` as well: there is nothing whole to tell.
     """
     if len(data) < HEADER_OCTETS:
         return "short_header"
     identifier, flags, question_count, answer_count, authority_count, additional_count = _HEADER(data)
-    if flags >> 11 & 15 not in _ASSIGNED_OPCODES:
+    if flags >> 11 & 15 not in _ASSIGNED_OPCODES and question_count != 1:
         return "opcode"
     suffixes: Suffixes = {}
     questions: list[Question] = []

@@ -462,9 +462,9 @@ def test_sctp_on_the_port_is_no_message(programs: MessagePrograms) -> None:
         (QUERY[:11], MessageCount.NOT_DNS_SHORT),
         (QUERY[:12], MessageCount.NOT_DNS_HEADER),
         (QUERY[:-1], MessageCount.NOT_DNS_QUESTION),
-        (dns.message(7, 3 << 11, [dns.question(NAME)]), MessageCount.NOT_DNS_HEADER),
-        (dns.message(7, 7 << 11, [dns.question(NAME)]), MessageCount.NOT_DNS_HEADER),
-        (dns.message(7, 0x8000 | 15 << 11, [dns.question(NAME)]), MessageCount.NOT_DNS_HEADER),
+        (dns.message(7, 3 << 11, [dns.question(NAME)] * 2), MessageCount.NOT_DNS_HEADER),
+        (dns.message(7, 7 << 11, [dns.question(NAME)] * 2), MessageCount.NOT_DNS_HEADER),
+        (dns.message(7, 0x8000 | 15 << 11, [dns.question(NAME)] * 2), MessageCount.NOT_DNS_HEADER),
         (pack(">HHHHHH", 7, 0, 2, 0, 0, 0) + dns.question("a"), MessageCount.NOT_DNS_HEADER),
         (pack(">HHHHHH", 7, 0, 1, 0, 0, 1) + dns.question("a"), MessageCount.NOT_DNS_HEADER),
         (pack(">HHHHHH", 7, 0, 1, 65535, 65535, 65535) + dns.question(NAME), MessageCount.NOT_DNS_HEADER),
@@ -484,6 +484,15 @@ def test_what_is_no_dns_is_counted_by_reason(programs: MessagePrograms, payload:
     assert programs.counts() == {reason: 1}
     assert programs.kinds() == []
     assert len(programs.open_queries.read().keys) == 0
+
+
+@pytest.mark.parametrize("opcode", [3, 7, 9, 15])
+def test_a_server_is_asked_with_an_operation_code_that_nobody_assigned(programs: MessagePrograms, opcode: int) -> None:
+    asked, refused = (dns.message(7, flags | opcode << 11, [dns.question(NAME)]) for flags in (0, 0x8004))
+    programs.run(query_frame(asked))
+    programs.run(answer_frame(refused))
+    assert programs.kinds() == [MessageKind.DNS_ANSWER]
+    assert programs.counts() == {MessageCount.DNS_QUERIES: 1, MessageCount.DNS_ANSWERS: 1}
 
 
 def test_a_datagram_cut_in_its_own_header_is_short(programs: MessagePrograms) -> None:

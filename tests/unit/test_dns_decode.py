@@ -345,6 +345,8 @@ def test_operation_codes(opcode: int) -> None:
         assert made.opcode == opcode
     else:
         assert made == "opcode"
+    asked = read(d.message(1, opcode << 11, [d.question("e")]))
+    assert (asked.opcode, len(asked.questions)) == (opcode, 1)
 
 
 def test_names_of_numbers() -> None:
