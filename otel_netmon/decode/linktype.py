@@ -36,6 +36,11 @@ _ADDRESS_FAMILIES = {2: _IPV4, 10: _IPV6, 24: _IPV6, 28: _IPV6, 30: _IPV6}
 """AF_INET everywhere; AF_INET6 of Linux, NetBSD/OpenBSD, FreeBSD, macOS."""
 _PPP_PROTOCOLS = {0x0021: _IPV4, 0x0057: _IPV6, 0x0281: _MPLS, 0x0283: _MPLS_MULTICAST}
 _CISCO_HDLC_ADDRESSES = (0x0F, 0x8F)
+_CISCO_HDLC_HEADERS = (b"\x0f\0", b"\x8f\0")
+_NETFILTER_FAMILIES = {2: _IPV4, 10: _IPV6}
+_NETFILTER_PAYLOAD = 9
+_NETFILTER_KIND = 0x3FFF
+"""Of an attribute's type; the bits above are flags."""
 
 _COOKED_WITHOUT_ETHERTYPE = frozenset((770, 801, 802, 803, 824))
 """ARPHRD_FRAD, _IEEE80211, _IEEE80211_PRISM, _IEEE80211_RADIOTAP, _NETLINK: a link layer of their own follows."""
@@ -43,6 +48,7 @@ _COOKED_8023 = (0x0001, 0x0004)
 """The cooked header's "protocols" of an 802.3 frame without and with an LLC header."""
 
 _big_short = Struct(">H").unpack_from
+_big_shorts, _little_shorts = Struct(">HH").unpack_from, Struct("<HH").unpack_from
 
 
 def to_ethernet(link_type: int, data: bytes, wire_length: int) -> tuple[bytes, int] | str:
@@ -57,7 +63,8 @@ def to_ethernet(link_type: int, data: bytes, wire_length: int) -> tuple[bytes, i
         The Ethernet frame and its length on the wire (never below what was captured, as the draft lets a reader do), or
         why there is none: ``link_type_N`` (not known), ``short_frame`` (the header is cut), ``raw_ip_version``,
         ``loopback_family``, ``ppp_protocol``, ``chdlc_protocol``, ``cooked_protocol`` (what follows the header is
-        neither IP nor has an EtherType), ``cooked_hardware`` (a cooked header before a link layer of its own).
+        neither IP nor has an EtherType), ``cooked_hardware`` (a cooked header before a link layer of its own),
+        ``netfilter_family`` (no IP), ``netfilter_payload`` (the log has no packet).
     """
     if link_type == ETHERNET:
         captured = len(data)
@@ -95,9 +102,14 @@ def _mpls(data: bytes, wire_length: int) -> _Header:
 
 
 def _null(data: bytes, wire_length: int) -> _Header:
-    """BSD loopback: the address family in the byte order of the machine that captured, which the file does not tell."""
+    """BSD loopback: the address family in the byte order of the machine that captured, which the file does not tell.
+
+    Some drivers give Cisco HDLC as that.
+    """
     if len(data) < 4:
         return _SHORT_FRAME
+    if data[:2] in _CISCO_HDLC_HEADERS:
+        return _cisco_hdlc(data, wire_length)
     little = _ADDRESS_FAMILIES.get(int.from_bytes(data[:4], "little"))
     ethertype = little or _ADDRESS_FAMILIES.get(int.from_bytes(data[:4], "big"))
     return "loopback_family" if ethertype is None else (ethertype, 4)
@@ -142,6 +154,29 @@ def _pppoe(data: bytes, wire_length: int) -> _Header:
     return _PPPOE_DISCOVERY if data[1] else _PPPOE_SESSION, 0
 
 
+def _netfilter_log(data: bytes, wire_length: int) -> _Header:
+    """NFLOG: address family, version 0, resource; then attributes, the packet is one (NFULA_PAYLOAD).
+
+    An attribute has its length, header included, and its type, in the byte order of the machine that captured; they
+    stand at multiples of 4 octets.
+    """
+    if len(data) < 8:
+        return _SHORT_FRAME
+    ethertype = _NETFILTER_FAMILIES.get(data[0])
+    if ethertype is None or data[1]:
+        return "netfilter_family"
+    attribute = _little_shorts if data[6] and not data[7] else _big_shorts
+    at = 4
+    while at + 4 <= len(data):
+        length, kind = attribute(data, at)
+        if kind & _NETFILTER_KIND == _NETFILTER_PAYLOAD:
+            return ethertype, at + 4
+        if length < 4:
+            break
+        at += length + 3 & ~3
+    return "netfilter_payload"
+
+
 def _cooked(data: bytes, wire_length: int) -> _Header:
     """Linux cooked v1: packet type, ARPHRD_* type, address length, address[8], protocol."""
     if len(data) < 16:
@@ -181,5 +216,6 @@ _HEADERS: dict[int, Callable[[bytes, int], _Header]] = {
     219: _mpls,
     228: _ipv4,
     229: _ipv6,
+    239: _netfilter_log,
     276: _cooked2,
 }

@@ -26,6 +26,15 @@ def cooked2(protocol: int, hardware: int = 1) -> bytes:
     return pack(">HHIHBB8s", protocol, 0, 3, hardware, 0, 6, bytes(range(8)))
 
 
+def netfilter(order: str = "<", family: int = 2, kind: int = 9) -> bytes:
+    """Before the packet: its header, a prefix of 5 octets, a mark; then the attribute that has the packet."""
+    attributes = [(1, b"\x08\0\3\0"), (10, b"abcd\0"), (5, bytes(4))]
+    head = pack(">BBH", family, 0, 40)
+    for number, value in attributes:
+        head += pack(order + "HH", 4 + len(value), number) + value + bytes(-len(value) % 4)
+    return head + pack(order + "HH", 24, kind)
+
+
 @pytest.mark.parametrize(
     ("link_type", "header", "payload", "ethertype"),
     [
@@ -33,6 +42,10 @@ def cooked2(protocol: int, hardware: int = 1) -> bytes:
         *((link_type, b"", IPV6, 0x86DD) for link_type in (12, 14, 101, 229)),
         *((0, pack(order + "I", 2), IPV4, 0x0800) for order in "<>"),
         *((0, pack(order + "I", family), IPV6, 0x86DD) for order in "<>" for family in (10, 24, 28, 30)),
+        *((0, start + b"\0\x08\0", IPV4, 0x0800) for start in (b"\x0f", b"\x8f")),
+        *((239, netfilter(order), IPV4, 0x0800) for order in "<>"),
+        (239, netfilter(family=10), IPV6, 0x86DD),
+        (239, netfilter(">", kind=0x8009), IPV4, 0x0800),
         (108, pack(">I", 2), IPV4, 0x0800),
         *((108, pack(">I", family), IPV6, 0x86DD) for family in (10, 24, 28, 30)),
         *((113, cooked(0x0800, hardware), IPV4, 0x0800) for hardware in (1, 512, 772, 65534, 778)),
@@ -130,6 +143,12 @@ def test_cut_header_is_a_short_frame(link_type: int, shortest: bytes) -> None:
         (276, cooked2(0x0003) + bytes(16), "cooked_protocol"),
         *((113, cooked(0x0800, hardware) + bytes(40), "cooked_hardware") for hardware in (770, 801, 802, 803, 824)),
         (276, cooked2(0x0800, 803) + bytes(40), "cooked_hardware"),
+        (239, bytes(7), "short_frame"),
+        (239, netfilter(family=7) + IPV4, "netfilter_family"),
+        (239, b"\2\1" + netfilter()[2:] + IPV4, "netfilter_family"),
+        (239, netfilter(kind=12) + IPV4, "netfilter_payload"),
+        (239, netfilter()[:8] + bytes(40), "netfilter_payload"),
+        (0, b"\x0f\0\0\0" + bytes(40), "chdlc_protocol"),
     ],
 )
 def test_reasons(link_type: int, data: bytes, reason: str) -> None:
