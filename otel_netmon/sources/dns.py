@@ -198,11 +198,12 @@ class DnsSource:
         """What another process needs to go on."""
         totals = self._analysis.totals.counts
         counts = {f"total.{name}": count for name, count in totals.items()}
-        return {**self.series.state(), "dns.counts": counts}
+        return {**self.series.state(), "dns.searches": self._searches.state(), "dns.counts": counts}
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Goes on where another process was, before the first drain."""
         self.series.restore(state)
+        self._searches.restore(state["dns.searches"])
         counts = state["dns.counts"]
         for name, count in counts.items():
             if name.startswith("total."):

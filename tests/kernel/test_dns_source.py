@@ -268,3 +268,25 @@ def test_diversity_and_the_places_that_are_wanted(programs: MessagePrograms) -> 
     assert found.sets == pytest.approx(5, abs=0.5)
     assert made.wanted == 64 + 2 * (2 + 3)
     made.close()
+
+
+def test_searches_are_not_lost_with_a_process(programs: MessagePrograms) -> None:
+    def searches(made: Probe) -> tuple[int, float]:
+        series = made.points()["netmon.dns.search.lookups"]
+        assert isinstance(series, HistogramSeries)
+        return int(series.count.sum()), float(series.sum.sum())
+
+    first = source(programs)
+    for identifier, (suffix, rcode) in enumerate(((".a.example", 3), (".b.example", 3), ("", 0))):
+        ask(programs, identifier, f"www.shop.test{suffix}")
+        reply(programs, identifier, f"www.shop.test{suffix}", rcode)
+    deadline = time.monotonic() + 20
+    while searches(first) == (0, 0) and time.monotonic() < deadline:
+        first.drain()
+        time.sleep(0.05)
+    assert searches(first) == (1, 3)
+    second = source(programs)
+    second.restore(first.state())
+    assert searches(second) == (1, 3)
+    first.close()
+    second.close()
