@@ -23,7 +23,7 @@ pytestmark = pytest.mark.kernel
 
 NAME = "service.example"
 HTTP_PORT, TLS_PORT, DNS_PORT = 8088, 8443, 53
-REQUESTS, HANDSHAKES, LOOKUPS, UNKNOWN = 31, 7, 53, 11
+REQUESTS, HANDSHAKES, LOOKUPS, UNKNOWN = 101, 13, 503, 11
 EVERY_SPAN = ("spans.share=1", "spans.limit_per_second=100000", "spans.slow_seconds=1000")
 
 SERVER = """
