@@ -178,7 +178,10 @@ def test_dnsperf_is_counted_to_the_last_query(link: tuple[NetNs, NetNs, Veth], t
     names.sort(key=lambda name: hash(name) % 1009)
     # A ring that holds all of them, so that no other load on the machine can make it overflow.
     ring = f"probes.dns.ring_bytes={1 << 25}"
-    with dnsmasq(right, pair.right_address), agent(*options(left, pair, ring)) as running:
+    with (
+        dnsmasq(right, pair.right_address),
+        agent(*options(left, pair, ring, "probes.connections.enabled=false")) as running,
+    ):
         codes = dnsperf(left, pair.right_address, names, tmp_path, 20_000)
         assert codes == {code: many for code, (_, many) in kinds.items()}
         expected = Counter({("udp", code): many for code, many in codes.items()})
@@ -192,7 +195,10 @@ def test_dnsperf_is_counted_to_the_last_query(link: tuple[NetNs, NetNs, Veth], t
 @pytest.mark.collector
 def test_spans_arrive_and_say_how_many_they_stand_for(link: tuple[NetNs, NetNs, Veth], tmp_path: Path) -> None:
     left, right, pair = link
-    settings = ["spans.share=0.5", "spans.limit_per_second=100000", "spans.slow_seconds=1000"]
+    settings = [
+        *("spans.share=0.5", "spans.limit_per_second=100000", "spans.slow_seconds=1000"),
+        "probes.connections.enabled=false",  # lookups alone
+    ]
     words = {"ok": 199, "nx": 7, "refused": 5, "again": 3}
     with (
         otelcol(tmp_path, all_signals=True) as collector,
