@@ -133,15 +133,17 @@ static __always_inline u8 may_be_message(const struct packet *p, u32 payload, u8
 /* Likewise of a flow that is known: which program looks at it. */
 static __always_inline u8 where_to_look(const struct packet *p, const struct netmon_flow *flow, u32 payload)
 {
-	u8 state = flow->sequence_state;
-	u8 look = may_be_message(p, payload, state);
+	u32 state = flow->sequence_state;
+	u32 look = may_be_message(p, payload, state);
+	u32 goes_on, is_before, skips;
 
-	if (!late_http() || state < NETMON_SEQUENCE_SKIP || look == LOOK_NOWHERE)
+	if (!late_http() || state < NETMON_SEQUENCE_SKIP)
 		return look;
-	if ((state & NETMON_SEQUENCE_SKIP) && !(p->tcp_flags & (TCP_FIN | TCP_RST)) &&
-	    (s32)(p->sequence + payload - flow->stream_next) < 0)
-		return LOOK_NOWHERE;
-	return LOOK_STREAM + state / NETMON_SEQUENCE_HTTP_CLIENT;
+	/* Of HTTP/1, what ends before stream_next is skipped, but for the end of a connection; without a branch, likewise. */
+	goes_on = ((p->tcp_flags & (TCP_FIN | TCP_RST)) - 1U) >> 31; /* neither */
+	is_before = (p->sequence + payload - flow->stream_next) >> 31;
+	skips = state / NETMON_SEQUENCE_SKIP & is_before & goes_on;
+	return look * (skips ^ 1) * (LOOK_STREAM + state / NETMON_SEQUENCE_HTTP_CLIENT);
 }
 
 /* 1: counted in a flow, and p->look said; 0: it had no place. */

@@ -14,15 +14,19 @@ from otel_netmon.errors import NetmonError
 from otel_netmon.kernel import image
 from otel_netmon.kernel.loader import LoadedImage, raise_memlock
 
+_LOOKING = {Late.STREAMS: 1, Late.HTTP: 1}
 _TC: dict[str, dict[Late, int]] = {
     "default": {},
-    "no layer 2": {Late.L2_LENGTH: 0},
-    "decapsulate": {Late.DECAPSULATE: 1},
+    "looking into packets": _LOOKING,
+    "no layer 2": {Late.L2_LENGTH: 0, **_LOOKING},
+    "decapsulate": {Late.DECAPSULATE: 1, **_LOOKING},
 }
+_REPLAY = {Late.REPLAY: 1, Late.STREAMS: 1}
 VARIANTS: dict[str, dict[str, dict[Late, int]]] = {
-    "netmon_receive": {**_TC, "replay": {Late.REPLAY: 1}, "replay, decapsulate": {Late.REPLAY: 1, Late.DECAPSULATE: 1}},
+    "netmon_receive": {**_TC, "replay": _REPLAY, "replay, decapsulate": {**_REPLAY, Late.DECAPSULATE: 1}},
     "netmon_transmit": _TC,
     "netmon_dns": {"default": {}, "replay": {Late.REPLAY: 1}},
+    "netmon_stream": {"default": {}, "HTTP": {Late.HTTP: 1}, "replay": {Late.REPLAY: 1}},
     "netmon_sockops": {"default": {}, "no namespace": {Late.NETNS: 0}},
 }
 """The late constants that the agent and replay use, by program: each makes other code live. The rest has only the default."""
