@@ -206,8 +206,9 @@ class Session:
             if looks:
                 for look in looks:
                     _look_into(test_run, look)
+                    if ring.waiting:
+                        self._decide(take(parse_messages(ring.drain()), time_ns))
                 looks = []
-                is_long = True
             if (is_long or not read % DRAIN_FRAMES) and ring.waiting:
                 self._decide(take(parse_messages(ring.drain()), time_ns))
         for look in reassembler.finish():

@@ -100,6 +100,19 @@ def test_the_first_fragment_alone(run: Any, *, decapsulate: bool) -> None:
     assert result.fragments == {"incomplete": 1}
 
 
+def test_many_that_stay_alone_at_once(tmp_path: Path) -> None:
+    """Together they are more than the ring holds."""
+    firsts = [cut(udp(answer(number, NAME, *ADDRESSES), back=True), 3200)[0] for number in range(401)]
+    for number, frame in enumerate(firsts):
+        firsts[number] = frame[:18] + number.to_bytes(2, "big") + frame[20:]  # the identification
+    packets = [Packet(0, frame) for frame in firsts]
+    late = cut(udp(ANSWER, back=True))[1]
+    result = replay(write(tmp_path / "many.pcap", [*packets, Packet(61_000 * MS, late)]), tmp_path)
+    assert result.messages_lost == {}
+    assert [each["id"] for each in result.dns] == list(range(401))
+    assert result.fragments == {"incomplete": 402}
+
+
 def test_later_fragments_alone_are_nothing(run: Any) -> None:
     """Their octets look like a message with ports of DNS."""
     inside = udp(dns.query(7, NAME))[34:]
