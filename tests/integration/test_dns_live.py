@@ -335,7 +335,7 @@ def test_what_a_killed_pipeline_took_and_did_not_tell_is_counted(
 def test_a_flood_of_names_stays_within_the_limits(link: tuple[NetNs, NetNs, Veth], tmp_path: Path) -> None:
     """Series come and go, the sum of all that is told stays that of the lookups."""
     left, right, pair = link
-    many, limit = 20_011, 300
+    many, limit = 20_011, 600
     names = [f"www.d{number}.flood" for number in range(many)]
     settings = [f"limits.series={limit}", "otlp.temporality=delta", f"probes.dns.ring_bytes={1 << 23}"]
     with (
