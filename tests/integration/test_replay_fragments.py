@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ def test_later_fragments_alone_are_nothing(run: Any) -> None:
     assert result.fragments == {"incomplete": 1}
 
 
-AROUND = {
+AROUND: dict[str, Callable[[bytes], bytes]] = {
     "ipip": lambda packet: f.ethernet(f.ipv4(packet, f.IPIP, "203.0.113.1", "203.0.113.2")),
     "gre": lambda packet: f.ethernet(f.ipv4(f.gre(packet, f.IPV4), f.GRE, "203.0.113.1", "203.0.113.2")),
     "vxlan": lambda packet: f.ethernet(f.ipv4(f.vxlan(f.ethernet(packet)), f.UDP, "203.0.113.1", "203.0.113.2")),

@@ -30,7 +30,7 @@ def piece(
     if six:
         header = bytearray(f.fragment(b"", f.UDP, begin, more=more))
         header[4:8] = pack(">I", identification)
-        packet = f.ipv6(bytes(header) + payload[begin:end], f.FRAGMENT)
+        packet = bytearray(f.ipv6(bytes(header) + payload[begin:end], f.FRAGMENT))
     else:
         packet = bytearray(f.ipv4(payload[begin:end], more=more, offset=begin))
         packet[4:6] = pack(">H", identification)
@@ -123,20 +123,20 @@ def test_in_any_order_with_copies(seed: int, *, six: bool) -> None:
 def test_many_at_once_stay_apart() -> None:
     reassembler = Reassembler()
     kinds = [
-        {"identification": identification, "six": six, "tags": tags}
+        (identification, six, tags)
         for identification in (7, 8)
         for six in (False, True)
         for tags in ((), (0x8100,), (0x88A8, 0x8100), (0x9100, 0x8100))
     ]
     for cut in CUTS[:3]:
-        for kind in kinds:
-            assert take(reassembler, piece(*cut, **kind)) == []
-    for kind in kinds:
-        (made,) = take(reassembler, piece(*CUTS[3], **kind))
-        head = 14 + 4 * len(kind["tags"])
-        identification = 7 if kind["six"] else kind["identification"]
-        assert made.frame[head:] == whole(six=kind["six"], identification=identification)[14:]
-        assert made.frame[:head] == piece(*CUTS[0], **kind)[:head]
+        for identification, six, tags in kinds:
+            part = piece(*cut, identification=identification, six=six, tags=tags)
+            assert take(reassembler, part) == []
+    for identification, six, tags in kinds:
+        (made,) = take(reassembler, piece(*CUTS[3], identification=identification, six=six, tags=tags))
+        head = 14 + 4 * len(tags)
+        assert made.frame[head:] == whole(six=six, identification=7 if six else identification)[14:]
+        assert made.frame[:head] == piece(*CUTS[0], identification=identification, six=six, tags=tags)[:head]
     assert reassembler.counts == {"reassembled": len(kinds)}
 
 
