@@ -2,6 +2,7 @@
 
     maps ──FlowSource──> totals, conversations ──> netmon.protocol.*, netmon.flow.* ──┐
     /proc/net/dev ──InterfaceSource──> system.network.*, netmon.coverage ─────────────┼──> SeriesBudget ──> Snapshot ──┬──> OtlpSink, one a receiver
+    ring of messages ──MessageProbes──> dns.lookup.*, netmon.tls.*, http.*, rpc.* ────┤                                │
     maps, rings, sock_diag ──ConnectionSource──> netmon.tcp.*, process.network.io, … ─┤                                │
     maps ──XdpSource──> netmon.xdp.* ─────────────────────────────────────────────────┘                                └──> Server (/metrics)
 
