@@ -12,20 +12,9 @@ from otel_netmon.kernel.cgroup import find_cgroup2
 from otel_netmon.kernel.image import CGROUP_HOOKS
 from otel_netmon.kernel.loader import LoadedImage
 from otel_netmon.loading import wakeup_bytes
+from otel_netmon.probes.connections import CONNECTIONS
 
-ORDER = (
-    "netmon_sockops",
-    "netmon_release",
-    "netmon_ingress",
-    "netmon_egress",
-    "netmon_accept4",
-    "netmon_accept6",
-    "netmon_connect4",
-    "netmon_connect6",
-    "netmon_bind4",
-    "netmon_bind6",
-    "netmon_socket",
-)
+ORDER = CONNECTIONS.programs
 """Who makes a row comes after those who end it, so that none is left when a socket opens while this goes on."""
 
 ATTACHED = "attached"

@@ -157,27 +157,23 @@ class HistogramSeries:
         return len(self.attributes)
 
     def __getitem__(self, rows: slice) -> HistogramSeries:
-        return HistogramSeries(
-            attributes=self.attributes[rows],
-            start_time_unix_nano=self.start_time_unix_nano[rows],
-            count=self.count[rows],
-            sum=self.sum[rows],
-            minimum=self.minimum[rows],
-            maximum=self.maximum[rows],
-            scale=self.scale[rows],
-            offset=self.offset[rows],
-            zero_count=self.zero_count[rows],
-            buckets=self.buckets[rows],
-            bounds=self.bounds,
-            bucket_counts=self.bucket_counts[rows],
-            exemplars=self.exemplars[rows],
-        )
+        return self._those(rows, self.attributes[rows], self.exemplars[rows])
 
     def at(self, rows: npt.NDArray[np.int64]) -> HistogramSeries:
         """Some series of many, in the order of ``rows``."""
         places = rows.tolist()
+        return self._those(
+            rows, [self.attributes[place] for place in places], [self.exemplars[place] for place in places]
+        )
+
+    def _those(
+        self,
+        rows: slice | npt.NDArray[np.int64],
+        attributes: Sequence[AttributeSet],
+        exemplars: Sequence[Sequence[Exemplar]],
+    ) -> HistogramSeries:
         return HistogramSeries(
-            attributes=[self.attributes[place] for place in places],
+            attributes=attributes,
             start_time_unix_nano=self.start_time_unix_nano[rows],
             count=self.count[rows],
             sum=self.sum[rows],
@@ -189,7 +185,7 @@ class HistogramSeries:
             buckets=self.buckets[rows],
             bounds=self.bounds,
             bucket_counts=self.bucket_counts[rows],
-            exemplars=[self.exemplars[place] for place in places],
+            exemplars=exemplars,
         )
 
     __iter__ = None  # else Python would iterate by __getitem__(0), __getitem__(1), …
