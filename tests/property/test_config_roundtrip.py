@@ -39,7 +39,7 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
         max_size=3,
     ),
     "probes.dns.resolver_names": st.lists(
-        st.from_regex(r"[a-z0-9]{1,8}(\.[a-z0-9]{1,8}){0,2}", fullmatch=True), max_size=3
+        st.from_regex(r"[a-z0-9]{1,8}(\.[a-z0-9]{1,8}){0,2}\.[a-z]{2,5}", fullmatch=True), max_size=3
     ),
     "probes.dns.ports": st.lists(st.integers(1, 65535).map(str), max_size=3),
     "prometheus.listen": st.sampled_from(["[::1]:0", "localhost:1", "127.0.0.1:9464"]),
