@@ -46,6 +46,7 @@ def spooling(place: Place, spool: Path, endpoint: str, *more: str, **options: An
         "export.spool.directory": str(spool),
         "spans.share": "1",
         "spans.limit_per_second": "100000",
+        "probes.connections.enabled": "false",  # all spans are of lookups
     }
     line = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     arguments = ["--interface", pair.left, "--otlp-endpoint", endpoint, *line, *more]
