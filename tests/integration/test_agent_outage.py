@@ -281,7 +281,7 @@ def test_spans_beyond_the_quota_of_the_spool_are_counted_and_metrics_are_complet
     assert len(ids) == len(set(ids)), "the collector was away at the kill: nothing was under way"
     assert len(ids) + evicted == many
     assert at_collector([point for point in points if point.start_time < restarted_ns], "flow") == counted
-    assert sum(time_ns < restarted_ns for time_ns in snapshots(points)) >= cycles
+    assert sum(time_ns < restarted_ns for time_ns in snapshots(points)) >= wanted - 4
 
 
 @pytest.mark.parametrize("spool", [False, True], ids=["memory", "spool"])
