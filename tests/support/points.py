@@ -108,8 +108,8 @@ def spans_of_otlp_json(text: str) -> list[Span]:
 
 
 def identity(point: Point) -> tuple[str, str]:
-    """What tells series apart at a receiver: metric and attributes."""
-    return point.name, json.dumps(point.attributes, sort_keys=True)
+    """What tells series apart at a receiver: metric, attributes and what they are about."""
+    return point.name, json.dumps([point.attributes, point.resource], sort_keys=True)
 
 
 def repeated(points: Sequence[Point]) -> list[Point]:
