@@ -25,7 +25,7 @@ from otel_netmon.selfmon.journal import Journal
 
 WAKEUP_BYTES_MIN = 4096
 UNPLACED_FACTOR = 4
-UNPLACED_MAX = 1 << 20
+UNPLACED_MIN, UNPLACED_MAX = 1 << 12, 1 << 20
 UDP_SHARE = 4
 """A quarter of what TCP connections get is for UDP sockets."""
 
@@ -161,7 +161,7 @@ def _socket_sizes(config: Config) -> dict[str, int]:
     probe = config.probes.connections
     return {
         "connection_stats": probe.table_entries,
-        "connections_unplaced": min(probe.table_entries * UNPLACED_FACTOR, UNPLACED_MAX),
+        "connections_unplaced": min(max(probe.table_entries * UNPLACED_FACTOR, UNPLACED_MIN), UNPLACED_MAX),
         "udp_stats": max(probe.table_entries // UDP_SHARE, 1),
         "connections": probe.ring_bytes,
         "udp_records": max(probe.ring_bytes // UDP_SHARE, mmap.PAGESIZE),

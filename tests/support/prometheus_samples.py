@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from prometheus_client.utils import floatToGoString
+
 from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.points import HistogramSeries, Points, Snapshot
@@ -38,13 +40,18 @@ def samples_of(snapshot: Snapshot) -> Iterator[Sample]:
             yield sample, _labels(point.attributes, point.resource), float(point.value)
 
 
+def bucket_limit(limit: float) -> str:
+    """The label of a bucket, as Go writes numbers and Prometheus keeps them."""
+    return str(floatToGoString(limit))  # type: ignore[no-untyped-call]
+
+
 def _histograms(name: str, series: HistogramSeries) -> Iterator[Sample]:
     for row, attributes in enumerate(series.attributes):
         labels = _labels(dict(attributes.items()), attributes.resource)
         below = 0
         for limit, count in zip([*series.bounds.tolist(), "+Inf"], series.bucket_counts[row].tolist(), strict=True):
             below += count
-            yield f"{name}_bucket", {**labels, "le": str(limit)}, float(below)
+            yield f"{name}_bucket", {**labels, "le": bucket_limit(float(limit))}, float(below)
         yield f"{name}_count", labels, float(series.count[row])
         yield f"{name}_sum", labels, float(series.sum[row])
 

@@ -26,7 +26,7 @@ from otel_netmon.otel.metrics_data import batches
 from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point, Points, Snapshot, number_series
 from otel_netmon.otel.prometheus_names import family_name
 from support.prometheus_messages import families
-from support.prometheus_samples import samples_of, whole_catalogue
+from support.prometheus_samples import bucket_limit, samples_of, whole_catalogue
 from support.snapshots import END, START, flows
 
 read_openmetrics: Callable[[str], Iterable[Metric]] = openmetrics_parser.text_string_to_metric_families
@@ -42,20 +42,16 @@ def page(snapshot: Snapshot, accept: str = "") -> str:
 
 
 def as_set(samples: Iterable[Sample]) -> Samples:
-    """Samples without their order; empty labels are none, as in Prometheus' data model. No sample may be there twice.
-
-    Bounds of buckets are compared as numbers: Go and Python write large ones differently.
-    """
-    found = [
-        (
-            each.name,
-            frozenset((k, repr(float(v)) if k == "le" and v != "+Inf" else v) for k, v in each.labels.items() if v),
-            float(each.value),
-        )
-        for each in samples
-    ]
+    """Samples without their order; empty labels are none, as in Prometheus' data model. No sample may be there twice."""
+    found = [(each.name, frozenset((k, v) for k, v in each.labels.items() if v), float(each.value)) for each in samples]
     assert len(set(found)) == len(found)
     return set(found)
+
+
+def as_go_writes(sample: Sample) -> Sample:
+    """The stock exporter writes bounds of buckets as Python does."""
+    limit = sample.labels.get("le")
+    return sample if limit is None else sample._replace(labels={**sample.labels, "le": bucket_limit(float(limit))})
 
 
 def parsed(text: str) -> list[Sample]:
@@ -138,7 +134,10 @@ def test_names_labels_and_values_are_those_of_the_stock_exporter() -> None:
     ((_, data),) = batches(flattened(sent), RESOURCE, 10_000)
     stock.add_metrics_data(data)
     theirs = as_set(
-        sample for family in stock.collect() for sample in family.samples if not sample.name.endswith("_created")
+        as_go_writes(sample)
+        for family in stock.collect()
+        for sample in family.samples
+        if not sample.name.endswith("_created")
     )
     ratios = {name for name, metric in CATALOGUE.items() if (metric.unit, metric.kind) == ("1", "gauge")}
     renamed = {CATALOGUE[name].prometheus_name: name.replace(".", "_") for name in ratios}
