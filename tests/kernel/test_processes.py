@@ -99,6 +99,8 @@ def test_the_number_in_a_pid_namespace(mount: CgroupMount) -> None:
             while not children.read_text():
                 assert time.monotonic() < deadline
             pid = int(children.read_text())
+            while Path(f"/proc/{pid}/comm").read_text() != "sleep\n":  # only then will it end with its parent
+                assert time.monotonic() < deadline
             identity = identify(processes, pid, b"sleep", folder.stat().st_ino)
         while read_process(Path("/proc"), pid) is not None:
             assert time.monotonic() < deadline
