@@ -382,7 +382,7 @@ def test_a_request_in_the_clear_to_a_port_of_tls(
         for _ in range(3):
             with left.socket(socket.AF_INET, socket.SOCK_STREAM) as plain:
                 plain.connect(end)
-                plain.sendall(b"GET / HTTP/1.1\r\nHost: secure.example\r\n\r\n")
+                plain.sendall(b"GET /clear HTTP/1.1\r\nHost: secure.example\r\n\r\n")
                 while plain.recv(1000):
                     pass
         becomes(run, lambda: run.total("netmon_tls_weak_total", netmon_tls_weakness="plaintext"), 3)
@@ -483,7 +483,7 @@ def test_without_the_probe_nothing_is_looked_at(
 ) -> None:
     left, right, pair = link
     sites = [Site(4432, authority.issue([NAME]), "TLSv1.2")]
-    settings = [f"interfaces.namespaces={left.name}", "probes.tls.enabled=false"]
+    settings = [f"interfaces.namespaces={left.name}", "probes.tls.enabled=false", "probes.http.enabled=false"]
     words = [word for each in settings for word in ("--set", each)]
     with nginx(right, pair.right_address, sites, tmp_path), agent("--interface", pair.left, *words) as run:
         ask(left, client_context(authority.file, "1.2"), (pair.right_address, 4432))
