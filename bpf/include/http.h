@@ -559,7 +559,7 @@ static __always_inline int http_is_request(struct __sk_buff *skb, struct message
 			asm volatile("" : "+r"(at));
 			if (at >= s->told)
 				break;
-			if (at < 16 || at >= HTTP_LINE_MAX)
+			if (at < 9 || at >= HTTP_LINE_MAX)
 				return 0;
 			/* "HTTP/1.1" and a newline of one octet or two */
 			return (*(const u64 *)(s->payload + at - 8) & HTTP_7_OCTETS) == HTTP_VERSION ||

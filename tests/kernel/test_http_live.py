@@ -253,6 +253,17 @@ def test_fields_in_any_case_and_lines_of_any_kind(programs: MessagePrograms, fie
     assert rows(told(programs)) == [(b"any", 200, len(request), len(response), COMPLETE)]
 
 
+@pytest.mark.parametrize(
+    "request_", [b"GET / HTTP/1.1\r\n\r\n", b"GET / HTTP/1.0\n\n", b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n"]
+)
+def test_the_shortest_requests(programs: MessagePrograms, request_: bytes) -> None:
+    talk = Conversation(programs)
+    talk.send(request_)
+    talk.send(answer(200), from_client=False)
+    requests = told(programs)
+    assert [requests.head(index) for index in range(len(requests.heads))] == [request_]
+
+
 @pytest.mark.parametrize("octets", [1000, 1023, 1024, 1025, 2000, 5000])
 def test_long_heads(programs: MessagePrograms, octets: int) -> None:
     talk = Conversation(programs)
