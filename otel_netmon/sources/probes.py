@@ -78,7 +78,7 @@ class Sources:
         spans = config.spans
         self._rule = KeepRule(spans.share, spans.limit_per_second, round(spans.slow_seconds * 1e9) or None)
         self._messages = MessageSource(tc) if tc is not None and (runs_dns or runs_tls or runs_http) else None
-        self.dns = self.tls = self.http = self._streams = self._quiet = None
+        self.dns = self.tls = self.http = self._streams = None
         if tc is not None and self._messages is not None:
             if runs_dns:
                 self.dns = DnsSource(tc, self._messages, config, self._rule, start_ns)
@@ -87,8 +87,6 @@ class Sources:
             if runs_http:
                 quiet = HttpQuiet(*tc["http_connections"], running["netmon_quiet"], config.probes.http.timeout_seconds)
                 self.http = HttpSource(self._messages, quiet, config, self._rule, start_ns)
-                timeout_seconds = config.probes.http.timeout_seconds
-                self._quiet = HttpQuiet(*tc["http_connections"], running["netmon_quiet"], timeout_seconds)
             recognisers = [self.tls.recogniser()] if self.tls is not None else []
             if self.http is not None:
                 recognisers += self.http.recognisers()
@@ -160,8 +158,8 @@ class Sources:
             return
         if self.dns is not None:
             self.dns.prepare()
-        if self._quiet is not None:
-            self._quiet.run(time.monotonic_ns())
+        if self.http is not None:
+            self.http.prepare()
         drained = self._messages.drain()
         if self.dns is not None:
             self.dns.take(drained.dns)
@@ -234,8 +232,6 @@ class Sources:
     def map_sizes(self) -> dict[str, tuple[int, int]]:
         """Entries in use and capacity by name of the map."""
         sizes = self.flows.map_sizes() if self.flows is not None else {}
-        if self._quiet is not None:
-            sizes["http_connections"] = (self._quiet.live, self._quiet.capacity)
         for source in (self.dns, self.http):
             if source is not None:
                 sizes |= source.map_sizes()
