@@ -71,6 +71,17 @@ AROUND = {
     "vlan": lambda packet: f.tagged(packet, f.IPV4, 0x88A8, 0x8100),
     "gre": lambda packet: f.ethernet(f.ipv4(f.gre(packet, f.IPV4), f.GRE, "203.0.113.1", "203.0.113.2")),
     "ipip": lambda packet: f.ethernet(f.ipv4(packet, f.IPIP, "203.0.113.1", "203.0.113.2")),
+    "geneve, gre": lambda packet: f.ethernet(
+        f.ipv4(
+            f.geneve(f.ipv4(f.gre(packet, f.IPV4), f.GRE, "10.0.0.1", "10.0.0.2"), f.IPV4),
+            f.UDP,
+            "203.0.113.1",
+            "203.0.113.2",
+        )
+    ),
+    "ipip, ipip, ipip": lambda packet: f.ethernet(
+        f.ipv4(f.ipv4(f.ipv4(packet, f.IPIP, "10.0.0.3"), f.IPIP, "10.0.0.1", "10.0.0.2"), f.IPIP, "203.0.113.1")
+    ),
     "vxlan": lambda packet: f.ethernet(f.ipv4(f.vxlan(f.ethernet(packet)), f.UDP, "203.0.113.1", "203.0.113.2")),
 }
 
@@ -86,12 +97,14 @@ def test_inside_of_whatever_carries_it(run: Any, around: str, *, decapsulate: bo
     assert told(run(wire.packets, decapsulate)) == [(f"/{number}", 200 + number) for number in range(23)]
 
 
-@pytest.mark.parametrize("size", [3000, 3466, 3467, 9000, 40_000, 65_000, 200_000])
-@pytest.mark.parametrize("tunnel", [False, True])
+@pytest.mark.parametrize(
+    ("size", "tunnel"),
+    # An outer packet says how long it is, so there the largest is smaller.
+    [(size, tunnel) for size in (3000, 3466, 3467, 9000, 40_000, 65_000) for tunnel in (False, True)]
+    + [(200_000, False)],
+)
 def test_frames_of_any_length(run: Any, size: int, *, tunnel: bool) -> None:
     """What comes behind a long body in the same frame is found, and what looks like a head within it is not."""
-    if tunnel and size > 65_000:
-        pytest.skip("an outer packet says how long it is")
     wire = Wire(AROUND["ipip"] if tunnel else f.ethernet)
     wire.open()
     wire.send(ASK % b"1" + ASK % b"2")
