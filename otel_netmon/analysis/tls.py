@@ -128,6 +128,11 @@ class TlsFollower(Follower):
         """Whether TLS 1.3 was chosen: there ChangeCipherSpec means nothing (RFC 8446, appendix D.4)."""
         return self._retry is not None or (self._answer is not None and is_tls13(self._answer.version))
 
+    @property
+    def _is_ssl2(self) -> bool:
+        """Whether the hello was in the form of SSL 2: then the answer may be of SSL 2 as well, which is not followed."""
+        return self._hello is not None and self._hello.is_ssl2
+
     def data(self, from_client: bool, data: bytes, time_ns: int) -> None:
         """Takes the next octets of a direction."""
         side = self._client if from_client else self._server
@@ -299,7 +304,7 @@ class TlsFollower(Follower):
         self._last_ns = time_ns
         if self._hello is None and not from_client:
             side.records = Records()  # what it said before the ClientHello is of something else
-        elif not from_client and self._answer_ns is None and not side.has_gap:
+        elif not from_client and self._answer_ns is None and not side.has_gap and not self._is_ssl2:
             self._finish("not_tls", from_client)
         else:
             self._finish("incomplete", None)
