@@ -48,6 +48,7 @@ _SIGHTING = np.dtype(
     [("ifindex", "<u4"), ("ingress_ifindex", "<u4"), ("namespace", "u1"), ("direction", "u1"), ("reserved", "<u2")]
 )
 _KERNEL_LOSSES = {MessageCount.HTTP_LOST_TABLE: "table_full", MessageCount.HTTP_LOST_LIMIT: "limit"}
+_PLACES_MIN = 256  # methods, statuses and routes of one service, at once when it is first seen
 _BATCH = 4096
 _BATCH_NS = 900_000_000  # the ring is drained each second
 _NO_ROUTE = "routes_full"
@@ -311,7 +312,7 @@ class _Side:
 
     @property
     def wanted(self) -> int:
-        return 64 + 2 * (len(self.series) + self.series.folded)
+        return _PLACES_MIN + 2 * (len(self.series) + self.series.folded)
 
     def diversity(self) -> Diversity:
         counts = self.series.distinct()
