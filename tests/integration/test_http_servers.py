@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import http.client
-import os
 import random
-import shutil
 import socket
-import subprocess
-import tempfile
 import threading
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from support.agent import Agent, agent
+from support.http_servers.running import PORT, Kind, go, java, node, python, server
 from support.netns import NetNs, Veth, veth_pair
 
 pytestmark = pytest.mark.kernel
 
-FOLDER = Path(__file__).parents[1] / "support" / "http_servers"
-PORT = 8099
 COUNT = "http_server_request_duration_seconds_count"
 ROUTES = "/s/{status}/{size}/{kind}/users/{id},POST /s/{status}/{size}/{kind}/{rest...}"
 CONNECTIONS = 5
@@ -34,62 +26,10 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH")
 Key = tuple[str, str, str]
 
 
-def python(_: Path) -> list[str]:
-    return [str(shutil.which("python3")), str(FOLDER / "server.py"), str(PORT)]
-
-
-def node(_: Path) -> list[str]:
-    return [needed("node"), str(FOLDER / "server.js"), str(PORT)]
-
-
-def go(folder: Path) -> list[str]:
-    program = folder / "server"
-    environment = {**os.environ, "GOCACHE": str(folder / "cache"), "GOFLAGS": "-mod=mod"}
-    command = [needed("go"), "build", "-o", str(program), str(FOLDER / "server.go")]
-    subprocess.run(command, check=True, env=environment, cwd=folder, timeout=240)
-    return [str(program), str(PORT)]
-
-
-def java(_: Path) -> list[str]:
-    return [needed("java"), "-XX:+UseSerialGC", str(FOLDER / "Server.java"), str(PORT)]
-
-
-def needed(program: str) -> str:
-    found = shutil.which(program)
-    if found is None:
-        pytest.skip(f"{program} is not installed")
-    return found
-
-
 @pytest.fixture
 def link() -> Iterator[tuple[NetNs, NetNs, Veth]]:
     with veth_pair() as made:
         yield made
-
-
-@contextmanager
-def server(kind: Callable[[Path], list[str]], where: NetNs, address: str) -> Iterator[Callable[[], list[list[str]]]]:
-    """A server; gives what gives the lines that it has written so far, in words."""
-    with tempfile.TemporaryDirectory() as text:
-        folder = Path(text)
-        lines = folder / "lines"
-        with lines.open("wb") as out:
-            process = subprocess.Popen(where.command(*kind(folder)), stdout=out)
-        try:
-            deadline = time.monotonic() + 60
-            while not reaches(where, address):
-                assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
-            yield lambda: [line.split() for line in lines.read_text().splitlines()]
-        finally:
-            process.kill()
-            process.wait()
-
-
-def reaches(where: NetNs, address: str) -> bool:
-    with where.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        return probe.connect_ex((address, PORT)) == 0
 
 
 def path_of(generator: random.Random) -> str:
@@ -145,9 +85,7 @@ def counted(running: Agent) -> Counter[Key]:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", [python, node, go, java], ids=lambda kind: kind.__name__)
-def test_every_request_is_counted_as_its_server_says(
-    kind: Callable[[Path], list[str]], link: tuple[NetNs, NetNs, Veth]
-) -> None:
+def test_every_request_is_counted_as_its_server_says(kind: Kind, link: tuple[NetNs, NetNs, Veth]) -> None:
     client, far, pair = link
     address = pair.right_address
     options = ["--interface", pair.right, "--set", f"interfaces.namespaces={far.name}"]
