@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from prometheus_client.utils import floatToGoString
+
 from otel_netmon.otel.attributes import AttributeSet
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.points import HistogramSeries, Points, Snapshot
@@ -28,7 +30,7 @@ def whole_catalogue() -> Snapshot:
 
 
 def samples_of(snapshot: Snapshot) -> Iterator[Sample]:
-    """Name, labels and value; ``le`` as Python prints it, which is right below a million."""
+    """Name, labels and value."""
     for name, points in snapshot.points.items():
         sample = CATALOGUE[name].prometheus_name
         if isinstance(points, HistogramSeries):
@@ -42,9 +44,11 @@ def _histograms(name: str, series: HistogramSeries) -> Iterator[Sample]:
     for row, attributes in enumerate(series.attributes):
         labels = dict(map(_label, attributes.items()))
         below = 0
-        for limit, count in zip([*series.bounds.tolist(), "+Inf"], series.bucket_counts[row].tolist(), strict=True):
+        for limit, count in zip(
+            [*series.bounds.tolist(), float("inf")], series.bucket_counts[row].tolist(), strict=True
+        ):
             below += count
-            yield f"{name}_bucket", {**labels, "le": str(limit)}, float(below)
+            yield f"{name}_bucket", {**labels, "le": floatToGoString(limit)}, float(below)  # type: ignore[no-untyped-call]
         yield f"{name}_count", labels, float(series.count[row])
         yield f"{name}_sum", labels, float(series.sum[row])
 

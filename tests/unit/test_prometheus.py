@@ -14,6 +14,7 @@ from prometheus_client import parser
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
 
 from otel_netmon.export.prometheus import HOLD_SECONDS, MetricsPage, NoSnapshotError
 from otel_netmon.export.prometheus_negotiation import OPENMETRICS, PROTOBUF, TEXT
@@ -101,6 +102,15 @@ def test_promtool_is_a_check_that_can_fail() -> None:
     assert check.returncode != 0
 
 
+def with_bounds_as_in_go(sample: Sample) -> Sample:
+    """The stock exporter writes bounds as Python does: the same below a million."""
+    limit = sample.labels.get("le")
+    if limit is None:
+        return sample
+    written = floatToGoString(float(limit))  # type: ignore[no-untyped-call]
+    return sample._replace(labels={**sample.labels, "le": written})
+
+
 def test_names_labels_and_values_are_those_of_the_stock_exporter() -> None:
     """Only ``1`` differs: the specification makes it ``ratio`` for gauges, the stock exporter leaves it out (its issue 4058)."""
     snapshot = whole_catalogue()
@@ -109,7 +119,10 @@ def test_names_labels_and_values_are_those_of_the_stock_exporter() -> None:
     ((_, data),) = batches(sent, RESOURCE, 10_000)
     stock.add_metrics_data(data)
     theirs = as_set(
-        sample for family in stock.collect() for sample in family.samples if not sample.name.endswith("_created")
+        with_bounds_as_in_go(sample)
+        for family in stock.collect()
+        for sample in family.samples
+        if not sample.name.endswith("_created")
     )
     ratios = {name for name, metric in CATALOGUE.items() if (metric.unit, metric.kind) == ("1", "gauge")}
     renamed = {CATALOGUE[name].prometheus_name: name.replace(".", "_") for name in ratios}
