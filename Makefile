@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 
 ARGS ?=
 CAPTURES ?= ../shared/captures
-CONFORMANCE ?= accounting=1,flows=0.98,tcp=0.98,dns=1.0,tls=1.0
+CONFORMANCE ?= accounting=1,flows=0.98,tcp=0.98,dns=1.0,tls=1.0,http1=1.0,http2=1.0
 
 python := .venv/bin/python
 

@@ -29,6 +29,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "series_flood": (),
     "replay": ("--packets", "200003"),
     "dns": (),
+    "http": (),
     "leaves_nothing": ("--rounds", "10"),
 }
 
