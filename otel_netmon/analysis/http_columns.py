@@ -106,8 +106,9 @@ class HttpRecords:
         begun = http["request_first_ns"].astype(np.int64)
         end = np.where(answered, http["response_last_ns"], heads["time_ns"]).astype(np.int64)
         waited = http["response_first_ns"].astype(np.int64) - http["request_last_ns"].astype(np.int64)
+        places, marked = alike.of_heads(self._data, self._starts, self._ends)
         return HttpColumns(
-            places=alike.of_heads(self._data, self._starts, self._ends),
+            places=places,
             status=http["status"].astype(np.uint16),
             outcome=outcome,
             lasted_ns=np.maximum(end - begun, 0),
@@ -115,15 +116,16 @@ class HttpRecords:
             request_body=self._bodies[0],
             response_body=self._bodies[1],
             servers=_ends(heads["destination"], heads["destination_port"]),
-            parents=parents_of_heads(self._data, self._starts, self._ends),
+            parents=parents_of_heads(self._data, self._starts, self._ends, marked),
             request=self._request,
         )
 
-    def begun(self) -> list[tuple[Seen, Segment]]:
+    @staticmethod
+    def begun(messages: HttpMessages) -> list[tuple[Seen, Segment]]:
         """Gives the requests that had begun on connections that are handed over whole, as what comes before all else."""
         found = []
-        for at in np.flatnonzero(self.http["flags"] & _WHOLE).tolist():
-            head, http = self.heads[at], self.http[at]
+        for at in np.flatnonzero(messages.http["flags"] & _WHOLE).tolist():
+            head, http = messages.heads[at], messages.http[at]
             seen = Seen(
                 int(head["namespace"]),
                 int(head["ifindex"]),
@@ -133,7 +135,7 @@ class HttpRecords:
                 _end(head, "source"),
                 _end(head, "destination"),
             )
-            octets = self._data[int(self._starts[at]) : int(self._ends[at])]
+            octets = messages.head(at)
             segment = Segment(
                 int(http["request_first_ns"]),
                 int(head["sequence"]),

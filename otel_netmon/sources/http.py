@@ -49,7 +49,7 @@ _SIGHTING = np.dtype(
 )
 _KERNEL_LOSSES = {MessageCount.HTTP_LOST_TABLE: "table_full", MessageCount.HTTP_LOST_LIMIT: "limit"}
 _PLACES_MIN = 256  # methods, statuses and routes of one service, at once when it is first seen
-_BATCH = 4096
+_BATCH = 8192
 _BATCH_NS = 900_000_000  # the ring is drained each second
 _NO_ROUTE = "routes_full"
 
@@ -110,7 +110,7 @@ class HttpSource:
 
     def begun(self, messages: Messages) -> list[tuple[Seen, Segment]]:
         """Gives what comes before the segments of connections that the kernel does not follow any more, out of a drain."""
-        return HttpRecords(http_messages(messages)).begun() if len(messages.heads) else []
+        return HttpRecords.begun(http_messages(messages)) if len(messages.heads) else []
 
     def take(self, messages: Messages, records: Iterable[object], now_ns: int) -> None:
         """Takes the requests of a drain, and those among what connections told.

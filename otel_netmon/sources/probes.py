@@ -117,7 +117,7 @@ class Sources:
             self.tls.begin_cycle(places[TLS], places[HELLOS])
         if self.http is not None:
             self.http.begin_cycle(places[HTTP], places[RPC_SERVER], places[RPC_CLIENT])
-        self.drain()
+        self.drain(counting=True)
         if self.flows is not None:
             self.flows.read(known, places[FLOWS], now_ns)
             if self._domains is not None:
@@ -152,15 +152,19 @@ class Sources:
         """Tells that a ring is filling up; None where there is none."""
         return self._messages.alarm if self._messages is not None else None
 
-    def drain(self) -> None:
-        """Empties the ring."""
+    def drain(self, *, counting: bool = False) -> None:
+        """Empties the ring.
+
+        Args:
+            counting: for a cycle, see ``MessageSource.drain``.
+        """
         if self._messages is None:
             return
         if self.dns is not None:
             self.dns.prepare()
         if self.http is not None:
             self.http.prepare()
-        drained = self._messages.drain()
+        drained = self._messages.drain(counting=counting)
         if self.dns is not None:
             self.dns.take(drained.dns)
         if self._streams is None:
