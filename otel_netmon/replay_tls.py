@@ -11,7 +11,7 @@ from otel_netmon.analysis.tls import tls_recogniser
 from otel_netmon.analysis.tls_certificates import Certificates
 from otel_netmon.analysis.tls_handshakes import TlsHandshake
 from otel_netmon.decode.tls_ciphers import cipher_name
-from otel_netmon.decode.tls_numbers import group_name, version_name
+from otel_netmon.decode.tls_numbers import alert_name, group_name, version_name
 from otel_netmon.enrich.addresses import address_text
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -69,7 +69,7 @@ def tls_entry(handshake: TlsHandshake) -> dict[str, Any]:
         "ja4": handshake.ja4,
         "handshake_ms": None if duration is None or answer is None else duration / 1e6,
         "cert_not_after": None if not_after is None else _stamp(not_after),
-        "alert": next((each for each in _alerts(handshake)), None),
+        "alert": _first_alert(handshake),
         "outcome": _OUTCOMES[handshake.outcome],
     }
 
@@ -78,7 +78,8 @@ def _stamp(seconds: int) -> str:
     return (_EPOCH + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ").rjust(20, "0")
 
 
-def _alerts(handshake: TlsHandshake) -> list[str]:
-    from otel_netmon.decode.tls_numbers import alert_name
-
-    return ["sealed" if each.description is None else alert_name(each.description) for each in handshake.alerts]
+def _first_alert(handshake: TlsHandshake) -> str | None:
+    if not handshake.alerts:
+        return None
+    description = handshake.alerts[0].description
+    return "sealed" if description is None else alert_name(description)

@@ -43,6 +43,8 @@
 #define HTTP_ENCODIN 0x6e69646f636e652dULL  /* "-encodin" */
 #define HTTP_VERSION 0x2e312f50545448ULL    /* "HTTP/1." */
 #define HTTP_7_OCTETS 0x00ffffffffffffffULL
+#define HTTP_LAST_CHUNK 0x0a0d0a0d30ULL /* "0" and two line ends */
+#define HTTP_LINE_END 0x0a0dULL
 #define HTTP_HTTP 0x50545448U /* "HTTP" */
 #define HTTP_HEAD 0x44414548U /* "HEAD" */
 #define HTTP_CONN 0x4e4e4f43U /* "CONN" */
@@ -491,6 +493,24 @@ static __always_inline void http_response(struct message_scratch *s, struct http
 	}
 }
 
+/*
+ * Whether a segment ends with the last chunk of a response in chunks. A chunk before it, or the head, ends right before; where
+ * the last chunk comes in pieces, or has trailers, what comes next tells that the response is over.
+ */
+static __always_inline int http_last_chunk(struct __sk_buff *skb, struct message_scratch *s,
+					   const struct http_connection *c)
+{
+	u64 tail = 0;
+
+	if (c->phase != HTTP_OPEN_ANSWER || !(c->http.flags & NETMON_HTTP_CHUNKED) ||
+	    s->packet.sequence + s->carried != c->response_next)
+		return 0;
+	if (s->carried == 5)
+		return !bpf_skb_load_bytes(skb, s->offset, &tail, 5) && tail == HTTP_LAST_CHUNK;
+	return s->carried >= 7 && !bpf_skb_load_bytes(skb, s->offset + s->carried - 7, &tail, 7) &&
+	       tail == (HTTP_LAST_CHUNK << 16 | HTTP_LINE_END);
+}
+
 /* A FIN or RST, behind the payload of its segment. */
 static __always_inline void http_close(struct message_scratch *s, struct http_connection *c, u32 from_server)
 {
@@ -670,6 +690,10 @@ static __always_inline void http(struct __sk_buff *skb)
 			http_response(s, c);
 		else
 			http_request(s, c);
+	}
+	if (s->from_server && !s->acts && http_last_chunk(skb, s, c)) {
+		s->how = NETMON_HTTP_COMPLETE;
+		s->acts = HTTP_TELL;
 	}
 	if ((s->packet.tcp_flags & (TCP_FIN | TCP_RST)) && !(s->acts & (HTTP_WHOLE | HTTP_AGAIN)))
 		http_close(s, c, s->from_server);

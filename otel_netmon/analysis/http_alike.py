@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from otel_netmon.analysis.http_paths import target_path
 from otel_netmon.analysis.http_records import HttpRequest
+from otel_netmon.analysis.http_trace_parents import may_name_parent
 from otel_netmon.analysis.routes import RouteRules
 from otel_netmon.decode.authority import Authority, read_authority
 from otel_netmon.decode.http1_heads import read_request
@@ -69,7 +70,7 @@ class AlikeRequests:
         # What of the first line tells requests apart ends here: at the query, or where paths do not matter at the method.
         self._mark = b"?" if keeps_paths or rules.has_rules else b" "
         self._keeps_paths = keeps_paths
-        self._heads: dict[bytes, int] = {}
+        self._heads: dict[bytes, int] = {}  # twice the place, and 1 more where a parent may be named
         self._lines: dict[bytes, int] = {}  # -1: they do not tell
         self._places: dict[Sight, int] = {}
         self._authority = lru_cache(_AUTHORITIES)(read_authority)
@@ -88,25 +89,34 @@ class AlikeRequests:
             known.clear()
         self._octets = 0
 
-    def of_heads(self, data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
-        """Gives the places of requests of HTTP/1 whose heads, or begins of heads, are these parts of the data."""
+    def of_heads(
+        self, data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Gives the places of requests of HTTP/1 whose heads, or begins of heads, are these parts of the data.
+
+        Returns:
+            the places, and of each head whether it may have a traceparent.
+        """
         begins, stops = starts.tolist(), ends.tolist()
         if self._as_lines:
             self._as_lines -= 1
-            return np.array(self._by_lines(data, begins, stops), np.intp)
+            return np.array(self._by_lines(data, begins, stops), np.intp), np.ones(len(begins), np.bool_)
         heads = [data[begin:end] for begin, end in zip(begins, stops, strict=True)]
         places = list(map(self._heads.get, heads))
         if None in places:
             new = list(dict.fromkeys([head for head, place in zip(heads, places, strict=True) if place is None]))
             joined = b"".join(new)
             bounds = [0, *accumulate(map(len, new))]
-            self._heads.update(zip(new, self._by_lines(joined, bounds[:-1], bounds[1:]), strict=True))
+            found = self._by_lines(joined, bounds[:-1], bounds[1:])
+            marks = map(may_name_parent, new)
+            self._heads.update((head, place << 1 | mark) for head, place, mark in zip(new, found, marks, strict=True))
             places = list(map(self._heads.get, heads))
             self._octets += len(joined)
             if len(new) * 2 > len(heads):
                 self._as_lines = _AS_LINES
                 self._heads.clear()
-        return np.array(places, np.intp)
+        known = np.array(places, np.intp)
+        return known >> 1, known & 1 > 0
 
     def of_request(self, request: HttpRequest) -> int:
         """Gives the place of a request."""

@@ -29,6 +29,12 @@ ANSWERED, NO_RESPONSE, RESET, TIMEOUT, INCOMPLETE = range(len(OUTCOMES))
 UNKNOWN = -1
 """A size or a time that nobody knows."""
 
+# Integers: each operation of an enumeration costs as much as one with a column.
+_OVER = int(HttpFlags.COMPLETE | HttpFlags.HANDED_OVER)
+_RESETS = int(HttpFlags.CLIENT_RESET | HttpFlags.SERVER_RESET)
+_RESPONSE_OPEN, _CLOSED, _QUIET = int(HttpFlags.RESPONSE_OPEN), int(HttpFlags.CLOSED), int(HttpFlags.QUIET)
+_WHOLE = int(HttpFlags.WHOLE)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HttpColumns:
@@ -89,33 +95,37 @@ class HttpRecords:
         self.heads, self.http = messages.heads, messages.http
         self._data, self._starts = messages.data, messages.starts
         self._ends = messages.starts + messages.lengths
+        self._outcomes = _outcomes(messages.http)
+        answered = self._outcomes == ANSWERED
+        self._bodies = [_body(messages.http, side, answered) for side in ("request", "response")]
 
     def columns(self, alike: AlikeRequests) -> HttpColumns:
         """Gives the columns of all."""
-        heads, http = self.heads, self.http
-        outcome = _outcomes(http)
+        heads, http, outcome = self.heads, self.http, self._outcomes
         answered = outcome == ANSWERED
         begun = http["request_first_ns"].astype(np.int64)
         end = np.where(answered, http["response_last_ns"], heads["time_ns"]).astype(np.int64)
         waited = http["response_first_ns"].astype(np.int64) - http["request_last_ns"].astype(np.int64)
+        places, marked = alike.of_heads(self._data, self._starts, self._ends)
         return HttpColumns(
-            places=alike.of_heads(self._data, self._starts, self._ends),
+            places=places,
             status=http["status"].astype(np.uint16),
             outcome=outcome,
             lasted_ns=np.maximum(end - begun, 0),
             first_byte_ns=np.where(http["response_first_ns"] > 0, np.maximum(waited, 0), UNKNOWN),
-            request_body=_body(http, "request", answered),
-            response_body=_body(http, "response", answered),
+            request_body=self._bodies[0],
+            response_body=self._bodies[1],
             servers=_ends(heads["destination"], heads["destination_port"]),
-            parents=parents_of_heads(self._data, self._starts, self._ends),
+            parents=parents_of_heads(self._data, self._starts, self._ends, marked),
             request=self._request,
         )
 
-    def begun(self) -> list[tuple[Seen, Segment]]:
+    @staticmethod
+    def begun(messages: HttpMessages) -> list[tuple[Seen, Segment]]:
         """Gives the requests that had begun on connections that are handed over whole, as what comes before all else."""
         found = []
-        for at in np.flatnonzero(self.http["flags"] & HttpFlags.WHOLE).tolist():
-            head, http = self.heads[at], self.http[at]
+        for at in np.flatnonzero(messages.http["flags"] & _WHOLE).tolist():
+            head, http = messages.heads[at], messages.http[at]
             seen = Seen(
                 int(head["namespace"]),
                 int(head["ifindex"]),
@@ -125,7 +135,7 @@ class HttpRecords:
                 _end(head, "source"),
                 _end(head, "destination"),
             )
-            octets = self._data[int(self._starts[at]) : int(self._ends[at])]
+            octets = messages.head(at)
             segment = Segment(
                 int(http["request_first_ns"]),
                 int(head["sequence"]),
@@ -165,7 +175,7 @@ class HttpRecords:
             target=head.target if head is not None else None,
             host=fields.host if fields is not None else None,
             status=int(http["status"]) or None,
-            outcome=OUTCOMES[_outcomes(self.http[at : at + 1])[0]],
+            outcome=OUTCOMES[self._outcomes[at]],
             request_first_ns=int(http["request_first_ns"]),
             request_last_ns=int(http["request_last_ns"]),
             response_first_ns=int(http["response_first_ns"]) if answered else None,
@@ -182,9 +192,7 @@ class HttpRecords:
 
     def _unknown(self, at: int) -> tuple[str, ...]:
         names = ("request_body_octets", "response_body_octets")
-        answered = _outcomes(self.http[at : at + 1]) == ANSWERED
-        sizes = [_body(self.http[at : at + 1], side, answered)[0] for side in ("request", "response")]
-        return tuple([name for name, size in zip(names, sizes, strict=True) if size == UNKNOWN])
+        return tuple([name for name, sizes in zip(names, self._bodies, strict=True) if sizes[at] == UNKNOWN])
 
 
 def columns_of(requests: Sequence[HttpRequest], alike: AlikeRequests) -> HttpColumns:
@@ -217,14 +225,14 @@ def _size(request: HttpRequest, name: str) -> int:
 def _outcomes(http: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Places in OUTCOMES of records, by how the kernel saw them end."""
     flags, has_status = http["flags"], http["status"] > 0
-    quiet = flags & HttpFlags.QUIET > 0
+    quiet = flags & _QUIET > 0
     return np.select(
         [
-            flags & (HttpFlags.COMPLETE | HttpFlags.HANDED_OVER) > 0,
-            flags & (HttpFlags.CLIENT_RESET | HttpFlags.SERVER_RESET) > 0,
-            has_status & quiet & (flags & HttpFlags.RESPONSE_OPEN > 0),
+            flags & _OVER > 0,
+            flags & _RESETS > 0,
+            has_status & quiet & (flags & _RESPONSE_OPEN > 0),
             has_status,
-            flags & HttpFlags.CLOSED > 0,
+            flags & _CLOSED > 0,
             quiet,
         ],
         [ANSWERED, RESET, ANSWERED, INCOMPLETE, NO_RESPONSE, TIMEOUT],

@@ -56,19 +56,35 @@ def parents_of_requests(requests: Sequence[HttpRequest]) -> TraceParents:
     return found
 
 
-def parents_of_heads(data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> TraceParents:
-    """Gives the parents of requests of HTTP/1 whose heads are these parts of the data."""
+def may_name_parent(head: bytes) -> bool:
+    """Whether there is a traceparent in a head, as far as that is told without reading it."""
+    return any(mark in head for mark in _MARKS)
+
+
+def parents_of_heads(
+    data: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], marked: npt.NDArray[np.bool_]
+) -> TraceParents:
+    """Gives the parents of requests of HTTP/1.
+
+    Args:
+        data: their heads are parts of it, from ``starts`` to ``ends``.
+        marked: which are looked at: those of which ``may_name_parent`` is true, or not known.
+    """
     found = _none(len(starts))
+    asked = np.flatnonzero(marked)
+    if not len(asked):
+        return found
     begins, stops = starts.tolist(), ends.tolist()
     find = data.find
     lower, upper = _MARKS
-    spots = [find(lower, a, b) for a, b in zip(begins, stops, strict=True)]
-    spots = [find(upper, a, b) if at < 0 else at for at, a, b in zip(spots, begins, stops, strict=True)]
+    listed = asked.tolist()
+    spots = [find(lower, begins[at], stops[at]) for at in listed]
+    spots = [find(upper, begins[at], stops[at]) if spot < 0 else spot for spot, at in zip(spots, listed, strict=True)]
     places = np.array(spots, np.int64)
-    present = np.flatnonzero(places >= 0)
+    present, places = asked[places >= 0], places[places >= 0]
     if not len(present):
         return found
-    values = places[present] + len(lower) + 1
+    values = places + len(lower) + 1
     plain = values + _OCTETS < ends[present]  # a line end follows
     octets = np.frombuffer(data, np.uint8)[values[plain, None] + np.arange(-len(_LINE), _OCTETS + 1)]
     good = _read_plain(found, present[plain], octets)

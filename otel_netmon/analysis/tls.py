@@ -6,19 +6,13 @@ from collections.abc import Callable
 
 from otel_netmon.analysis.tcp_followers import ConnectionInfo, Follower, Recogniser
 from otel_netmon.analysis.tls_certificates import Certificates
+from otel_netmon.analysis.tls_flights import ServerFlight, Side
 from otel_netmon.analysis.tls_handshakes import Alert, Outcome, TlsHandshake
 from otel_netmon.decode.tls import SSL2_HELLO, Record, Records, begins_tls
-from otel_netmon.decode.tls_ciphers import cipher_name
 from otel_netmon.decode.tls_fingerprints import ja3, ja3s, ja4
-from otel_netmon.decode.tls_handshake import HandshakeMessage, Handshakes, KeyExchange, certificates, key_exchange
-from otel_netmon.decode.tls_hello import (
-    ClientHello,
-    ServerHello,
-    decode_client_hello,
-    decode_server_hello,
-    decode_ssl2_client_hello,
-)
-from otel_netmon.decode.tls_numbers import ALERT_FATAL, ALERT_WARNING, ContentType, HandshakeType, is_tls13
+from otel_netmon.decode.tls_handshake import HandshakeMessage, certificates
+from otel_netmon.decode.tls_hello import ClientHello, decode_client_hello, decode_ssl2_client_hello
+from otel_netmon.decode.tls_numbers import ALERT_FATAL, ALERT_WARNING, ContentType, HandshakeType
 
 PROTOCOL = "tls"
 
@@ -27,28 +21,6 @@ _ALERT_OCTETS = 2
 _SEALED_ALERT_OCTETS = (11, 19)
 """A sealed alert of TLS 1.3: level, description, content type, and a tag of 8 or 16 octets. What finishes a handshake is
 longer: a Finished has 32 octets and more."""
-
-
-class _Side:
-    """What was seen of one direction.
-
-    Attributes:
-        changed_ns: its ChangeCipherSpec; sealed_ns: its first record of application data, which in TLS 1.3 is whatever
-            is sealed. None without.
-        has_gap: octets are missing.
-        ended: it sent FIN or RST.
-        taken: octets so far.
-    """
-
-    __slots__ = ("changed_ns", "ended", "handshakes", "has_gap", "records", "sealed_ns", "taken")
-
-    def __init__(self) -> None:
-        self.records = Records()
-        self.handshakes = Handshakes()
-        self.changed_ns: int | None = None
-        self.sealed_ns: int | None = None
-        self.has_gap = self.ended = False
-        self.taken = 0
 
 
 class TlsFollower(Follower):
@@ -65,26 +37,19 @@ class TlsFollower(Follower):
 
     __slots__ = (
         "_alerts",
-        "_answer",
-        "_answer_ns",
-        "_asked",
-        "_chain",
         "_client",
         "_client_certificates",
         "_client_ns",
         "_closed_by_client",
         "_done",
-        "_exchange",
-        "_has_server_done",
+        "_flight",
         "_hello",
         "_hello_ns",
         "_info",
         "_known",
         "_last_ns",
         "_over",
-        "_retry",
         "_server",
-        "_stapled",
         "began_ns",
     )
 
@@ -96,19 +61,15 @@ class TlsFollower(Follower):
         self._over = over
         self._info = info
         self._known = known
-        self._client, self._server = _Side(), _Side()
+        self._client, self._server = Side(), Side()
+        self._flight = ServerFlight()
         self._hello: ClientHello | None = None
-        self._answer: ServerHello | None = None
-        self._retry: ServerHello | None = None
         self._hello_ns = self._last_ns = 0
-        self._answer_ns: int | None = None
         self._client_ns: int | None = None
         self._closed_by_client: bool | None = None
-        self._chain: list[bytes] = []
-        self._exchange: KeyExchange | None = None
         self._client_certificates: int | None = None
         self._alerts: list[Alert] = []
-        self._asked = self._stapled = self._has_server_done = self._done = False
+        self._done = False
 
     @property
     def done(self) -> bool:
@@ -118,15 +79,12 @@ class TlsFollower(Follower):
     @property
     def octets(self) -> int:
         """How many octets it keeps."""
-        kept = sum([len(der) for der in self._chain])
-        for side in (self._client, self._server):
-            kept += side.records.octets + side.handshakes.octets
-        return kept
+        return sum([len(der) for der in self._flight.chain]) + self._client.octets + self._server.octets
 
     @property
-    def _is_13(self) -> bool:
-        """Whether TLS 1.3 was chosen: there ChangeCipherSpec means nothing (RFC 8446, appendix D.4)."""
-        return self._retry is not None or (self._answer is not None and is_tls13(self._answer.version))
+    def _is_ssl2(self) -> bool:
+        """Whether the hello was in the form of SSL 2: then the answer may be of SSL 2 as well, which is not followed."""
+        return self._hello is not None and self._hello.is_ssl2
 
     def data(self, from_client: bool, data: bytes, time_ns: int) -> None:
         """Takes the next octets of a direction."""
@@ -154,8 +112,8 @@ class TlsFollower(Follower):
             return
         self._messages(from_client, side.handshakes.feed(partial.data), time_ns)
         cut = side.handshakes.gap(octets if own == octets else None)
-        if cut is not None and cut.type == HandshakeType.CERTIFICATE and not from_client and not self._chain:
-            self._chain = certificates(cut.body)
+        if cut is not None and cut.type == HandshakeType.CERTIFICATE and not from_client:
+            self._flight.take_certificates(cut)
 
     def end(self, from_client: bool, time_ns: int, reset: bool) -> None:
         """Takes the FIN or RST of a direction."""
@@ -190,7 +148,7 @@ class TlsFollower(Follower):
             self._finish_early()
         else:
             self._last_ns = now_ns
-            self._finish("timed_out", self._client in owing and self._answer_ns is not None)
+            self._finish("timed_out", self._client in owing and self._flight.hello_ns is not None)
 
     def _finish_early(self) -> None:
         """Ends it before both sides seal, by nothing that was said: somebody left, unless something was not seen."""
@@ -200,12 +158,12 @@ class TlsFollower(Follower):
         else:
             self._finish("closed", self._closed_by_client)
 
-    def _record(self, from_client: bool, side: _Side, record: Record, time_ns: int) -> None:
+    def _record(self, from_client: bool, side: Side, record: Record, time_ns: int) -> None:
         if record.type == ContentType.HANDSHAKE:
             if side.changed_ns is None:
                 self._messages(from_client, side.handshakes.feed(record.data), time_ns)
         elif record.type == ContentType.CHANGE_CIPHER_SPEC:
-            if side.changed_ns is None and not self._is_13:
+            if side.changed_ns is None and not self._flight.is_13:
                 side.changed_ns = time_ns
                 self._note_client(from_client, time_ns)
         elif record.type == ContentType.APPLICATION_DATA:
@@ -223,7 +181,7 @@ class TlsFollower(Follower):
             if from_client:
                 self._client_message(message, time_ns)
             else:
-                self._server_message(message, time_ns)
+                self._flight.take(message, time_ns)
 
     def _client_message(self, message: HandshakeMessage, time_ns: int) -> None:
         if message.type == HandshakeType.CLIENT_HELLO:
@@ -236,30 +194,6 @@ class TlsFollower(Follower):
         if message.type == HandshakeType.CERTIFICATE and self._client_certificates is None:
             self._client_certificates = len(certificates(message.body))
 
-    def _server_message(self, message: HandshakeMessage, time_ns: int) -> None:
-        kind = message.type
-        if kind in (HandshakeType.SERVER_HELLO, HandshakeType.HELLO_RETRY_REQUEST):
-            hello = decode_server_hello(message.body, of_drafts=kind == HandshakeType.HELLO_RETRY_REQUEST)
-            if isinstance(hello, ServerHello) and self._answer is None:
-                if self._answer_ns is None:
-                    self._answer_ns = time_ns
-                if hello.is_retry:
-                    self._retry = hello
-                else:
-                    self._answer = hello
-        elif kind == HandshakeType.CERTIFICATE:
-            if not self._chain:
-                self._chain = certificates(message.body)
-        elif kind == HandshakeType.SERVER_KEY_EXCHANGE:
-            if self._answer is not None and self._exchange is None:
-                self._exchange = key_exchange(message.body, cipher_name(self._answer.cipher), self._answer.version)
-        elif kind == HandshakeType.CERTIFICATE_REQUEST:
-            self._asked = True
-        elif kind == HandshakeType.CERTIFICATE_STATUS:
-            self._stapled = True
-        elif kind == HandshakeType.SERVER_HELLO_DONE:
-            self._has_server_done = True
-
     def _hello_is(self, hello: ClientHello | str, time_ns: int) -> None:
         if isinstance(hello, ClientHello):
             self._hello, self._hello_ns = hello, time_ns
@@ -268,10 +202,10 @@ class TlsFollower(Follower):
 
     def _note_client(self, from_client: bool, time_ns: int) -> None:
         """Notes the client's answer to the server's first flight."""
-        if from_client and self._client_ns is None and self._answer_ns is not None:
+        if from_client and self._client_ns is None and self._flight.hello_ns is not None:
             self._client_ns = time_ns
 
-    def _alert(self, from_client: bool, side: _Side, record: Record, time_ns: int) -> None:
+    def _alert(self, from_client: bool, side: Side, record: Record, time_ns: int) -> None:
         pairs = list(zip(record.data[::2], record.data[1::2], strict=False))
         in_clear = side.changed_ns is None or record.length == _ALERT_OCTETS
         if not in_clear or record.length % 2 or any(level not in (ALERT_WARNING, ALERT_FATAL) for level, _ in pairs):
@@ -288,69 +222,42 @@ class TlsFollower(Follower):
 
     def _look_for_sealed_alert(self, from_client: bool, record: Record, time_ns: int) -> None:
         """In TLS 1.3 the first that a client seals finishes the handshake, unless it is an alert."""
-        if self._answer is None or not self._is_13 or record.length not in _SEALED_ALERT_OCTETS:
+        if self._flight.hello is None or not self._flight.is_13 or record.length not in _SEALED_ALERT_OCTETS:
             return
         if self._hello is not None and not (from_client and self._hello.has_early_data):
             self._alerts.append(Alert(from_client, ALERT_FATAL, None, time_ns))
             self._finish("alert", from_client)
 
-    def _no_records(self, from_client: bool, side: _Side, time_ns: int) -> None:
+    def _no_records(self, from_client: bool, side: Side, time_ns: int) -> None:
         """What comes is no TLS: the server's answer to a ClientHello, or something in the middle."""
         self._last_ns = time_ns
         if self._hello is None and not from_client:
             side.records = Records()  # what it said before the ClientHello is of something else
-        elif not from_client and self._answer_ns is None and not side.has_gap:
+        elif not from_client and self._flight.hello_ns is None and not side.has_gap and not self._is_ssl2:
             self._finish("not_tls", from_client)
         else:
             self._finish("incomplete", None)
 
-    def _is_sealed(self, side: _Side) -> bool:
-        if self._is_13:
-            return side.sealed_ns is not None
-        return side.changed_ns is not None or side.sealed_ns is not None
+    def _is_sealed(self, side: Side) -> bool:
+        return side.seals_since(self._flight.is_13) is not None
 
     def _look_whether_sealed(self) -> None:
-        if (
-            not self._done
-            and self._answer is not None
-            and self._is_sealed(self._client)
-            and self._is_sealed(self._server)
-        ):
+        if self._done or self._flight.hello is None:
+            return
+        if self._is_sealed(self._client) and self._is_sealed(self._server):
             self._finish("established", None)
-
-    def _sealed_at(self) -> tuple[int | None, bool]:
-        """When the later of both sides had begun to seal, and whether both had."""
-        times = []
-        for side in (self._client, self._server):
-            seen = side.sealed_ns if self._is_13 or side.changed_ns is None else side.changed_ns
-            if seen is not None:
-                times.append(seen)
-        return max(times, default=None), len(times) == 2
-
-    def _is_resumed(self) -> bool | None:
-        answer, hello = self._answer, self._hello
-        if answer is None or hello is None:
-            return None
-        if is_tls13(answer.version):
-            return answer.has_psk
-        if self._chain or self._has_server_done:
-            return False
-        if answer.session_id and answer.session_id == hello.session_id:
-            return True
-        return True if self._server.changed_ns is not None and not self._server.has_gap else None
 
     def _finish(self, outcome: Outcome, by_client: bool | None) -> None:
         """Makes the record; the handshake is over."""
         self._done = True
         if self._over is not None:
             self._over(self)
-        hello, answer = self._hello, self._answer or self._retry
+        hello, flight = self._hello, self._flight
         if hello is None:
             return
-        finished_ns, both = self._sealed_at()
-        group = answer.group if answer is not None else None
-        if group is None and self._exchange is not None:
-            group = self._exchange.group
+        answer = flight.hello or flight.retry
+        seen = [side.seals_since(flight.is_13) for side in (self._client, self._server)]
+        sealed = [time_ns for time_ns in seen if time_ns is not None]
         self.records.append(
             TlsHandshake(
                 connection=self._info,
@@ -360,26 +267,26 @@ class TlsFollower(Follower):
                 ja3s=None if answer is None else ja3s(answer),
                 ja4=None if hello.is_ssl2 else ja4(hello),
                 start_ns=self._hello_ns,
-                answer_ns=self._answer_ns,
+                answer_ns=flight.hello_ns,
                 client_ns=self._client_ns,
-                finished_ns=finished_ns,
-                both_sealed=both,
+                finished_ns=max(sealed, default=None),
+                both_sealed=len(sealed) == 2,
                 end_ns=self._last_ns,
-                retried=self._retry is not None,
-                resumed=self._is_resumed(),
-                group=group,
-                exchange=self._exchange,
-                chain=tuple([self._known.get(der) for der in self._chain]),
-                chain_length=len(self._chain),
-                asked_for_certificate=self._asked,
+                retried=flight.retry is not None,
+                resumed=flight.is_resumed(hello, self._server),
+                group=flight.group,
+                exchange=flight.exchange,
+                chain=tuple([self._known.get(der) for der in flight.chain]),
+                chain_length=len(flight.chain),
+                asked_for_certificate=flight.asked,
                 client_certificates=self._client_certificates,
-                stapled=self._stapled,
+                stapled=flight.stapled,
                 alerts=tuple(self._alerts),
                 outcome=outcome,
                 failed_by_client=by_client,
             )
         )
-        self._chain = []
+        flight.chain = []
 
 
 def tls_recogniser(known: Certificates) -> Recogniser:

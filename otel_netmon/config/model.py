@@ -184,7 +184,7 @@ class DnsProbe(Section, frozen=True):
             le=1 << 28,
             extra={"check": checks.power_of_two},
         ),
-    ] = 1 << 20
+    ] = 1 << 21
 
 
 class TlsProbe(Section, frozen=True):

@@ -5,8 +5,10 @@ from __future__ import annotations
 from otel_netmon.abi.enums import FLOW_KEY_SIZE, QUIET_KEYS_MAX, SWEEP_HEADER_SIZE
 from otel_netmon.kernel import syscalls
 
-QUIET_MS = 1000
-"""A response whose length is not told is over, when nothing of it was seen for so long; if more of it comes, that is not counted."""
+QUIET_MS = 20_000
+"""A response whose end was not seen (it ends with the connection, or its last chunk came in pieces or with trailers) is over when
+nothing of it was seen for so long; if more of it comes, that is not counted. Streams of events send a comment every 15 seconds, as
+the HTML standard advises."""
 
 _EVERY_NS = 900_000_000  # the ring is drained each second
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,17 @@ class Messages(NamedTuple):
     def where(self, chosen: npt.NDArray[np.bool_]) -> Messages:
         """Those that are chosen, shape (n,)."""
         return self if chosen.all() else Messages(self.heads[chosen], self.data, self.starts[chosen])
+
+
+def joined(parts: Sequence[Messages]) -> Messages:
+    """Messages of several drains as one."""
+    if len(parts) == 1:
+        return parts[0]
+    ends = np.cumsum([0, *(len(part.data) for part in parts)])
+    starts = [part.starts + end for part, end in zip(parts, ends[:-1].tolist(), strict=True)]
+    return Messages(
+        np.concatenate([part.heads for part in parts]), b"".join([part.data for part in parts]), np.concatenate(starts)
+    )
 
 
 class HttpMessages(NamedTuple):

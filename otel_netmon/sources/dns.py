@@ -79,7 +79,7 @@ class DnsSource:
         self._searches = Distribution("netmon.dns.search.lookups", start_ns)
         self._spans: list[Sought] = []
         self._start_ns = start_ns
-        self._expired: OpenQueries = NO_QUERIES
+        self._expired: OpenQueries | None = None
         self._expired_ns = 0
         self._answers = (0, 0)
         self._ratio: float | None = None
@@ -100,10 +100,12 @@ class DnsSource:
 
     def take(self, messages: Messages) -> None:
         """Takes the records of a drain."""
+        expired, self._expired = self._expired, None
+        if expired is None and not len(messages.heads):
+            return
         now_ns = time.monotonic_ns()
         offset_ns = time.time_ns() - now_ns
-        expired, self._expired = self._expired, NO_QUERIES
-        for result in self._analysis.updates(messages, expired, now_ns):
+        for result in self._analysis.updates(messages, NO_QUERIES if expired is None else expired, now_ns):
             self._searches.record(({}, float(search.lookups)) for search in result.searches)
             answered = result.answered.where(result.answered.column("opcode") == _QUERY)
             others = [lookup for lookup in result.others if _is_lookup(lookup)]
@@ -113,10 +115,10 @@ class DnsSource:
             if answered.number or others:
                 self._tell(answered, others, offset_ns, now_ns)
 
-    def _take_expired(self, now_ns: int) -> OpenQueries:
+    def _take_expired(self, now_ns: int) -> OpenQueries | None:
         """The queries that nobody answered in time; looked for once a second, however often the ring is full."""
         if now_ns - self._expired_ns < _EXPIRE_NS:
-            return NO_QUERIES
+            return None
         self._expired_ns = now_ns
         return self._open.take_expired(now_ns, self._timeout_ns)
 

@@ -35,7 +35,7 @@ from otel_netmon.otel.points import HistogramSeries, Point, Points
 from otel_netmon.otel.series import Diversity
 from otel_netmon.otel.spans import Sought
 from otel_netmon.readers.http import HttpQuiet
-from otel_netmon.readers.messages import Messages, http_messages
+from otel_netmon.readers.messages import Messages, http_messages, joined
 from otel_netmon.selfmon.status import RoutesStatus, RouteStatus, StageStatus
 from otel_netmon.sources import messages as ring
 from otel_netmon.sources.messages import MessageSource
@@ -48,6 +48,9 @@ _SIGHTING = np.dtype(
     [("ifindex", "<u4"), ("ingress_ifindex", "<u4"), ("namespace", "u1"), ("direction", "u1"), ("reserved", "<u2")]
 )
 _KERNEL_LOSSES = {MessageCount.HTTP_LOST_TABLE: "table_full", MessageCount.HTTP_LOST_LIMIT: "limit"}
+_PLACES_MIN = 256  # methods, statuses and routes of one service, at once when it is first seen
+_BATCH = 8192
+_BATCH_NS = 900_000_000  # the ring is drained each second
 _NO_ROUTE = "routes_full"
 
 
@@ -78,6 +81,8 @@ class HttpSource:
             side: RpcSide(is_server=side == "server", names=probe.names, rule=rule, start_ns=start_ns, idle_ns=idle_ns)
             for side in SIDES
         }
+        self._waiting: list[Messages] = []
+        self._counted_ns = 0
         self._faults: Counter[str] = Counter()
         self._requests: Counter[str] = Counter()
         self._start_ns = start_ns
@@ -105,7 +110,7 @@ class HttpSource:
 
     def begun(self, messages: Messages) -> list[tuple[Seen, Segment]]:
         """Gives what comes before the segments of connections that the kernel does not follow any more, out of a drain."""
-        return HttpRecords(http_messages(messages)).begun() if len(messages.heads) else []
+        return HttpRecords.begun(http_messages(messages)) if len(messages.heads) else []
 
     def take(self, messages: Messages, records: Iterable[object], now_ns: int) -> None:
         """Takes the requests of a drain, and those among what connections told.
@@ -115,15 +120,24 @@ class HttpSource:
             now_ns: CLOCK_MONOTONIC.
         """
         offset_ns = time.time_ns() - now_ns
-        if self._alike.is_full:
-            self._alike.clear()
         if len(messages.heads):
-            self._take_records(messages, offset_ns, now_ns)
+            self._waiting.append(messages)
+        if sum([len(each.heads) for each in self._waiting]) >= _BATCH or now_ns - self._counted_ns > _BATCH_NS:
+            self._count_waiting(now_ns)
         requests = [each for each in records if isinstance(each, HttpRequest)]
         if requests:
             self._take_requests(requests, offset_ns, now_ns)
 
+    def _count_waiting(self, now_ns: int) -> None:
+        """Counts the records of the last drains at once: to count few costs as much as to count many."""
+        self._counted_ns = now_ns
+        if self._waiting:
+            messages, self._waiting = joined(self._waiting), []
+            self._take_records(messages, time.time_ns() - now_ns, now_ns)
+
     def _take_records(self, messages: Messages, offset_ns: int, now_ns: int) -> None:
+        if self._alike.is_full:
+            self._alike.clear()
         records = HttpRecords(http_messages(messages))
         over = records.http["flags"] & HttpFlags.WHOLE == 0
         counted, is_server = self._sight(records.heads)
@@ -139,6 +153,8 @@ class HttpSource:
         self._requests["not_counted"] += len(requests) - len(counted)
         http = [each for each in counted if not each.is_grpc]
         if http:
+            if self._alike.is_full:
+                self._alike.clear()
             which = np.ones(len(http), np.bool_)
             sides = np.array([_is_server(each) for each in http], np.bool_)
             self._tell(columns_of(http, self._alike), which, sides, offset_ns, now_ns)
@@ -205,6 +221,7 @@ class HttpSource:
 
     def points(self) -> dict[str, Points]:
         """The points of this cycle."""
+        self._count_waiting(time.monotonic_ns())
         points: dict[str, Points] = {}
         first_bytes: list[HistogramSeries] = []
         for side in self._sides.values():
@@ -253,6 +270,7 @@ class HttpSource:
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What another process needs to go on."""
+        self._count_waiting(time.monotonic_ns())
         sections: dict[str, dict[str, Any]] = {
             "http.counts": {
                 **{f"requests.{what}": count for what, count in self._requests.items()},
@@ -294,7 +312,7 @@ class _Side:
 
     @property
     def wanted(self) -> int:
-        return 64 + 2 * (len(self.series) + self.series.folded)
+        return _PLACES_MIN + 2 * (len(self.series) + self.series.folded)
 
     def diversity(self) -> Diversity:
         counts = self.series.distinct()

@@ -87,14 +87,18 @@ class MessageProbes:
             self.tls.begin_cycle(places[TLS], places[HELLOS])
         if self.http is not None:
             self.http.begin_cycle(places[HTTP], places[RPC_SERVER], places[RPC_CLIENT])
-        self.drain()
+        self.drain(counting=True)
 
-    def drain(self) -> None:
-        """Empties the ring."""
+    def drain(self, *, counting: bool = False) -> None:
+        """Empties the ring.
+
+        Args:
+            counting: for a cycle, see ``MessageSource.drain``.
+        """
         for source in (self.dns, self.http):
             if source is not None:
                 source.prepare()
-        drained = self._ring.drain()
+        drained = self._ring.drain(counting=counting)
         if self.dns is not None:
             self.dns.take(drained.dns)
         if self._streams is None:

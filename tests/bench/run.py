@@ -31,6 +31,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "dns": (),
     "connections": (),
     "sock_diag": (),
+    "http": (),
     "leaves_nothing": ("--rounds", "10"),
 }
 

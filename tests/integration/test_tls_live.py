@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from support.agent import Agent, agent
 from support.netns import NetNs, Veth, veth_pair
 from support.nginx import AVAILABLE, Nginx, Site, nginx
 from support.otlp_receiver import Receiver, http_receiver
+from support.starttls import PROTOCOLS as PROTOCOLS_OF_STARTTLS, serving
 from support.tls_talk import NOT_AFTER, Authority, old_versions
 
 pytestmark = [
@@ -368,6 +369,32 @@ def test_what_is_weak_and_what_ends_is_told_once(
         assert (expiring["server.address"], expiring["server.port"]) == (NAME, 4432)
 
 
+def test_an_upgrade_behind_other_protocols(link: tuple[NetNs, NetNs, Veth], authority: Authority) -> None:
+    left, right, pair = link
+    file = authority.issue([NAME])
+    with watched(left, pair) as (run, got), ExitStack() as servers:
+        for port, protocol in enumerate(PROTOCOLS_OF_STARTTLS, 7000):
+            servers.enter_context(serving(right, pair.right_address, port, protocol, file))
+            command = ["openssl", "s_client", "-starttls", protocol, "-connect", f"{pair.right_address}:{port}"]
+            for _ in range(3):
+                done = subprocess.run(
+                    left.command("timeout", "10", *command, "-servername", NAME, "-CAfile", str(authority.file)),
+                    input=b"Q\n",
+                    capture_output=True,
+                    check=False,
+                )
+                assert b"Verification: OK" in done.stdout, (protocol, done.stdout[-500:], done.stderr[-500:])
+        becomes(run, lambda: run.total(COUNT), 3 * len(PROTOCOLS_OF_STARTTLS))
+        becomes(run, lambda: len(spans(got)), 3 * len(PROTOCOLS_OF_STARTTLS))
+        every = spans(got)
+        assert Counter(each["server.port"] for each in every) == Counter(
+            dict.fromkeys(range(7000, 7000 + len(PROTOCOLS_OF_STARTTLS)), 3)
+        )
+        assert {(each["server.address"], each["tls.established"], each["tls.protocol.version"]) for each in every} == {
+            (NAME, True, "1.2")
+        }
+
+
 def test_a_request_in_the_clear_to_a_port_of_tls(
     link: tuple[NetNs, NetNs, Veth], authority: Authority, tmp_path: Path
 ) -> None:
@@ -382,7 +409,7 @@ def test_a_request_in_the_clear_to_a_port_of_tls(
         for _ in range(3):
             with left.socket(socket.AF_INET, socket.SOCK_STREAM) as plain:
                 plain.connect(end)
-                plain.sendall(b"GET / HTTP/1.1\r\nHost: secure.example\r\n\r\n")
+                plain.sendall(b"GET /clear HTTP/1.1\r\nHost: secure.example\r\n\r\n")
                 while plain.recv(1000):
                     pass
         becomes(run, lambda: run.total("netmon_tls_weak_total", netmon_tls_weakness="plaintext"), 3)

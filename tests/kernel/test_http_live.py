@@ -197,14 +197,60 @@ def test_a_response_whose_length_is_not_told_ends_with_the_next_request(
         talk.send(ask(f"{number}"))
         if number:
             assert [row[0::4] for row in rows(told(programs))] == [(b"%d" % (number - 1), flags)]
-        for piece in (answer(200, *fields, body=None) + b"b\r\n", CANARY, CANARY, b"\r\n0\r\n\r\n"):
+        # The last chunk is there, but a trailer behind it.
+        for piece in (answer(200, *fields, body=None) + b"b\r\n", CANARY, CANARY, b"\r\n0\r\nX: y\r\n\r\n"):
             talk.send(piece, from_client=False)
         assert rows(told(programs)) == []
     talk.send(b"", from_client=False, flags=FIN | ACK)
     requests = told(programs)
-    length = len(answer(200, *fields, body=None)) + 3 + 22 + 7
+    length = len(answer(200, *fields, body=None)) + 3 + 22 + 13
     assert [row[1:] for row in rows(requests)] == [(200, len(ask("4")), length, flags | HttpFlags.CLOSED)]
     assert requests.http["response_first_ns"] < requests.http["response_last_ns"]
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"HEAD" + b"b\r\n" + CANARY + b"\r\n0\r\n\r\n"],
+        [b"HEAD" + b"0\r\n\r\n"],
+        [b"HEAD", b"0\r\n\r\n"],
+        [b"HEAD", b"5\r\n10\r\n\r", b"\n\r\n0\r\n\r\n"],
+        [b"HEAD", b"b\r\n", CANARY, b"\r\n0\r\n\r\n"],
+    ],
+)
+def test_the_last_chunk_ends_a_response(programs: MessagePrograms, pieces: list[bytes]) -> None:
+    talk = Conversation(programs)
+    head = answer(200, "Transfer-Encoding: chunked", body=None)
+    length = 0
+    for number in range(3):
+        talk.send(ask(f"{number}"))
+        for piece in pieces:
+            assert rows(told(programs)) == []
+            octets = piece.replace(b"HEAD", head)
+            talk.send(octets, from_client=False)
+            length += len(octets)
+        assert [row[1::2] for row in rows(told(programs))] == [(200, length)]
+        length = 0
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"5\r\n1,10\r\n\r\n", b"b\r\n"],  # a line of numbers: what looks like the last chunk is the end of one
+        [b"0\r\n", b"\r\n"],
+        [b"\r\n0\r\n\r", b"\n"],
+    ],
+)
+def test_what_is_no_last_chunk_or_comes_in_pieces_waits_for_what_is_next(
+    programs: MessagePrograms, pieces: list[bytes]
+) -> None:
+    talk = Conversation(programs)
+    talk.send(ask("1"))
+    for piece in (answer(200, "Transfer-Encoding: chunked", body=None), *pieces):
+        talk.send(piece, from_client=False)
+    assert rows(told(programs)) == []
+    talk.send(ask("2"))
+    assert [row[0::4] for row in rows(told(programs))] == [(b"1", COMPLETE | OPEN | CHUNKED)]
 
 
 def test_a_request_whose_length_is_not_told(programs: MessagePrograms) -> None:

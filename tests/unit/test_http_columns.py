@@ -13,7 +13,7 @@ from otel_netmon.abi.enums import HttpFlags
 from otel_netmon.analysis.http_alike import AlikeRequests, Sight
 from otel_netmon.analysis.http_columns import OUTCOMES, UNKNOWN, HttpRecords, columns_of
 from otel_netmon.analysis.http_records import HttpRequest
-from otel_netmon.analysis.http_trace_parents import parents_of_heads
+from otel_netmon.analysis.http_trace_parents import may_name_parent, parents_of_heads
 from otel_netmon.analysis.routes import RouteRules
 from otel_netmon.config.routes import parse_rule
 from otel_netmon.decode.authority import Authority
@@ -244,7 +244,8 @@ def test_parents_of_many_are_those_of_each(name: str) -> None:
     generator.shuffle(heads)
     records = messages(event(head, captured=len(head)) for head in heads)
     starts = records.starts + 64
-    found = parents_of_heads(records.data, starts, records.starts + records.heads["captured_length"])
+    marked = np.array([may_name_parent(head) for head in heads])
+    found = parents_of_heads(records.data, starts, records.starts + records.heads["captured_length"], marked)
     for at, head in enumerate(heads):
         read = read_request(head, is_whole=False)
         parent = trace_parent(read.fields.traceparent) if read is not None else None

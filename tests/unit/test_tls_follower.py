@@ -444,6 +444,11 @@ def test_ssl2_hellos() -> None:
     assert made.answer.version == t.TLS10
 
 
+def test_a_server_of_ssl2_is_not_followed() -> None:
+    made = one([(True, t.ssl2_hello(2, [0x010080])), (False, b"\x83\xb4\4\0\1\0\2" + bytes(60))])
+    assert (made.outcome, made.answer, made.hello.ciphers) == ("incomplete", None, ())
+
+
 def test_a_message_that_is_no_hello_makes_no_record() -> None:
     assert follow(packets([(True, shake(t.handshake(t.CLIENT_HELLO, bytes(40))))])) == []
 
