@@ -55,6 +55,7 @@ def test_requests_are_spans_in_the_traces_of_their_clients(side: str, link: tupl
         options = ["--interface", interface, "--set", f"interfaces.namespaces={where.name}"]
         options += ["--set", "probes.http.routes=/s/{status}/{size}/{kind}/users/{id}", "--set", "spans.share=1"]
         options += ["--set", "spans.limit_per_second=10000", "--set", "otlp.protocol=http/protobuf"]
+        options += ["--set", "probes.connections.enabled=false"]  # spans of requests alone
         options += ["--otlp-endpoint", f"http://127.0.0.1:{receiver.port}"]
         with (
             agent(*options, otlp=True) as running,

@@ -109,7 +109,8 @@ def test_handshakes_become_points_spans_and_stages() -> None:
         "delivered": 2,
         "dropped": {"incomplete": 1, "not_counted": 0},
     }
-    (batch,) = made.take_spans()
+    (sought,) = made.take_spans()
+    batch = sought.batch
     assert len(batch) == 2
     assert batch.start_time_unix_nano.tolist() == [(NOW - 1000) * SECOND] * 2
     assert made.take_spans() == []
