@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,16 +10,15 @@ import numpy.typing as npt
 
 from otel_netmon.abi.enums import ConnectionFlags, Ending, Retransmit, Role
 from otel_netmon.analysis.connections import Gains, error_type
-from otel_netmon.analysis.sampling import KeepRule, threshold_text
+from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import Tag, Value, encode
-from otel_netmon.otel.spans import SpanBatch, SpanKind, StatusCode
+from otel_netmon.otel.kept_spans import kept_roots
+from otel_netmon.otel.spans import SpanBatch, SpanKind
 
 CONNECTED, FAILED = "TCP connection", "TCP connect"
 """Names of spans: of a connection, and of a connect that came to none."""
 
-_RANDOMNESS = np.uint64((1 << 56) - 1)
-_FLAGS = 0x03  # sampled; the trace id is random (W3C Trace Context level 2)
 _KIND = 1 << 32  # apart from the kinds of other spans
 _MESSAGES = {
     Ending.RESET_LOCAL: "this end reset the connection",
@@ -37,7 +34,7 @@ _MESSAGES = {
 }
 
 
-class KeptSpans(NamedTuple):
+class KeptConnections(NamedTuple):
     """Spans that the keep rule keeps, and which they are.
 
     Attributes:
@@ -51,7 +48,7 @@ class KeptSpans(NamedTuple):
 
 def connection_spans(
     gains: Gains, resource: Callable[[int], bytes], rule: KeepRule, unix_offset_ns: int, now_ns: int
-) -> KeptSpans:
+) -> KeptConnections:
     """Gives a span for each connection that the rule keeps; slow is one whose handshake was slow.
 
     Those that are older than the agent have none: nobody knows when they began.
@@ -68,38 +65,22 @@ def connection_spans(
     errors = np.isin(ending, list(_MESSAGES))
     port = np.where(rows["role"] == Role.SERVER, rows["local_port"], rows["remote_port"]).astype(np.int64)
     kinds = _KIND | rows["role"].astype(np.int64) << 24 | ending << 16 | port
-    random = np.frombuffer(os.urandom(8 * len(rows)), np.uint64)
-    decision = rule.decide(kinds, gains.handshake_ns[candidates], errors, now_ns, random & _RANDOMNESS)
-    chosen = np.flatnonzero(decision.keep)
-    rows, kept = rows[chosen], candidates[chosen]
-    trace_ids = np.frombuffer(os.urandom(16 * len(kept)), np.uint8).reshape(-1, 16).copy()
-    trace_ids[:, 8:] = random[chosen].astype(">u8").view(np.uint8).reshape(-1, 8)
+    roots = kept_roots(rule, kinds, gains.handshake_ns[candidates], errors, now_ns)
+    rows, kept = rows[roots.places], candidates[roots.places]
     failed = rows["ending"] >= Ending.REFUSED
-    batch = SpanBatch(
+    batch = roots.batch(
         names=[FAILED if each else CONNECTED for each in failed.tolist()],
         kinds=np.where(rows["role"] == Role.SERVER, SpanKind.SERVER, SpanKind.CLIENT).astype(np.uint8),
-        trace_ids=trace_ids,
-        span_ids=np.frombuffer(os.urandom(8 * len(kept)), np.uint8).reshape(-1, 8),
-        parent_span_ids=np.zeros((len(kept), 8), np.uint8),
-        flags=np.full(len(kept), _FLAGS, np.uint32),
-        start_time_unix_nano=rows["begin_ns"] + np.uint64(unix_offset_ns),
-        end_time_unix_nano=rows["end_ns"] + np.uint64(unix_offset_ns),
+        start_ns=rows["begin_ns"] + np.uint64(unix_offset_ns),
+        end_ns=rows["end_ns"] + np.uint64(unix_offset_ns),
         attributes=[
             encode(_attributes(row, int(handshake)), Tag.SPAN)
             for row, handshake in zip(rows, gains.handshake_ns[kept].tolist(), strict=True)
         ],
-        statuses=np.where(errors[chosen], StatusCode.ERROR, StatusCode.UNSET).astype(np.uint8),
         messages=[_MESSAGES.get(Ending(each), "") for each in rows["ending"].tolist()],
-        trace_states=[_trace_state(threshold) for threshold in decision.threshold[chosen].tolist()],
         resources=[resource(place) for place in kept.tolist()],
     )
-    return KeptSpans(batch, kept)
-
-
-@functools.lru_cache(256)
-def _trace_state(threshold: int) -> str:
-    """The rate, as the probability sampling specification of OpenTelemetry writes it; each of these stands for 1/p spans."""
-    return f"ot=th:{threshold_text(threshold)}"
+    return KeptConnections(batch, kept)
 
 
 def _attributes(row: npt.NDArray[Any], handshake_ns: int) -> dict[str, Value]:

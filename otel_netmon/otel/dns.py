@@ -5,33 +5,29 @@ Names: OpenTelemetry semantic conventions for DNS; what they do not have is ``ne
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from otel_netmon.analysis.connection_index import TCP, UDP, ends_between
 from otel_netmon.analysis.dns_answers import AnsweredLookups
 from otel_netmon.analysis.dns_lookups import Lookup
 from otel_netmon.analysis.dns_series import NO_RESPONSE, TRANSPORTS, LookupSeries
-from otel_netmon.analysis.sampling import KeepRule, threshold_text
+from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.decode import dns_numbers
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
+from otel_netmon.otel.kept_spans import KeptSpans, kept_roots
 from otel_netmon.otel.points import HistogramSeries
-from otel_netmon.otel.spans import Sought, SpanBatch, SpanKind, StatusCode
+from otel_netmon.otel.spans import Sought, SpanKind
 
 DURATION = "dns.lookup.duration"
 SPAN_NAME = "DNS lookup"
 TIMEOUT = "timeout"
 
 _HARMLESS = frozenset((dns_numbers.NOERROR, dns_numbers.NXDOMAIN))
-_RANDOMNESS = np.uint64((1 << 56) - 1)
-_FLAGS = 0x03  # sampled; the trace id is random (W3C Trace Context level 2)
 _OVERFLOW = AttributeSet.of({"otel.metric.overflow": True})
 
 
@@ -70,23 +66,6 @@ def _attribute_set(identity: tuple[Any, ...], names: Mapping[int, str]) -> Attri
     return AttributeSet(encode(attributes, Tag.NUMBER_DATA_POINT))
 
 
-class KeptSpans(NamedTuple):
-    """Spans of the lookups that the keep rule keeps, and which they are.
-
-    Attributes:
-        spans: the spans.
-        kept: intp, their places among the lookups.
-    """
-
-    spans: Sought
-    kept: npt.NDArray[np.intp]
-
-    @property
-    def batch(self) -> SpanBatch:
-        """The spans alone."""
-        return self.spans.batch
-
-
 def dns_spans(
     answered: AnsweredLookups,
     others: Sequence[Lookup],
@@ -109,38 +88,23 @@ def dns_spans(
     codes[answered.number :] = [NO_RESPONSE if each.rcode is None else each.rcode for each in others]
     durations[answered.number :] = [timeout_ns if each.duration_ns is None else each.duration_ns for each in others]
     errors = (codes != dns_numbers.NOERROR) & (codes != dns_numbers.NXDOMAIN)
-    random = np.frombuffer(os.urandom(8 * len(codes)), np.uint64)
-    decision = rule.decide(codes, durations, errors, now_ns, random & _RANDOMNESS)
-    kept = np.flatnonzero(decision.keep)
-    chosen = [answered.lookup(at) if at < answered.number else others[at - answered.number] for at in kept.tolist()]
-    trace_ids = np.frombuffer(os.urandom(16 * len(chosen)), np.uint8).reshape(-1, 16).copy()
-    trace_ids[:, 8:] = random[kept].astype(">u8").view(np.uint8).reshape(-1, 8)
+    roots = kept_roots(rule, codes, durations, errors, now_ns)
+    chosen = [
+        answered.lookup(at) if at < answered.number else others[at - answered.number] for at in roots.places.tolist()
+    ]
     begun = np.array([each.start_ns for each in chosen], np.int64)
     start = (begun + unix_offset_ns).astype(np.uint64)
     protocols = np.array([TCP if each.transport == "tcp" else UDP for each in chosen], np.uint32)
     ends = ends_between([each.client for each in chosen], [each.server for each in chosen], protocols)
-    failed = errors[kept]
-    batch = SpanBatch(
+    batch = roots.batch(
         names=[SPAN_NAME] * len(chosen),
         kinds=np.full(len(chosen), SpanKind.CLIENT, np.uint8),
-        trace_ids=trace_ids,
-        span_ids=np.frombuffer(os.urandom(8 * len(chosen)), np.uint8).reshape(-1, 8),
-        parent_span_ids=np.zeros((len(chosen), 8), np.uint8),
-        flags=np.full(len(chosen), _FLAGS, np.uint32),
-        start_time_unix_nano=start,
-        end_time_unix_nano=start + durations[kept].astype(np.uint64),
+        start_ns=start,
+        end_ns=start + durations[roots.places].astype(np.uint64),
         attributes=[_span_attributes(each) for each in chosen],
-        statuses=np.where(failed, StatusCode.ERROR, StatusCode.UNSET).astype(np.uint8),
-        messages=[_message(each) if bad else "" for each, bad in zip(chosen, failed.tolist(), strict=True)],
-        trace_states=[_trace_state(threshold) for threshold in decision.threshold[kept].tolist()],
+        messages=[_message(each) if bad else "" for each, bad in zip(chosen, roots.failed.tolist(), strict=True)],
     )
-    return KeptSpans(Sought(batch, ends, begun), kept)
-
-
-@functools.lru_cache(256)
-def _trace_state(threshold: int) -> str:
-    """The rate, as the probability sampling specification of OpenTelemetry writes it; each of these stands for 1/p spans."""
-    return f"ot=th:{threshold_text(threshold)}"
+    return KeptSpans(Sought(batch, ends, begun), roots.places)
 
 
 def _message(lookup: Lookup) -> str:

@@ -5,7 +5,6 @@ Names: OpenTelemetry semantic conventions for HTTP; what they do not have is ``n
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,14 +23,14 @@ from otel_netmon.decode.authority import read_authority
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
+from otel_netmon.otel.kept_spans import KeptSpans, identifiers, randomness_of
 from otel_netmon.otel.points import HistogramSeries
-from otel_netmon.otel.request_spans import Description, KeptSpans, sought_spans
+from otel_netmon.otel.request_spans import Description, sought_spans
 from otel_netmon.otel.trace_context import randomness
 
 FIRST_BYTE = "netmon.http.time_to_first_byte"
 SCHEME = "http"
 
-_RANDOMNESS = np.uint64((1 << 56) - 1)
 _SERVER_ERRORS_FROM, _CLIENT_ERRORS_FROM = 500, 400
 _NO_NAME = "HTTP"  # of a span whose method is not known
 _PORT = 80
@@ -135,14 +134,12 @@ def http_spans(
     parents = requests.parents
     recorded = np.flatnonzero(~parents.exist | parents.sampled)
     rule.counts[Reason.SAMPLED_OUT] += len(requests) - len(recorded)
-    random = np.frombuffer(os.urandom(8 * len(recorded)), np.uint64) & _RANDOMNESS
+    random = randomness_of(len(recorded))
     drawn = _randomness(requests, recorded, random)
     errors = _errors(requests, is_server=is_server)
     decision = rule.decide(kinds[recorded], requests.lasted_ns[recorded], errors[recorded], now_ns, drawn)
     chosen = np.flatnonzero(decision.keep)
     kept = recorded[chosen]
-    identifiers = np.frombuffer(os.urandom(24 * len(kept)), np.uint8).reshape(-1, 24).copy()
-    identifiers[:, 9:16] = random[chosen].astype(">u8").view(np.uint8).reshape(-1, 8)[:, 1:]
     whole = [requests.request(at) for at in kept.tolist()]
     described = [
         _describe(request, sights[place], learned, is_server=is_server)
@@ -153,7 +150,7 @@ def http_spans(
         np.full(len(kept), is_server),
         errors[kept],
         decision.threshold[chosen],
-        identifiers,
+        identifiers(random[chosen]),
         unix_offset_ns,
         described,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
@@ -13,7 +12,8 @@ from otel_netmon.analysis.connection_index import TCP, ends_between
 from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.sampling import KeepRule, Reason
 from otel_netmon.decode.http_fields import trace_parent
-from otel_netmon.otel.spans import Sought, SpanBatch, SpanKind, StatusCode
+from otel_netmon.otel.kept_spans import KeptSpans, identifiers, randomness_of, statuses
+from otel_netmon.otel.spans import Sought, SpanBatch, SpanKind
 from otel_netmon.otel.trace_context import contexts, randomness, trace_state
 
 
@@ -23,18 +23,6 @@ class Description(NamedTuple):
     name: str
     attributes: bytes
     message: str
-
-
-class KeptSpans(NamedTuple):
-    """The spans, and which requests they are of: intp, places among those given."""
-
-    spans: Sought
-    kept: npt.NDArray[np.intp]
-
-    @property
-    def batch(self) -> SpanBatch:
-        """The spans alone."""
-        return self.spans.batch
 
 
 def kept_spans(
@@ -62,7 +50,7 @@ def kept_spans(
     recorded = np.flatnonzero([parent is None or parent.is_sampled for parent in parents])
     rule.counts[Reason.SAMPLED_OUT] += len(requests) - len(recorded)
     listed = recorded.tolist()
-    random = np.frombuffer(os.urandom(24 * len(listed)), np.uint8).reshape(-1, 24)
+    random = identifiers(randomness_of(len(listed)))
     context = contexts([parents[at] for at in listed], random[:, :16])
     lasted = np.array([requests[at].lasted_ns for at in listed], np.int64)
     states = [requests[at].tracestate if parents[at] is not None else None for at in listed]
@@ -118,7 +106,7 @@ def sought_spans(
         start_time_unix_nano=start,
         end_time_unix_nano=start + lasted,
         attributes=[each.attributes for each in described],
-        statuses=np.where(failed, StatusCode.ERROR, StatusCode.UNSET).astype(np.uint8),
+        statuses=statuses(failed),
         messages=[each.message if bad else "" for each, bad in zip(described, failed.tolist(), strict=True)],
         trace_states=[trace_state(state, each) for state, each in zip(states, thresholds.tolist(), strict=True)],
     )

@@ -20,8 +20,9 @@ from otel_netmon.decode.authority import read_authority
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
+from otel_netmon.otel.kept_spans import KeptSpans
 from otel_netmon.otel.points import HistogramSeries
-from otel_netmon.otel.request_spans import Description, KeptSpans, kept_spans
+from otel_netmon.otel.request_spans import Description, kept_spans
 
 SERVER_DURATION = "rpc.server.call.duration"
 CLIENT_DURATION = "rpc.client.call.duration"

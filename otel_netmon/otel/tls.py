@@ -5,17 +5,14 @@ Names: OpenTelemetry semantic conventions for TLS (``tls.*``); what they do not 
 
 from __future__ import annotations
 
-import functools
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from otel_netmon.analysis.connection_index import TCP, ends_between
-from otel_netmon.analysis.sampling import KeepRule, threshold_text
+from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.analysis.series import SeriesReading
 from otel_netmon.analysis.tls_datagrams import DatagramHello
 from otel_netmon.analysis.tls_handshakes import TlsHandshake
@@ -35,8 +32,9 @@ from otel_netmon.decode.x509 import Certificate
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
+from otel_netmon.otel.kept_spans import KeptSpans, kept_roots
 from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point
-from otel_netmon.otel.spans import Event, Severity, Sought, SpanBatch, SpanKind, StatusCode
+from otel_netmon.otel.spans import Event, Severity, Sought, SpanKind
 
 DURATION = "netmon.tls.handshake.duration"
 EXPIRY = "netmon.tls.certificate.expiry"
@@ -47,8 +45,6 @@ WEAK_EVENT = "netmon.tls.weak"
 SPAN_NAME = "TLS handshake"
 CARRIERS = ("quic", "dtls")
 
-_RANDOMNESS = np.uint64((1 << 56) - 1)
-_FLAGS = 0x03  # sampled; the trace id is random (W3C Trace Context level 2)
 _OVERFLOW = AttributeSet.of({"otel.metric.overflow": True})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = 86_400.0
@@ -145,23 +141,6 @@ def _version(version: int) -> str:
     return "3" if version == SSL3 else version_name(version)
 
 
-class KeptSpans(NamedTuple):
-    """Spans of the handshakes that the keep rule keeps, and which they are.
-
-    Attributes:
-        spans: of whichever side is known: a handshake is as much the server's as the client's.
-        kept: intp, their places among the handshakes.
-    """
-
-    spans: Sought
-    kept: npt.NDArray[np.intp]
-
-    @property
-    def batch(self) -> SpanBatch:
-        """The spans alone."""
-        return self.spans.batch
-
-
 def tls_spans(
     handshakes: Sequence[TlsHandshake],
     servers: Sequence[Server],
@@ -170,7 +149,7 @@ def tls_spans(
     unix_offset_ns: int,
     now_ns: int,
 ) -> KeptSpans:
-    """Gives a span for each handshake that the rule keeps.
+    """Gives a span for each handshake that the rule keeps, of whichever side is known: it is as much the server's as the client's.
 
     Args:
         servers, weak: of each handshake.
@@ -184,38 +163,21 @@ def tls_spans(
         ("tls", server, None if each.answer is None else each.answer.version, error)
         for each, server, error in zip(handshakes, servers, error_numbers, strict=True)
     ]
-    random = np.frombuffer(os.urandom(8 * len(handshakes)), np.uint64)
-    decision = rule.decide(kinds, durations, errors, now_ns, random & _RANDOMNESS)
-    kept = np.flatnonzero(decision.keep)
-    trace_ids = np.frombuffer(os.urandom(16 * len(kept)), np.uint8).reshape(-1, 16).copy()
-    trace_ids[:, 8:] = random[kept].astype(">u8").view(np.uint8).reshape(-1, 8)
-    chosen = [(handshakes[at], servers[at], weak[at], error_numbers[at]) for at in kept.tolist()]
+    roots = kept_roots(rule, kinds, durations, errors, now_ns)
+    chosen = [(handshakes[at], servers[at], weak[at], error_numbers[at]) for at in roots.places.tolist()]
     begun = np.array([each.start_ns for each, *_ in chosen], np.int64)
     start = (begun + unix_offset_ns).astype(np.uint64)
     connections = [each.connection for each, *_ in chosen]
     ends = ends_between([each.client for each in connections], [each.server for each in connections], TCP)
-    failed = errors[kept]
-    batch = SpanBatch(
+    batch = roots.batch(
         names=[SPAN_NAME] * len(chosen),
         kinds=np.full(len(chosen), SpanKind.CLIENT, np.uint8),
-        trace_ids=trace_ids,
-        span_ids=np.frombuffer(os.urandom(8 * len(chosen)), np.uint8).reshape(-1, 8),
-        parent_span_ids=np.zeros((len(chosen), 8), np.uint8),
-        flags=np.full(len(chosen), _FLAGS, np.uint32),
-        start_time_unix_nano=start,
-        end_time_unix_nano=start + durations[kept].astype(np.uint64),
+        start_ns=start,
+        end_ns=start + durations[roots.places].astype(np.uint64),
         attributes=[encode(_span_attributes(*each), Tag.SPAN) for each in chosen],
-        statuses=np.where(failed, StatusCode.ERROR, StatusCode.UNSET).astype(np.uint8),
         messages=[_message(each, error) if error != NO_ERROR else "" for each, _, _, error in chosen],
-        trace_states=[_trace_state(threshold) for threshold in decision.threshold[kept].tolist()],
     )
-    return KeptSpans(Sought(batch, ends, begun, either_side=True), kept)
-
-
-@functools.lru_cache(256)
-def _trace_state(threshold: int) -> str:
-    """The rate, as the probability sampling specification of OpenTelemetry writes it; each of these stands for 1/p spans."""
-    return f"ot=th:{threshold_text(threshold)}"
+    return KeptSpans(Sought(batch, ends, begun, either_side=True), roots.places)
 
 
 def _message(handshake: TlsHandshake, error: int) -> str:

@@ -15,12 +15,14 @@ import numpy.typing as npt
 from otel_netmon.analysis.sampling import threshold_text, trace_randomness
 from otel_netmon.decode.http_fields import TraceParent
 
+SAMPLED_RANDOM = 0x03
+"""Flags of a span without a parent: sampled, and the trace id is random (W3C Trace Context Level 2)."""
+
 _MEMBER = re.compile(r"[a-z0-9][a-z0-9_\-*/@]{0,255}=[!-+\--<>-~ ]{0,255}[!-+\--<>-~]")
 _RANDOM_VALUE = re.compile(r"(?:^|[,\t ])ot=(?:[^,]*;)?rv:([0-9a-f]{14})(?=[;,\t ]|$)")
 _THRESHOLD = re.compile(r"(?:^|;)th:([0-9a-f]{1,14})(?=;|$)")
 _STATE_CHARACTERS_MAX = 512
 _MEMBERS_MAX = 32
-_SAMPLED_RANDOM = 0x03
 _SAMPLED_CHILD = 0x01 | 0x300  # the parent is known to be of another process
 
 
@@ -42,7 +44,7 @@ def contexts(parents: Sequence[TraceParent | None], random: npt.NDArray[np.uint8
     """Gives the contexts of spans with these parents; random: shape (n, 16), the trace ids of those that have none."""
     trace_ids = random.copy()
     parent_span_ids = np.zeros((len(parents), 8), np.uint8)
-    flags = np.full(len(parents), _SAMPLED_RANDOM, np.uint32)
+    flags = np.full(len(parents), SAMPLED_RANDOM, np.uint32)
     for at, parent in enumerate(parents):
         if parent is not None:
             trace_ids[at] = np.frombuffer(parent.trace_id, np.uint8)

@@ -128,14 +128,7 @@ class DnsSource:
         if not len(spans.kept):
             return
         self._spans.append(spans.spans)
-        durations = spans.batch.end_time_unix_nano - spans.batch.start_time_unix_nano
-        self.series.offer_exemplars(
-            rows[spans.kept],
-            durations / 1e9,
-            spans.batch.end_time_unix_nano,
-            spans.batch.trace_ids,
-            spans.batch.span_ids,
-        )
+        self.series.offer_exemplars(rows[spans.kept], *spans.exemplars())
 
     @property
     def wanted(self) -> int:

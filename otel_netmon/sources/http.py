@@ -331,12 +331,8 @@ class _Side:
             is_server=self._is_server,
         )
         if len(spans.kept):
-            batch = spans.batch
             self._spans.append(spans.spans)
-            seconds = (batch.end_time_unix_nano - batch.start_time_unix_nano) / 1e9
-            self.series.offer_exemplars(
-                counted.rows[spans.kept], seconds, batch.end_time_unix_nano, batch.trace_ids, batch.span_ids
-            )
+            self.series.offer_exemplars(counted.rows[spans.kept], *spans.exemplars())
 
     def take_spans(self) -> list[Sought]:
         spans, self._spans = self._spans, []

@@ -59,12 +59,8 @@ class RpcSide:
         sides: npt.NDArray[np.bool_] = np.full(len(requests), self._is_server)
         spans = rpc_spans(requests, calls, sides, self._rule, offset_ns, now_ns)
         if len(spans.kept):
-            batch = spans.batch
             self._spans.append(spans.spans)
-            seconds = (batch.end_time_unix_nano - batch.start_time_unix_nano) / 1e9
-            self._series.offer_exemplars(
-                rows[spans.kept], seconds, batch.end_time_unix_nano, batch.trace_ids, batch.span_ids
-            )
+            self._series.offer_exemplars(rows[spans.kept], *spans.exemplars())
 
     @property
     def wanted(self) -> int:

@@ -156,14 +156,7 @@ class TlsSource:
         if not len(spans.kept):
             return
         self._spans.append(spans.spans)
-        durations = spans.batch.end_time_unix_nano - spans.batch.start_time_unix_nano
-        self._series.offer_exemplars(
-            rows[spans.kept],
-            durations / 1e9,
-            spans.batch.end_time_unix_nano,
-            spans.batch.trace_ids,
-            spans.batch.span_ids,
-        )
+        self._series.offer_exemplars(rows[spans.kept], *spans.exemplars())
 
     def _look_at(self, handshake: TlsHandshake, server: Server, kinds: tuple[Weakness, ...], unix_ns: int) -> None:
         """Notes what a server showed, and what is to be told of it today."""

@@ -13,7 +13,7 @@ from otel_netmon.analysis.connections import Connections
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.otel.attributes import Tag, decoded, encode
 from otel_netmon.otel.connection_events import QUIET_CYCLES, ConnectionEvents
-from otel_netmon.otel.connection_spans import KeptSpans, connection_spans
+from otel_netmon.otel.connection_spans import KeptConnections, connection_spans
 from otel_netmon.otel.spans import Event, SpanKind, StatusCode
 from support.connection_rows import MS, SECOND, adopted, connection, joined
 
@@ -22,7 +22,7 @@ NOW = 200 * SECOND
 SHOP = encode({"service.name": "shop"}, Tag.RESOURCE)
 
 
-def spans(*rows: Any, share: float = 1.0, slow_ns: int | None = None) -> KeptSpans:
+def spans(*rows: Any, share: float = 1.0, slow_ns: int | None = None) -> KeptConnections:
     rule = KeepRule(share, 1000, slow_ns=slow_ns, seed=7)
     return connection_spans(Connections().ended(joined(*rows)), lambda _: SHOP, rule, OFFSET, NOW)
 

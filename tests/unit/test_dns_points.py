@@ -12,7 +12,8 @@ from otel_netmon.analysis.dns_names import NameFolding
 from otel_netmon.analysis.dns_series import DnsSeries
 from otel_netmon.analysis.sampling import KeepRule, Reason
 from otel_netmon.otel.attributes import AttributeSet, Tag, encode
-from otel_netmon.otel.dns import DURATION, DnsPoints, KeptSpans, dns_spans
+from otel_netmon.otel.dns import DURATION, DnsPoints, dns_spans
+from otel_netmon.otel.kept_spans import KeptSpans
 from otel_netmon.otel.spans import SpanKind, StatusCode
 from support import dns_messages as d
 from support.dns_events import (

@@ -9,7 +9,8 @@ import pytest
 
 from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.sampling import KeepRule, Reason
-from otel_netmon.otel.request_spans import Description, KeptSpans, kept_spans
+from otel_netmon.otel.kept_spans import KeptSpans
+from otel_netmon.otel.request_spans import Description, kept_spans
 from otel_netmon.otel.spans import SpanKind, StatusCode
 from otel_netmon.otel.trace_context import randomness, trace_state
 from support.tcp_talk import CLIENT, SERVER
