@@ -48,6 +48,11 @@ class SeriesReading(NamedTuple):
     active: int
     folded: int
 
+    @property
+    def starts_ns(self) -> npt.NDArray[np.uint64]:
+        """Since when each point counts, Unix time: the rests first, one a partition, then the series."""
+        return np.concatenate([np.full(len(self.rest), self.rest_start_ns, np.uint64), self.start_ns])
+
 
 class Placement(NamedTuple):
     """Where rows went.

@@ -22,6 +22,7 @@ from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.points import HistogramSeries, NumberSeries, Points
+from otel_netmon.otel.series_sets import OVERFLOW
 
 HANDSHAKE = "netmon.tcp.handshake.duration"
 LIFETIME = "netmon.tcp.connection.duration"
@@ -52,7 +53,6 @@ _UDP = {
     "netmon.udp.io": [(datagrams.BYTES_RECEIVED, _RECEIVE), (datagrams.BYTES_SENT, _TRANSMIT)],
     "netmon.udp.packets": [(datagrams.PACKETS_RECEIVED, _RECEIVE), (datagrams.PACKETS_SENT, _TRANSMIT)],
 }
-_OVERFLOW: Mapping[str, Value] = {"otel.metric.overflow": True}
 
 Resource = Callable[[int], Mapping[str, str | int]]
 
@@ -99,7 +99,7 @@ class ConnectionPoints:
     ) -> AttributeSet:
         """Of the series at a place, -1 for the rest."""
         if place < 0:
-            return AttributeSet.of({**_OVERFLOW, **extra})
+            return AttributeSet.of({**OVERFLOW, **extra})
         identity = (keys[place], *extra.values())
         return self._sets.get(
             identity, lambda: AttributeSet(encode({**endpoint_attributes(*rows[place][:3]), **extra}, _NUMBER))
@@ -118,7 +118,7 @@ class ConnectionPoints:
             self._set(place, keys, rows, extras[kind])
             for place, kind in zip(found.series.tolist(), found.kinds.tolist(), strict=True)
         ]
-        return histogram_series(found.values, sets, _starts(reading.series, found.series))
+        return histogram_series(found.values, sets, reading.series.starts_ns[found.series + 1])
 
     def _round_trips(
         self, series: SeriesReading, keys: Sequence[bytes], rows: Sequence[tuple[Any, ...]]
@@ -127,7 +127,7 @@ class ConnectionPoints:
         places = np.flatnonzero(values[Counter.RTT_COUNT])
         values = values[:, places]
         sets = [self._set(place - 1, keys, rows, {}) for place in places.tolist()]
-        return rtt_series(values, sets, _starts(series, places - 1))
+        return rtt_series(values, sets, series.starts_ns[places])
 
     def _numbers(
         self,
@@ -177,7 +177,7 @@ class OwnerPoints:
 
     def _set(self, number: int | None, attributes: Mapping[str, Value], resource: Resource) -> AttributeSet:
         if number is None:
-            return AttributeSet.of({**_OVERFLOW, **attributes})
+            return AttributeSet.of({**OVERFLOW, **attributes})
         identity = (number, *attributes.values())
         return self._sets.get(identity, lambda: AttributeSet.of(attributes, resource=resource(number)))
 
@@ -206,7 +206,7 @@ class DatagramPoints:
         resource: Resource,
     ) -> AttributeSet:
         if place < 0:
-            return AttributeSet.of({**_OVERFLOW, **extra})
+            return AttributeSet.of({**OVERFLOW, **extra})
         owner, server, port, *_ = rows[place]
         identity = (keys[place], *extra.values())
         return self._sets.get(
@@ -264,7 +264,6 @@ def _nonzero(
         parts: counters, and what each adds to the attributes.
         set_of: gives the attributes of a place, the rests first, then the series.
     """
-    start = np.concatenate([np.full(len(reading.rest), reading.rest_start_ns, np.uint64), reading.start_ns])
     sets: list[AttributeSet] = []
     places: list[npt.NDArray[np.intp]] = []
     values: list[npt.NDArray[np.uint64]] = []
@@ -274,13 +273,7 @@ def _nonzero(
         sets += [set_of(place, extra) for place in told.tolist()]
         places.append(told)
         values.append(every[told])
-    return NumberSeries(sets, start[np.concatenate(places)], np.concatenate(values))
-
-
-def _starts(series: SeriesReading, places: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:
-    """Since when the series at these places count, -1 for the rest."""
-    start = np.concatenate([np.array([series.rest_start_ns], np.uint64), series.start_ns])
-    return start[places + 1]
+    return NumberSeries(sets, reading.starts_ns[np.concatenate(places)], np.concatenate(values))
 
 
 _NUMBER = Tag.NUMBER_DATA_POINT

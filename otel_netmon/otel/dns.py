@@ -17,10 +17,11 @@ from otel_netmon.analysis.dns_series import NO_RESPONSE, TRANSPORTS, LookupSerie
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.decode import dns_numbers
 from otel_netmon.enrich.addresses import address_text
-from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
+from otel_netmon.otel.attributes import Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.kept_spans import KeptSpans, kept_roots
 from otel_netmon.otel.points import HistogramSeries
+from otel_netmon.otel.series_sets import OVERFLOW, SeriesSets
 from otel_netmon.otel.spans import Sought, SpanKind
 
 DURATION = "dns.lookup.duration"
@@ -28,28 +29,21 @@ SPAN_NAME = "DNS lookup"
 TIMEOUT = "timeout"
 
 _HARMLESS = frozenset((dns_numbers.NOERROR, dns_numbers.NXDOMAIN))
-_OVERFLOW = AttributeSet.of({"otel.metric.overflow": True})
 
 
 class DnsPoints:
-    """Makes the points of each cycle; the attributes of a series are encoded once while it keeps its place."""
+    """Makes the points of each cycle."""
 
     def __init__(self) -> None:
-        self._sets: dict[bytes, AttributeSet] = {}
+        self._sets = SeriesSets(OVERFLOW)
 
     def points(self, lookups: LookupSeries) -> dict[str, HistogramSeries]:
         """Gives dns.lookup.duration: the overflow point, then each series."""
-        series = lookups.series
-        keys = [key.tobytes() for key in series.keys]
-        self._sets = {
-            key: self._sets.get(key) or _attribute_set(row, lookups.names)
-            for key, row in zip(keys, series.keys.tolist(), strict=True)
-        }
-        start = np.concatenate([np.array([series.rest_start_ns], np.uint64), series.start_ns])
-        return {DURATION: histogram_series(lookups.durations, [_OVERFLOW, *self._sets.values()], start)}
+        sets = self._sets.of(lookups.series, lambda identity: _series_attributes(identity, lookups.names))
+        return {DURATION: histogram_series(lookups.durations, sets, lookups.series.starts_ns)}
 
 
-def _attribute_set(identity: tuple[Any, ...], names: Mapping[int, str]) -> AttributeSet:
+def _series_attributes(identity: tuple[Any, ...], names: Mapping[int, str]) -> dict[str, Value]:
     server, name, question_type, code, transport, *_ = identity
     attributes: dict[str, Value] = {
         "dns.question.name": names[name],
@@ -63,7 +57,7 @@ def _attribute_set(identity: tuple[Any, ...], names: Mapping[int, str]) -> Attri
         attributes["netmon.dns.response.code"] = dns_numbers.rcode_name(code)
         if code not in _HARMLESS:
             attributes["error.type"] = dns_numbers.rcode_name(code)
-    return AttributeSet(encode(attributes, Tag.NUMBER_DATA_POINT))
+    return attributes
 
 
 def dns_spans(

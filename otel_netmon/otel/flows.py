@@ -15,6 +15,7 @@ from otel_netmon.analysis.series import SeriesReading
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import AttributeSet, Tag, encode_one
 from otel_netmon.otel.points import NumberSeries
+from otel_netmon.otel.series_sets import OVERFLOW
 
 DIRECTIONS = {int(d): d.name.lower() for d in Direction}
 
@@ -30,17 +31,17 @@ class FlowPoints:
         self._slots = np.empty(0, np.intp)
         self._sets: list[AttributeSet] = []
         self._rest = [
-            AttributeSet.of({"otel.metric.overflow": True, "network.io.direction": name})
-            for _, name in sorted(DIRECTIONS.items())
+            AttributeSet.of({**OVERFLOW, "network.io.direction": name}) for _, name in sorted(DIRECTIONS.items())
         ]
 
     def points(self, reading: SeriesReading) -> Mapping[str, NumberSeries]:
         """Gives the points of one cycle: one overflow point a direction, then each conversation."""
         self._follow(reading)
         attributes: Sequence[AttributeSet] = [*self._rest, *self._sets]
-        start = np.concatenate([np.full(len(self._rest), reading.rest_start_ns, np.uint64), reading.start_ns])
         return {
-            name: NumberSeries(attributes, start, np.concatenate([reading.rest[:, counter], reading.values[counter]]))
+            name: NumberSeries(
+                attributes, reading.starts_ns, np.concatenate([reading.rest[:, counter], reading.values[counter]])
+            )
             for name, counter in (("netmon.flow.io", BYTES), ("netmon.flow.packets", PACKETS))
         }
 

@@ -12,9 +12,9 @@ import msgspec
 from otel_netmon.otel.attributes import Value
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.points import Point
+from otel_netmon.otel.series_sets import OVERFLOW
 
 DIRECTION = "network.io.direction"
-OVERFLOW = "otel.metric.overflow"
 GONE_KEPT = 1024
 """Sets that are gone of which is known what was told of them."""
 
@@ -146,7 +146,7 @@ class Fold:
                     self._rest[name] = value + gained, start
             result[metric] = own
         for (metric, direction), (value, start) in self._rest.items():
-            attributes: dict[str, Value] = {OVERFLOW: True}
+            attributes = dict(OVERFLOW)
             if direction is not None:
                 attributes[DIRECTION] = direction
             result[metric] = [*result.get(metric, ()), Point(attributes, value, start)]

@@ -12,6 +12,7 @@ from otel_netmon.analysis.histograms import HistogramColumns, HistogramReading
 from otel_netmon.otel.attributes import AttributeSet, Value
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.points import Exemplar, HistogramSeries
+from otel_netmon.otel.series_sets import OVERFLOW
 
 
 def histogram_series(
@@ -95,7 +96,7 @@ class Distribution:
     def _slot(self, attributes: Mapping[str, Value]) -> int:
         attribute_set = AttributeSet.of(attributes)
         if attribute_set not in self._sets and len(self._sets) >= self._limit - 1:
-            attribute_set = AttributeSet.of({"otel.metric.overflow": True})
+            attribute_set = AttributeSet.of(OVERFLOW)
         return self._sets.setdefault(attribute_set, len(self._sets))
 
     def points(self) -> dict[str, HistogramSeries]:

@@ -21,11 +21,12 @@ from otel_netmon.analysis.routes import LearnedRoutes
 from otel_netmon.analysis.sampling import KeepRule, Reason, trace_randomness
 from otel_netmon.decode.authority import read_authority
 from otel_netmon.enrich.addresses import address_text
-from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
+from otel_netmon.otel.attributes import Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.kept_spans import KeptSpans, identifiers, randomness_of
 from otel_netmon.otel.points import HistogramSeries
 from otel_netmon.otel.request_spans import Description, sought_spans
+from otel_netmon.otel.series_sets import OVERFLOW, SeriesSets
 from otel_netmon.otel.trace_context import randomness
 
 FIRST_BYTE = "netmon.http.time_to_first_byte"
@@ -47,7 +48,7 @@ def metrics_of(side: str) -> tuple[str, ...]:
 
 
 class HttpPoints:
-    """Makes the points of one side in each cycle; the attributes of a series are encoded once while it keeps its place.
+    """Makes the points of one side in each cycle.
 
     Args:
         side: ``server`` or ``client``.
@@ -55,30 +56,20 @@ class HttpPoints:
 
     def __init__(self, side: str) -> None:
         self._side = side
-        self._sets: dict[bytes, AttributeSet] = {}
-        self._sets_of_side: dict[bytes, AttributeSet] = {}
+        self._role: dict[str, Value] = {"netmon.http.role": side}
+        self._sets = SeriesSets(OVERFLOW)
+        self._sets_of_role = SeriesSets({**self._role, **OVERFLOW})
 
     def points(self, requests: HttpReading) -> dict[str, HistogramSeries]:
         """Gives the metrics of the side: of each the overflow point, then every series."""
         series = requests.series
-        keys = [key.tobytes() for key in series.keys]
-        rows = series.keys.tolist()
-        known, known_of_side = self._sets, self._sets_of_side
-        self._sets, self._sets_of_side = {}, {}
-        for key, row in zip(keys, rows, strict=True):
-            self._sets[key] = known.get(key) or AttributeSet.of(self._attributes(row, requests))
-            self._sets_of_side[key] = known_of_side.get(key) or AttributeSet.of(
-                {"netmon.http.role": self._side, **self._attributes(row, requests)}
-            )
-        start = np.concatenate([np.array([series.rest_start_ns], np.uint64), series.start_ns])
-        overflow: dict[str, Value] = {"otel.metric.overflow": True}
-        sets = [AttributeSet.of(overflow), *self._sets.values()]
-        sets_of_side = [
-            AttributeSet.of({"netmon.http.role": self._side, **overflow}),
-            *self._sets_of_side.values(),
-        ]
+        sets = self._sets.of(series, lambda identity: self._attributes(identity, requests))
+        # The metric of both sides tells them apart.
+        sets_of_role = self._sets_of_role.of(
+            series, lambda identity: {**self._role, **self._attributes(identity, requests)}
+        )
         return {
-            metric: histogram_series(distribution, sets_of_side if metric == FIRST_BYTE else sets, start)
+            metric: histogram_series(distribution, sets_of_role if metric == FIRST_BYTE else sets, series.starts_ns)
             for metric, distribution in zip(metrics_of(self._side), requests.distributions, strict=True)
         }
 

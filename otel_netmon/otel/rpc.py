@@ -18,21 +18,20 @@ from otel_netmon.analysis.rpc_series import NO_STATUS, OUTCOMES, CallSeries
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.decode.authority import read_authority
 from otel_netmon.enrich.addresses import address_text
-from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
+from otel_netmon.otel.attributes import Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.kept_spans import KeptSpans
 from otel_netmon.otel.points import HistogramSeries
 from otel_netmon.otel.request_spans import Description, kept_spans
+from otel_netmon.otel.series_sets import OVERFLOW, SeriesSets
 
 SERVER_DURATION = "rpc.server.call.duration"
 CLIENT_DURATION = "rpc.client.call.duration"
 SYSTEM = "grpc"
 
-_OVERFLOW = AttributeSet.of({"otel.metric.overflow": True})
-
 
 class RpcPoints:
-    """Makes the points of one side in each cycle; the attributes of a series are encoded once while it keeps its place.
+    """Makes the points of one side in each cycle.
 
     Args:
         is_server: which side.
@@ -40,23 +39,18 @@ class RpcPoints:
 
     def __init__(self, *, is_server: bool) -> None:
         self._is_server = is_server
-        self._sets: dict[bytes, AttributeSet] = {}
+        self._sets = SeriesSets(OVERFLOW)
 
     def points(self, calls: CallSeries) -> dict[str, HistogramSeries]:
         """Gives the metric: the overflow point, then each series."""
         series = calls.reading.series
-        keys = [key.tobytes() for key in series.keys]
-        self._sets = {
-            key: self._sets.get(key) or self._attribute_set(row, calls.methods, calls.servers)
-            for key, row in zip(keys, series.keys.tolist(), strict=True)
-        }
-        start = np.concatenate([np.array([series.rest_start_ns], np.uint64), series.start_ns])
+        sets = self._sets.of(series, lambda identity: self._attributes(identity, calls.methods, calls.servers))
         name = SERVER_DURATION if self._is_server else CLIENT_DURATION
-        return {name: histogram_series(calls.reading.durations, [_OVERFLOW, *self._sets.values()], start)}
+        return {name: histogram_series(calls.reading.durations, sets, series.starts_ns)}
 
-    def _attribute_set(
+    def _attributes(
         self, identity: tuple[Any, ...], methods: Mapping[int, str], servers: Mapping[int, str]
-    ) -> AttributeSet:
+    ) -> dict[str, Value]:
         method, server, port, status, outcome, _ = identity
         attributes: dict[str, Value] = {
             "rpc.system.name": SYSTEM,
@@ -66,8 +60,9 @@ class RpcPoints:
             attributes["server.address"] = servers[server]
             if port:
                 attributes["server.port"] = port
-        attributes |= _result(None if status == NO_STATUS else status, OUTCOMES[outcome], is_server=self._is_server)
-        return AttributeSet.of(attributes)
+        return attributes | _result(
+            None if status == NO_STATUS else status, OUTCOMES[outcome], is_server=self._is_server
+        )
 
 
 def _result(status: int | None, outcome: Outcome, *, is_server: bool) -> dict[str, Value]:

@@ -34,6 +34,7 @@ from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.kept_spans import KeptSpans, kept_roots
 from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point
+from otel_netmon.otel.series_sets import OVERFLOW, SeriesSets
 from otel_netmon.otel.spans import Event, Severity, Sought, SpanKind
 
 DURATION = "netmon.tls.handshake.duration"
@@ -45,7 +46,6 @@ WEAK_EVENT = "netmon.tls.weak"
 SPAN_NAME = "TLS handshake"
 CARRIERS = ("quic", "dtls")
 
-_OVERFLOW = AttributeSet.of({"otel.metric.overflow": True})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = 86_400.0
 
@@ -70,21 +70,16 @@ def hello_server(hello: DatagramHello) -> str:
 
 
 class TlsPoints:
-    """Makes the points of each cycle; the attributes of a series are encoded once while it keeps its place."""
+    """Makes the points of each cycle."""
 
     def __init__(self) -> None:
-        self._sets: dict[bytes, AttributeSet] = {}
+        self._sets = SeriesSets(OVERFLOW)
 
     def durations(self, handshakes: HandshakeSeries) -> dict[str, HistogramSeries]:
         """Gives netmon.tls.handshake.duration: the overflow point, then each series."""
         series, durations = handshakes.reading
-        keys = [key.tobytes() for key in series.keys]
-        self._sets = {
-            key: self._sets.get(key) or _attribute_set(row, handshakes)
-            for key, row in zip(keys, series.keys.tolist(), strict=True)
-        }
-        start = np.concatenate([np.array([series.rest_start_ns], np.uint64), series.start_ns])
-        return {DURATION: histogram_series(durations, [_OVERFLOW, *self._sets.values()], start)}
+        sets = self._sets.of(series, lambda identity: _series_attributes(identity, handshakes))
+        return {DURATION: histogram_series(durations, sets, series.starts_ns)}
 
 
 def expiry_points(
@@ -114,14 +109,17 @@ def weak_points(counts: Mapping[Weakness, int], start_ns: int) -> dict[str, list
 
 def hello_points(series: SeriesReading, names: Mapping[int, str]) -> dict[str, NumberSeries]:
     """Gives netmon.tls.datagram_hellos: an overflow point for each protocol, then each series."""
-    sets = [AttributeSet.of({"network.protocol.name": carrier, "otel.metric.overflow": True}) for carrier in CARRIERS]
+    sets = [AttributeSet.of({"network.protocol.name": carrier, **OVERFLOW}) for carrier in CARRIERS]
     for server, carrier, *_ in series.keys.tolist():
         sets.append(AttributeSet.of({"network.protocol.name": CARRIERS[carrier], "server.address": names[server]}))
-    start = np.concatenate([np.full(len(CARRIERS), series.rest_start_ns, np.uint64), series.start_ns])
-    return {HELLOS: NumberSeries(sets, start, np.concatenate([series.rest[:, 0], series.values[0]]).astype(np.int64))}
+    return {
+        HELLOS: NumberSeries(
+            sets, series.starts_ns, np.concatenate([series.rest[:, 0], series.values[0]]).astype(np.int64)
+        )
+    }
 
 
-def _attribute_set(identity: tuple[Any, ...], handshakes: HandshakeSeries) -> AttributeSet:
+def _series_attributes(identity: tuple[Any, ...], handshakes: HandshakeSeries) -> dict[str, Value]:
     server, protocol, version, cipher, error, answered, resumed = identity
     attributes: dict[str, Value] = {"server.address": handshakes.servers[server]}
     if answered:
@@ -133,7 +131,7 @@ def _attribute_set(identity: tuple[Any, ...], handshakes: HandshakeSeries) -> At
         attributes["tls.resumed"] = bool(resumed)
     if error != NO_ERROR:
         attributes["error.type"] = error_text(error)
-    return AttributeSet.of(attributes)
+    return attributes
 
 
 def _version(version: int) -> str:

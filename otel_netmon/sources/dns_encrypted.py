@@ -17,6 +17,7 @@ from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import Value
 from otel_netmon.otel.histograms import Distribution
 from otel_netmon.otel.points import Point, Points
+from otel_netmon.otel.series_sets import OVERFLOW
 
 HANDSHAKES = "netmon.dns.encrypted.handshake.duration"
 HELLOS = "netmon.dns.encrypted.hellos"
@@ -88,7 +89,7 @@ class EncryptedLookups:
 
 def _attributes(kind: Kind, error: int = NO_ERROR) -> dict[str, Value]:
     if kind == _REST:
-        return {"otel.metric.overflow": True}
+        return dict(OVERFLOW)
     transport, address, port = kind
     attributes: dict[str, Value] = {
         "netmon.dns.encrypted.transport": transport,

@@ -15,10 +15,10 @@ from otel_netmon.analysis.domains import PAIR, DomainCache
 from otel_netmon.analysis.flows import BYTES
 from otel_netmon.analysis.series import CounterSeries
 from otel_netmon.analysis.traffic import Gained
-from otel_netmon.otel.attributes import AttributeSet, Tag, encode
 from otel_netmon.otel.flows import DIRECTIONS
 from otel_netmon.otel.points import NumberSeries, Points
 from otel_netmon.otel.series import Diversity
+from otel_netmon.otel.series_sets import OVERFLOW, SeriesSets
 
 SEVERAL = "(several)"
 """Told in place of a name where the address had several that fold to no common one."""
@@ -46,11 +46,7 @@ class DomainSource:
         self._folding = folding
         self._series = CounterSeries(DOMAIN, 2, len(Direction), 0, start_ns, idle_ns)
         self._names: dict[int, str] = {}
-        self._sets: dict[bytes, AttributeSet] = {}
-        self._rest = [
-            AttributeSet.of({"otel.metric.overflow": True, "network.io.direction": name})
-            for _, name in sorted(DIRECTIONS.items())
-        ]
+        self._sets = SeriesSets(*({**OVERFLOW, "network.io.direction": name} for _, name in sorted(DIRECTIONS.items())))
         self._read_ns = 0
 
     def read(self, gained: Gained, monotonic_ns: int, limit: int, now_ns: int) -> None:
@@ -108,21 +104,16 @@ class DomainSource:
     def points(self) -> dict[str, Points]:
         """Gives netmon.domain.io and netmon.domain.connections: an overflow point a direction, then each domain."""
         reading = self._series.reading()
-        keys = [key.tobytes() for key in reading.keys]
-        self._sets = {
-            key: self._sets.get(key)
-            or AttributeSet(
-                encode(
-                    {"netmon.domain": self._names[name], "network.io.direction": DIRECTIONS[direction]},
-                    Tag.NUMBER_DATA_POINT,
-                )
-            )
-            for key, (name, direction) in zip(keys, reading.keys.tolist(), strict=True)
-        }
-        attributes = [*self._rest, *self._sets.values()]
-        start = np.concatenate([np.full(len(self._rest), reading.rest_start_ns, np.uint64), reading.start_ns])
+        sets = self._sets.of(
+            reading,
+            lambda identity: {
+                "netmon.domain": self._names[identity[0]],
+                "network.io.direction": DIRECTIONS[identity[1]],
+            },
+        )
+        start = reading.starts_ns
         return {
-            metric: NumberSeries(attributes, start, np.concatenate([reading.rest[:, counter], reading.values[counter]]))
+            metric: NumberSeries(sets, start, np.concatenate([reading.rest[:, counter], reading.values[counter]]))
             for metric, counter in (("netmon.domain.io", _OCTETS), ("netmon.domain.connections", _CONNECTIONS))
         }
 
