@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from otel_netmon.abi.enums import Role
+from otel_netmon.abi.enums import ConnectionFlags, Role
 from otel_netmon.analysis.differences import fingerprints
 
 RECENT_MAX = 1 << 14
@@ -33,6 +33,8 @@ ENDS = np.dtype(
 
 TCP, UDP = 6, 17
 
+UNKNOWN = -1
+
 _END = np.dtype([("address", "u1", 16), ("port", ">u2")])
 
 _ENTRY = np.dtype(
@@ -43,28 +45,45 @@ _ENTRY = np.dtype(
         ("cookie", "<u8"),
         ("begin_ns", "<i8"),
         ("end_ns", "<i8"),
+        ("established_ns", "<i8"),
+        ("connect_ns", "<i8"),
+        ("resent", "<i8"),
+        ("disordered", "<i8"),
         ("ends", ENDS),
         ("role", "<u4"),
     ]
 )
+_COUNTED = np.dtype([("cookie", "<u8"), ("resent", "<i8"), ("disordered", "<i8")])
+_HEALTH = ("resent", "disordered")
 _SEED = 0x5851F42D4C957F2D
 _FOREVER = 1 << 62
 
 
 class Owner(NamedTuple):
-    """Whose packets are; columns of length n, all 0 where it is not known.
+    """Whose packets are, and what is known of their connection; columns of length n, all 0 where it is not known.
 
     Attributes:
         number: of the identity (``enrich.identities``), may be 0 although the socket is known.
         role: ``Role`` of the local process.
         cgroup: its cgroup v2.
-        cookie: of the socket.
+        cookie: of the socket, 0 where no socket is known.
+        begin_ns: when the connection began, as in layout.CONNECTION; of UDP when the socket was made.
+        established_ns: when its handshake was over, 0 of one whose handshake was not seen.
+        connect_ns: how long that took, UNKNOWN of one whose handshake was not seen.
+        resent: segments that the local end sent again since the reading before the time that was asked for, or since the
+            connection began where that reading is not kept any more; UNKNOWN of UDP.
+        disordered: likewise segments that came out of order to the local end.
     """
 
     number: npt.NDArray[np.uint64]
     role: npt.NDArray[np.uint8]
     cgroup: npt.NDArray[np.uint64]
     cookie: npt.NDArray[np.uint64]
+    begin_ns: npt.NDArray[np.int64]
+    established_ns: npt.NDArray[np.int64]
+    connect_ns: npt.NDArray[np.int64]
+    resent: npt.NDArray[np.int64]
+    disordered: npt.NDArray[np.int64]
 
 
 def ends_between(
@@ -97,6 +116,8 @@ class ConnectionIndex:
         self._living: tuple[tuple[int, npt.NDArray[Any], npt.NDArray[np.uint64]], ...] = ()
         self._ended: list[tuple[int, npt.NDArray[Any], npt.NDArray[np.uint64]]] = []
         self._sorted: npt.NDArray[Any] | None = None
+        self._counted = self._before = np.zeros(0, _COUNTED)
+        self._counted_ns = self._before_ns = _FOREVER
 
     def read(
         self,
@@ -104,10 +125,22 @@ class ConnectionIndex:
         tcp_numbers: npt.NDArray[np.uint64],
         udp: npt.NDArray[Any],
         udp_numbers: npt.NDArray[np.uint64],
+        read_ns: int,
     ) -> None:
-        """Takes all that live: rows (layout.CONNECTION, layout.UDP) and the numbers of whose they are."""
+        """Takes all that live.
+
+        Args:
+            tcp, udp: layout.CONNECTION, layout.UDP.
+            tcp_numbers, udp_numbers: of whose they are.
+            read_ns: CLOCK_MONOTONIC when they had been read.
+        """
         self._living = ((TCP, tcp, tcp_numbers), (UDP, udp, udp_numbers))
         self._sorted = None
+        self._before, self._before_ns = self._counted, self._counted_ns
+        counted = np.zeros(len(tcp), _COUNTED)
+        counted["cookie"] = tcp["cookie"]
+        counted["resent"], counted["disordered"] = _resent(tcp), tcp["out_of_order"]
+        self._counted, self._counted_ns = counted[np.argsort(counted["cookie"])], read_ns
 
     def ended(self, rows: npt.NDArray[Any], numbers: npt.NDArray[np.uint64]) -> None:
         """Takes connections that ended."""
@@ -134,6 +167,9 @@ class ConnectionIndex:
             np.zeros(number, np.uint8),
             np.zeros(number, np.uint64),
             np.zeros(number, np.uint64),
+            np.zeros(number, np.int64),
+            np.zeros(number, np.int64),
+            *(np.full(number, UNKNOWN, np.int64) for _ in range(3)),
         )
         left = np.arange(number)
         times = times_ns.astype(np.int64)
@@ -141,7 +177,19 @@ class ConnectionIndex:
         for asked in ways if any_address else ways[:2]:
             if len(left):
                 left = self._find(asked, times, left, found)
+        self._since_before(found, times)
         return found
+
+    def _since_before(self, found: Owner, times: npt.NDArray[np.int64]) -> None:
+        """Takes away what was counted before the times that were asked for, as far as it was read then."""
+        before = self._before
+        if not len(before):
+            return
+        at = np.searchsorted(before["cookie"], found.cookie)
+        at[at == len(before)] = 0
+        counted = (before["cookie"][at] == found.cookie) & (found.resent != UNKNOWN) & (times >= self._before_ns)
+        for name in _HEALTH:
+            getattr(found, name)[counted] -= before[name][at[counted]]
 
     def _find(
         self, ends: npt.NDArray[Any], times: npt.NDArray[np.int64], which: npt.NDArray[np.intp], found: Owner
@@ -170,7 +218,7 @@ class ConnectionIndex:
                 place[one] = -1
         known = place >= 0
         rows = entries[place[known]]
-        for name in ("number", "cgroup", "cookie", "role"):
+        for name in Owner._fields:
             getattr(found, name)[which[known]] = rows[name]
         return which[~known]
 
@@ -215,7 +263,15 @@ def _entries_of(protocol: int, rows: npt.NDArray[Any], numbers: npt.NDArray[np.u
         entries[name] = rows[name]
     entries["number"] = numbers
     entries["end_ns"] = np.where(rows["end_ns"] == 0, _FOREVER, rows["end_ns"])
-    if protocol == UDP:  # a socket has many peers, and may have several addresses
+    if protocol == TCP:
+        shaken = (rows["established_ns"] != 0) & (rows["flags"] & int(ConnectionFlags.ADOPTED) == 0)
+        entries["established_ns"] = np.where(shaken, rows["established_ns"], 0)
+        took = np.where(rows["handshake_ns"] != 0, rows["handshake_ns"], rows["established_ns"] - rows["begin_ns"])
+        entries["connect_ns"] = np.where(shaken, np.maximum(took.astype(np.int64), 0), UNKNOWN)
+        entries["resent"], entries["disordered"] = _resent(rows), rows["out_of_order"]
+    else:  # a socket has many peers, and may have several addresses
+        for name in ("connect_ns", *_HEALTH):
+            entries[name] = UNKNOWN
         several = []
         for make in (_without_remote, lambda ends: _without_address(_without_remote(ends))):
             copy = entries.copy()
@@ -224,6 +280,11 @@ def _entries_of(protocol: int, rows: npt.NDArray[Any], numbers: npt.NDArray[np.u
         entries = np.concatenate([entries, *several], dtype=_ENTRY)
     entries["mark"] = fingerprints(np.ascontiguousarray(entries["ends"]), _SEED)
     return entries
+
+
+def _resent(rows: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    total: npt.NDArray[np.int64] = rows["retransmits"].sum(axis=1, dtype=np.int64)
+    return total
 
 
 def _without_remote(ends: npt.NDArray[Any]) -> npt.NDArray[Any]:

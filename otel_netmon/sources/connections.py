@@ -144,12 +144,13 @@ class ConnectionSource:
         self.drain(at_once=True)  # before the tables: a row that is in both is known to have ended
         monotonic_ns = time.monotonic_ns()
         tcp, udp = self._tcp.read(), self._udp.read()
+        read_ns = time.monotonic_ns()
         self._take_ended(tcp.ended, monotonic_ns)
         self._take_closed(udp.ended)
         numbers = self.owners.numbers_of(tcp.live)
         self._count_tcp(self._connections.living(tcp.live))
         self._count_udp(self._datagrams.living(udp.live))
-        self.index.read(tcp.live, numbers, udp.live, self.owners.numbers_of(udp.live))
+        self.index.read(tcp.live, numbers, udp.live, self.owners.numbers_of(udp.live), read_ns)
         self._rowless.read(self.owners, self.series, self._udp_series)
         self.rows = tcp.live, udp.live
         self.sockets.read(*self.rows)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from otel_netmon.abi.enums import Ending, Role
 from otel_netmon.analysis import connection_index
-from otel_netmon.analysis.connection_index import ENDS, GRACE_NS, TCP, UDP, ConnectionIndex
-from support.connection_rows import CLIENT, SECOND, SERVER, connection, datagrams, joined
+from otel_netmon.analysis.connection_index import ENDS, GRACE_NS, TCP, UDP, UNKNOWN, ConnectionIndex
+from support.connection_rows import CLIENT, MS, SECOND, SERVER, adopted, connection, datagrams, joined
 from support.rows import address
 
 T = 100 * SECOND
@@ -29,13 +29,14 @@ def numbers(*which: int) -> npt.NDArray[np.uint64]:
     return np.array(which, np.uint64)
 
 
-def read(index: ConnectionIndex, tcp: list[Any], udp: list[Any] = []) -> None:  # noqa: B006 - never changed
+def read(index: ConnectionIndex, tcp: list[Any], udp: list[Any] = [], read_ns: int = T) -> None:  # noqa: B006 - never changed
     """Every row is of the process whose number is its place, from 1."""
     index.read(
         joined(*tcp),
         numbers(*range(1, len(tcp) + 1)),
         joined(*udp) if udp else datagrams()[:0],
         numbers(*range(101, 101 + len(udp))),
+        read_ns,
     )
 
 
@@ -80,7 +81,7 @@ def test_the_same_ends_in_two_namespaces_are_nobody_s_unless_they_are_of_one_pro
     index = ConnectionIndex()
     read(index, [connection(begin_ns=T, netns=1), connection(begin_ns=T, netns=2)])
     assert owner(index, ends()) == 0
-    index.read(joined(connection(begin_ns=T), connection(begin_ns=T)), numbers(5, 5), datagrams()[:0], numbers())
+    index.read(joined(connection(begin_ns=T), connection(begin_ns=T)), numbers(5, 5), datagrams()[:0], numbers(), T)
     assert owner(index, ends()) == 5
 
 
@@ -135,3 +136,41 @@ def test_a_port_alone_tells_nothing_of_a_packet_that_may_be_passed_on() -> None:
     for asked, strictly, loosely in ((other_peer, 101, 101), (other_address, 0, 101)):
         assert int(index.find(asked, np.array([T]), any_address=False).number[0]) == strictly
         assert int(index.find(asked, np.array([T])).number[0]) == loosely
+
+
+def test_how_long_the_handshake_took_where_it_was_seen() -> None:
+    index = ConnectionIndex()
+    read(index, [
+        connection(begin_ns=T, handshake_ns=7 * MS),
+        connection(SERVER, CLIENT, role=Role.SERVER, ports=(443, 40_000), begin_ns=T, handshake_ns=0, established_ns=T + 3),
+        adopted(ports=(40_001, 443), begin_ns=T),
+        connection(ports=(40_002, 443), begin_ns=T, handshake_ns=0, established_ns=0),
+    ], [datagrams(local_port=53, begin_ns=T)])  # fmt: skip
+    asked = [ends(), ends(SERVER, 443, CLIENT, 40_000), ends(local_port=40_001), ends(local_port=40_002)]
+    asked += [ends(CLIENT, 53, SERVER, 9, UDP), ends(local_port=40_003)]
+    found = index.find(np.concatenate(asked, dtype=ENDS), np.full(len(asked), T))
+    assert found.connect_ns.tolist() == [7 * MS, 3, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN]
+    assert found.established_ns.tolist() == [T + 7 * MS, T + 3, 0, 0, 0, 0]
+    assert found.begin_ns.tolist() == [T] * 5 + [0]
+    assert found.resent.tolist() == found.disordered.tolist() == [0, 0, 0, 0, UNKNOWN, UNKNOWN]
+
+
+def test_what_was_sent_again_is_counted_from_the_reading_before() -> None:
+    """Readings at 1, 3 and 5 s with 2, 5 and 11 segments; what begins between two of them has those since the earlier one."""
+    index = ConnectionIndex()
+    cookie = int(connection()["cookie"][0])
+    for at, many in ((1, 2), (3, 5), (5, 11)):
+        row = connection(begin_ns=T, cookie=cookie, out_of_order=7 * many)
+        row["retransmits"][0, [0, 2]] = many - 1, 1
+        read(index, [row], read_ns=T + at * SECOND)
+    times = T + np.array([0, 1, 2, 3, 4]) * SECOND
+    found = index.find(np.concatenate([ends()] * 5, dtype=ENDS), times)
+    assert found.resent.tolist() == [11, 11, 11, 6, 6]
+    assert found.disordered.tolist() == [77, 77, 77, 42, 42]
+    ended = connection(begin_ns=T, cookie=cookie, out_of_order=80, ending=Ending.FIN_LOCAL, end_ns=T + 6 * SECOND)
+    ended["retransmits"][0, 0] = 13
+    index.ended(ended, numbers(1))
+    read(index, [], read_ns=T + 7 * SECOND)
+    found = index.find(np.concatenate([ends()] * 2, dtype=ENDS), T + np.array([4, 5]) * SECOND)
+    assert found.resent.tolist() == [13, 2]
+    assert found.disordered.tolist() == [80, 3]
