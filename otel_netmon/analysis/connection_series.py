@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.abi.enums import Role
-from otel_netmon.analysis.cardinality import Cardinality, hash_column
 from otel_netmon.analysis.connections import COUNTERS, ENDS, OUTCOMES, Counter, Gains
 from otel_netmon.analysis.differences import group
 from otel_netmon.analysis.histograms import HistogramColumns, HistogramReading
-from otel_netmon.analysis.lasting import LastingSeries
 from otel_netmon.analysis.series import SeriesReading
+from otel_netmon.analysis.series_family import SeriesFamily
 
 ENDPOINT = np.dtype([("server", "u1", 16), ("port", ">u2"), ("role", "u1"), ("reserved", "u1")])
 """The identity of a series. Of a connection whose role is not known the server is not known either: all zero."""
@@ -25,8 +24,7 @@ FAILURES = COUNTERS + 1
 """Likewise: connects that failed."""
 _ROWS = COUNTERS + 2
 
-ATTRIBUTES = ("network.tcp.handshake.role", "server.address", "server.port")
-_FIELDS = ("role", "server", "port")
+_ATTRIBUTES = {"role": "network.tcp.handshake.role", "server": "server.address", "port": "server.port"}
 _EVENT_WEIGHT = 4
 
 
@@ -107,7 +105,7 @@ class _Kinds:
         self._columns.restore({name: value for name, value in state.items() if name != "used"})
 
 
-class ConnectionSeries:
+class ConnectionSeries(SeriesFamily):
     """Keeps the series of connections by role and server.
 
     Who is large: segments with payload, and four for each handshake and each end, so that servers that refuse, or answer little to
@@ -122,22 +120,12 @@ class ConnectionSeries:
     def __init__(
         self, handshake_bounds: Sequence[float], lifetime_bounds: Sequence[float], start_ns: int, idle_ns: int
     ) -> None:
-        self._table = LastingSeries(ENDPOINT, _ROWS, 1, 0, start_ns, idle_ns)
+        super().__init__("connections", ENDPOINT, start_ns, idle_ns, _ATTRIBUTES, _ROWS, WEIGHT)
         self._handshakes = _Kinds(len(OUTCOMES), handshake_bounds)
         self._lifetimes = _Kinds(len(ENDS), lifetime_bounds)
-        self._cardinality = Cardinality(ATTRIBUTES)
-        self._now_ns = start_ns
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def set_limit(self, limit: int) -> None:
-        """Lets there be so many servers by role; where there are more, they leave at the end of the cycle."""
-        self._table.limit = limit
 
     def add(self, gains: Gains, now_ns: int) -> npt.NDArray[np.intp]:
         """Counts what connections gained; gives the row of each in the distributions of handshakes, -1 without one, for exemplars."""
-        self._now_ns = now_ns
         number = len(gains.rows)
         rows = np.full(number, -1, np.intp)
         if not number:
@@ -153,63 +141,38 @@ class ConnectionSeries:
         events = shaken.astype(np.uint64) + over
         np.add.at(sums[WEIGHT], inverse, _EVENT_WEIGHT * events)
         sums[WEIGHT] += sums[Counter.DATA_RECEIVED] + sums[Counter.DATA_SENT]
-        partitions = np.zeros(len(first), np.intp)
-        placement = self._table.update(keys[first], sums, WEIGHT, partitions, now_ns)
+        placement = self._place(keys[first], sums, now_ns)
         for kinds in (self._handshakes, self._lifetimes):
             kinds.begin(placement.fresh)
         slots = placement.slots[inverse]
         rows[shaken] = self._handshakes.add(slots[shaken], gains.outcomes[shaken], gains.handshake_ns[shaken] / 1e9)
         self._lifetimes.add(slots[over], gains.ends[over], gains.lifetime_ns[over] / 1e9)
-        seed = self._cardinality.seed
-        columns = zip(ATTRIBUTES, _FIELDS, strict=True)
-        self._cardinality.add_sets({key: hash_column(keys[name][first], seed) for key, name in columns}, now_ns)
         return rows
 
     def add_to_rest(self, counts: Mapping[int, int]) -> None:
         """Counts what belongs to no connection that is known, by row of the values."""
         self._table.add_to_rest(0, tuple(counts.get(row, 0) for row in range(_ROWS)))
 
-    def offer_exemplars(
-        self,
-        rows: npt.NDArray[np.intp],
-        seconds: npt.NDArray[np.float64],
-        times_ns: npt.NDArray[np.uint64],
-        trace_ids: npt.NDArray[np.uint8],
-        span_ids: npt.NDArray[np.uint8],
-    ) -> None:
+    def offer_exemplars(self, *columns: Any) -> None:
         """Takes spans that were kept as examples of the handshakes, see ``HistogramColumns.offer_exemplars``."""
-        self._handshakes.offer_exemplars(rows, seconds, times_ns, trace_ids, span_ids)
+        self._handshakes.offer_exemplars(*columns)
 
     def reading(self) -> EndpointReading:
         """The series as they stand."""
         series = self._table.reading()
         return EndpointReading(series, self._handshakes.read(series.slots), self._lifetimes.read(series.slots))
 
-    def end_cycle(self) -> None:
-        """Ends a cycle, whose reading was taken, and makes room."""
-        self._table.end_cycle(WEIGHT)
-
-    @property
-    def folded(self) -> int:
-        """Servers of the last cycle that had no series of their own, 32,768 at most."""
-        return self._table.folded
-
-    def distinct(self) -> dict[str, float]:
-        """Estimates: distinct values by attribute, and distinct sets as WHOLE_SET, of the last ten to twenty minutes."""
-        return self._cardinality.estimate(self._now_ns)
-
     def state(self) -> dict[str, dict[str, Any]]:
         """What another process needs to go on."""
         return {
-            "connections.series": self._table.state(),
+            **super().state(),
             "connections.handshakes": self._handshakes.state(),
             "connections.lifetimes": self._lifetimes.state(),
         }
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Goes on where another process was, before the first connection."""
-        self._table.limit = len(state["connections.series"]["keys"])
-        self._table.restore(state["connections.series"])
+        super().restore(state)
         self._handshakes.restore(state["connections.handshakes"])
         self._lifetimes.restore(state["connections.lifetimes"])
 

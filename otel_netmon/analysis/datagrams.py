@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from otel_netmon.abi.enums import Role
 from otel_netmon.analysis.differences import group
-from otel_netmon.analysis.lasting import LastingSeries
 from otel_netmon.analysis.series import SeriesReading
+from otel_netmon.analysis.series_family import SeriesFamily
 from otel_netmon.analysis.told import Told
 
 COUNTERS = ("bytes_received", "bytes_sent", "packets_received", "packets_sent")
@@ -73,7 +73,7 @@ class Datagrams:
         self._told.restore(state)
 
 
-class DatagramSeries:
+class DatagramSeries(SeriesFamily):
     """Keeps the series of UDP by process and server; who exchanges most packets has one.
 
     Args:
@@ -82,14 +82,7 @@ class DatagramSeries:
     """
 
     def __init__(self, start_ns: int, idle_ns: int) -> None:
-        self._table = LastingSeries(CONVERSATION, len(COUNTERS) + 1, 1, 0, start_ns, idle_ns)
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def set_limit(self, limit: int) -> None:
-        """Lets there be so many series; where there are more, they leave at the end of the cycle."""
-        self._table.limit = limit
+        super().__init__("datagrams", CONVERSATION, start_ns, idle_ns, counters=len(COUNTERS) + 1, weight=len(COUNTERS))
 
     def add(self, gains: DatagramGains, owners: npt.NDArray[np.uint64], now_ns: int) -> None:
         """Counts what sockets gained; ``owners`` are numbers of identities, shape (n,)."""
@@ -111,7 +104,7 @@ class DatagramSeries:
         for total, counter in zip(sums, counters, strict=False):
             np.add.at(total, inverse, counter)
         sums[-1] = sums[PACKETS_RECEIVED] + sums[PACKETS_SENT]
-        self._table.update(keys[first], sums, len(COUNTERS), np.zeros(len(first), np.intp), now_ns)
+        self._place(keys[first], sums, now_ns)
 
     def add_to_rest(self, counts: tuple[int, ...]) -> None:
         """Counts datagrams of sockets that are not known, by COUNTERS."""
@@ -121,27 +114,9 @@ class DatagramSeries:
         """The series as they stand."""
         return self._table.reading()
 
-    def end_cycle(self) -> None:
-        """Ends a cycle, whose reading was taken, and makes room."""
-        self._table.end_cycle(len(COUNTERS))
-
-    @property
-    def folded(self) -> int:
-        """Conversations of the last cycle that had no series of their own, 32,768 at most."""
-        return self._table.folded
-
     def numbers(self) -> set[int]:
         """Whose series there are."""
         return set(self._table.reading().keys["owner"].tolist())
-
-    def state(self) -> dict[str, dict[str, Any]]:
-        """What another process needs to go on."""
-        return {"datagrams.series": self._table.state()}
-
-    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Goes on where another process was, before anything is counted."""
-        self._table.limit = len(state["datagrams.series"]["keys"])
-        self._table.restore(state["datagrams.series"])
 
 
 def _counted(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from otel_netmon.analysis.cardinality import Cardinality, hash_column
 from otel_netmon.analysis.differences import fingerprints, group
-from otel_netmon.analysis.dns_series import name_number
-from otel_netmon.analysis.histograms import HistogramColumns, HistogramReading
 from otel_netmon.analysis.http_alike import METHODS, VERSIONS, Sight
 from otel_netmon.analysis.http_columns import UNKNOWN, HttpColumns
-from otel_netmon.analysis.lasting import LastingSeries
-from otel_netmon.analysis.name_table import NameTable
+from otel_netmon.analysis.name_table import name_number
 from otel_netmon.analysis.routes import LearnedRoutes
-from otel_netmon.analysis.series import SeriesReading
+from otel_netmon.analysis.series_family import DistributionSeries
 
 SERIES = np.dtype(
     [
@@ -65,16 +61,7 @@ class Counted(NamedTuple):
     kinds: npt.NDArray[np.int64]
 
 
-class HttpReading(NamedTuple):
-    """One cycle's series, their distributions as in DISTRIBUTIONS, that of the rest first, and the names of their numbers."""
-
-    series: SeriesReading
-    distributions: tuple[HistogramReading, ...]
-    servers: Mapping[int, str]
-    routes: Mapping[int, str]
-
-
-class HttpSeries:
+class HttpSeries(DistributionSeries):
     """Keeps the series of the requests of one side.
 
     A request that was not answered counts with the time until it was given up; it has no size.
@@ -89,6 +76,8 @@ class HttpSeries:
         idle_ns: a series without a request for so long ends.
     """
 
+    places_min = 256  # methods, statuses and routes of one service, at once when it is first seen
+
     def __init__(
         self,
         side: str,
@@ -99,23 +88,13 @@ class HttpSeries:
         start_ns: int,
         idle_ns: int,
     ) -> None:
-        self._is_server = side == "server"
-        self._name = f"http.{side}"
-        self._address_text = address_text
-        self._table = LastingSeries(SERIES, 1, 1, 0, start_ns, idle_ns)
         seconds, octets = bounds
-        self._columns = [HistogramColumns(1, each) for each in (seconds, seconds, octets, octets)]
-        self._servers, self._routes = NameTable(servers, idle_ns), NameTable(routes, idle_ns)
+        of_each = dict(zip(DISTRIBUTIONS, (seconds, seconds, octets, octets), strict=True))
+        names = {"server": servers, "route": routes}
+        super().__init__(f"http.{side}", SERIES, _ATTRIBUTES, of_each, names, start_ns, idle_ns)
+        self._is_server = side == "server"
+        self._address_text = address_text
         self._seed = name_number(self._name)
-        self._cardinality = Cardinality(tuple(_ATTRIBUTES.values()))
-        self._now_ns = start_ns
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def set_limit(self, limit: int) -> None:
-        """Lets there be so many series; where there are more, they leave at the end of the cycle."""
-        self._table.limit = limit
 
     def add(
         self, requests: HttpColumns, sights: Sequence[Sight], learned: LearnedRoutes | None, now_ns: int
@@ -142,63 +121,9 @@ class HttpSeries:
         distinct, of_sightings = group(keys)
         kinds = keys[distinct]
         many = np.bincount(of_sightings, weights=sighted).astype(np.uint64)
-        placement = self._table.update(kinds, many[None, :], 0, np.zeros(len(kinds), np.intp), now_ns)
-        slots = placement.slots + 1
-        number = int(max(slots.max(), placement.fresh.max(initial=-1) + 1)) + 1
-        for columns in self._columns:
-            columns.grow(number)
-            columns.reset(placement.fresh + 1)
-        rows: npt.NDArray[np.intp] = slots[of_sightings][inverse]
+        rows = self._count(kinds, many, now_ns)[of_sightings][inverse]
         self._measure(requests, rows)
-        seed = self._cardinality.seed
-        self._cardinality.add_sets({key: hash_column(kinds[name], seed) for name, key in _ATTRIBUTES.items()}, now_ns)
         return Counted(rows, fingerprints(kinds, self._seed).view(np.int64)[of_sightings][inverse])
-
-    def offer_exemplars(self, *columns: Any) -> None:
-        """Takes spans that were kept as examples of durations, see ``HistogramColumns.offer_exemplars``."""
-        self._columns[0].offer_exemplars(*columns)
-
-    def reading(self) -> HttpReading:
-        """The series as they stand."""
-        series = self._table.reading()
-        rows = np.concatenate([np.zeros(1, np.intp), series.slots + 1])
-        distributions = tuple([columns.read(rows) for columns in self._columns])
-        return HttpReading(series, distributions, self._servers.texts, self._routes.texts)
-
-    def end_cycle(self) -> None:
-        """Ends a cycle, whose reading was taken, and makes room."""
-        self._table.end_cycle()
-        keys = self._table.reading().keys
-        self._servers.end_cycle(set(keys["server"].tolist()), self._now_ns)
-        self._routes.end_cycle(set(keys["route"].tolist()), self._now_ns)
-
-    @property
-    def folded(self) -> int:
-        """Sets of the last cycle that had no series of their own, 32,768 at most."""
-        return self._table.folded
-
-    def distinct(self) -> dict[str, float]:
-        """Estimates: distinct values by attribute, and distinct sets as WHOLE_SET, of the last ten to twenty minutes."""
-        return self._cardinality.estimate(self._now_ns)
-
-    def state(self) -> dict[str, dict[str, Any]]:
-        """What another process needs to go on."""
-        distributions = zip(DISTRIBUTIONS, self._columns, strict=True)
-        return {
-            f"{self._name}.series": self._table.state(),
-            f"{self._name}.servers": self._servers.state(),
-            f"{self._name}.routes": self._routes.state(),
-            **{f"{self._name}.{name}": columns.state() for name, columns in distributions},
-        }
-
-    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Goes on where another process was, before the first request."""
-        self._table.limit = len(state[f"{self._name}.series"]["keys"])
-        self._table.restore(state[f"{self._name}.series"])
-        self._servers.restore(state[f"{self._name}.servers"])
-        self._routes.restore(state[f"{self._name}.routes"])
-        for name, columns in zip(DISTRIBUTIONS, self._columns, strict=True):
-            columns.restore(state[f"{self._name}.{name}"])
 
     def _identity(
         self, requests: HttpColumns, sights: Sequence[Sight], learned: LearnedRoutes | None, at: int, number: int
@@ -212,8 +137,8 @@ class HttpSeries:
         if route is None and sight.path is not None and learned is not None:
             route = learned.template(sight.path, was_found=0 < status < _FOUND_BELOW, number=number)
         return (
-            self._servers.number(name, self._now_ns),
-            0 if route is None else self._routes.number(route, self._now_ns),
+            self._names["server"].number(name, self._now_ns),
+            0 if route is None else self._names["route"].number(route, self._now_ns),
             port,
             status,
             METHODS.index(sight.method),
@@ -223,7 +148,7 @@ class HttpSeries:
         )
 
     def _measure(self, requests: HttpColumns, rows: npt.NDArray[np.intp]) -> None:
-        durations, first_bytes, *sizes = self._columns
+        durations, first_bytes, *sizes = self._distributions.values()
         durations.add(rows, requests.lasted_ns / 1e9)
         known = requests.first_byte_ns != UNKNOWN
         first_bytes.add(rows[known], requests.first_byte_ns[known] / 1e9)

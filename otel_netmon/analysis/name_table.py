@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-
-from otel_netmon.analysis.dns_series import name_number
 
 OTHER = "other"
 """The name of all that have none of their own."""
 
 _SHARE_LEAVING = 8
+
+
+def name_number(name: str) -> int:
+    """64 bits that stand for a name, the same in every process."""
+    return int.from_bytes(blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "little")
 
 
 class NameTable:

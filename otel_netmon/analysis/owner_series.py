@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.analysis.differences import group
-from otel_netmon.analysis.lasting import LastingSeries
 from otel_netmon.analysis.series import SeriesReading
+from otel_netmon.analysis.series_family import SeriesFamily
 
 OWNER = np.dtype([("number", "<u8"), ("transport", "<u4")])
 """The identity of a series: the number of an identity (``enrich.identities``), 0 for who is not known, and a place in TRANSPORTS."""
@@ -28,25 +26,25 @@ class OwnerCounter(enum.IntEnum):
     WEIGHT = 3
 
 
-class OwnerSeries:
+class OwnerSeries(SeriesFamily):
     """Keeps the series of processes, or of containers, by transport. Who transfers most has one.
 
     Args:
-        name: of its section of the state.
+        name: of the family.
         start_ns: Unix time at which counting began.
         idle_ns: a series that gained nothing for so long ends.
     """
 
     def __init__(self, name: str, start_ns: int, idle_ns: int) -> None:
-        self._name = name
-        self._table = LastingSeries(OWNER, len(OwnerCounter), len(TRANSPORTS), 0, start_ns, idle_ns)
-
-    def __len__(self) -> int:
-        return len(self._table)
-
-    def set_limit(self, limit: int) -> None:
-        """Lets there be so many series; where there are more, they leave at the end of the cycle."""
-        self._table.limit = limit
+        super().__init__(
+            name,
+            OWNER,
+            start_ns,
+            idle_ns,
+            counters=len(OwnerCounter),
+            weight=OwnerCounter.WEIGHT,
+            partitions=len(TRANSPORTS),
+        )
 
     def add(
         self, numbers: npt.NDArray[np.uint64], transport: int, counters: npt.NDArray[np.uint64], now_ns: int
@@ -68,7 +66,7 @@ class OwnerSeries:
             np.add.at(total, inverse, counter)
         sums[OwnerCounter.WEIGHT] = sums[: OwnerCounter.WEIGHT].sum(axis=0)
         partitions = np.full(len(first), transport, np.intp)
-        self._table.update(keys[first], sums, OwnerCounter.WEIGHT, partitions, now_ns)
+        self._place(keys[first], sums, now_ns, partitions)
 
     def add_to_rest(self, transport: int, received: int, sent: int) -> None:
         """Counts bytes of which nobody knows whose they are."""
@@ -78,24 +76,6 @@ class OwnerSeries:
         """The series as they stand."""
         return self._table.reading()
 
-    def end_cycle(self) -> None:
-        """Ends a cycle, whose reading was taken, and makes room."""
-        self._table.end_cycle(OwnerCounter.WEIGHT)
-
-    @property
-    def folded(self) -> int:
-        """Who had no series of their own in the last cycle, 32,768 at most."""
-        return self._table.folded
-
     def numbers(self) -> set[int]:
         """Who has a series."""
         return set(self._table.reading().keys["number"].tolist())
-
-    def state(self) -> dict[str, dict[str, Any]]:
-        """What another process needs to go on."""
-        return {self._name: self._table.state()}
-
-    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Goes on where another process was, before anything is counted."""
-        self._table.limit = len(state[self._name]["keys"])
-        self._table.restore(state[self._name])

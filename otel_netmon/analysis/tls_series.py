@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from otel_netmon.analysis.duration_series import DurationReading, DurationSeries
 from otel_netmon.analysis.name_table import NameTable
+from otel_netmon.analysis.series_family import DistributionSeries
 from otel_netmon.analysis.tls_handshakes import Outcome, TlsHandshake
 from otel_netmon.decode.tls_numbers import alert_name
 
@@ -41,15 +40,7 @@ _ATTRIBUTES = {
 _PROTOCOLS_MAX = 64
 
 
-class HandshakeSeries(NamedTuple):
-    """One cycle's series, and the names of their numbers."""
-
-    reading: DurationReading
-    servers: Mapping[int, str]
-    protocols: Mapping[int, str]
-
-
-class TlsSeries:
+class TlsSeries(DistributionSeries):
     """Keeps the series of handshakes.
 
     Args:
@@ -60,17 +51,13 @@ class TlsSeries:
     """
 
     def __init__(self, bounds: Sequence[float], server_names: int, start_ns: int, idle_ns: int) -> None:
-        self._series = DurationSeries("tls", SERIES, _ATTRIBUTES, bounds, start_ns, idle_ns)
-        self.servers = NameTable(server_names, idle_ns)
-        self._protocols = NameTable(_PROTOCOLS_MAX, idle_ns)
-        self._now_ns = start_ns
+        names = {"server": server_names, "protocol": _PROTOCOLS_MAX}
+        super().__init__("tls", SERIES, _ATTRIBUTES, {"durations": bounds}, names, start_ns, idle_ns)
 
-    def __len__(self) -> int:
-        return len(self._series)
-
-    def set_limit(self, limit: int) -> None:
-        """Lets there be so many series."""
-        self._series.set_limit(limit)
+    @property
+    def servers(self) -> NameTable:
+        """The names of servers, for what else tells them."""
+        return self._names["server"]
 
     def add(self, handshakes: Sequence[TlsHandshake], servers: Sequence[str], now_ns: int) -> npt.NDArray[np.intp]:
         """Counts handshakes that came to an end; gives the row of each in the distributions, for exemplars.
@@ -81,58 +68,19 @@ class TlsSeries:
             servers: the name of each one's server.
             now_ns: Unix time.
         """
-        self._now_ns = now_ns
         keys = np.zeros(len(handshakes), SERIES)
         seconds = np.empty(len(handshakes))
         for at, (handshake, server) in enumerate(zip(handshakes, servers, strict=True)):
             keys[at] = self._identity(handshake, server, now_ns)
             seconds[at] = lasted_ns(handshake) / 1e9
-        return self._series.add(keys, seconds, now_ns)
-
-    def offer_exemplars(self, *columns: Any) -> None:
-        """See ``DurationSeries.offer_exemplars``."""
-        self._series.offer_exemplars(*columns)
-
-    def reading(self) -> HandshakeSeries:
-        """The series as they stand."""
-        return HandshakeSeries(self._series.reading(), self.servers.texts, self._protocols.texts)
-
-    def end_cycle(self, servers: Sequence[int] = ()) -> None:
-        """Ends a cycle, whose reading was taken, and makes room.
-
-        Args:
-            servers: numbers of names that are told elsewhere too.
-        """
-        self._series.end_cycle()
-        keys = self._series.reading().series.keys
-        self.servers.end_cycle({*servers, *keys["server"].tolist()}, self._now_ns)
-        self._protocols.end_cycle(set(keys["protocol"].tolist()), self._now_ns)
-
-    @property
-    def folded(self) -> int:
-        """Sets of the last cycle that had no series of their own."""
-        return self._series.folded
-
-    def distinct(self) -> dict[str, float]:
-        """See ``DurationSeries.distinct``."""
-        return self._series.distinct()
-
-    def state(self) -> dict[str, dict[str, Any]]:
-        """What another process needs to go on."""
-        return {**self._series.state(), "tls.servers": self.servers.state(), "tls.protocols": self._protocols.state()}
-
-    def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Goes on where another process was, before the first handshake."""
-        self._series.restore(state)
-        self.servers.restore(state["tls.servers"])
-        self._protocols.restore(state["tls.protocols"])
+        return self._count_each(keys, seconds, now_ns)
 
     def _identity(self, handshake: TlsHandshake, server: str, now_ns: int) -> tuple[int, ...]:
         answer = handshake.answer
         alpn = answer.alpn if answer is not None else None
         return (
             self.servers.number(server, now_ns),
-            0 if alpn is None else self._protocols.number(alpn, now_ns),
+            0 if alpn is None else self._names["protocol"].number(alpn, now_ns),
             0 if answer is None else answer.version,
             0 if answer is None else answer.cipher,
             error_number(handshake),

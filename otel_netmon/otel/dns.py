@@ -13,8 +13,9 @@ import numpy as np
 from otel_netmon.analysis.connection_index import TCP, UDP, ends_between
 from otel_netmon.analysis.dns_answers import AnsweredLookups
 from otel_netmon.analysis.dns_lookups import Lookup
-from otel_netmon.analysis.dns_series import NO_RESPONSE, TRANSPORTS, LookupSeries
+from otel_netmon.analysis.dns_series import NO_RESPONSE, TRANSPORTS
 from otel_netmon.analysis.sampling import KeepRule
+from otel_netmon.analysis.series_family import DistributionReading
 from otel_netmon.decode import dns_numbers
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import Tag, Value, encode
@@ -37,10 +38,10 @@ class DnsPoints:
     def __init__(self) -> None:
         self._sets = SeriesSets(OVERFLOW)
 
-    def points(self, lookups: LookupSeries) -> dict[str, HistogramSeries]:
+    def points(self, lookups: DistributionReading) -> dict[str, HistogramSeries]:
         """Gives dns.lookup.duration: the overflow point, then each series."""
-        sets = self._sets.of(lookups.series, lambda identity: _series_attributes(identity, lookups.names))
-        return {DURATION: histogram_series(lookups.durations, sets, lookups.series.starts_ns)}
+        sets = self._sets.of(lookups.series, lambda identity: _series_attributes(identity, lookups.names["name"]))
+        return {DURATION: histogram_series(lookups.distributions[0], sets, lookups.series.starts_ns)}
 
 
 def _series_attributes(identity: tuple[Any, ...], names: Mapping[int, str]) -> dict[str, Value]:

@@ -5,7 +5,7 @@ Names: OpenTelemetry semantic conventions for HTTP; what they do not have is ``n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from otel_netmon.analysis.http_alike import METHODS, VERSIONS, Sight
 from otel_netmon.analysis.http_columns import ANSWERED, OUTCOMES, HttpColumns
 from otel_netmon.analysis.http_paths import folded_path, target_path
 from otel_netmon.analysis.http_records import HttpRequest
-from otel_netmon.analysis.http_series import HttpReading
 from otel_netmon.analysis.name_table import OTHER
 from otel_netmon.analysis.routes import LearnedRoutes
 from otel_netmon.analysis.sampling import KeepRule, Reason, trace_randomness
+from otel_netmon.analysis.series_family import DistributionReading
 from otel_netmon.decode.authority import read_authority
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import Tag, Value, encode
@@ -60,28 +60,28 @@ class HttpPoints:
         self._sets = SeriesSets(OVERFLOW)
         self._sets_of_role = SeriesSets({**self._role, **OVERFLOW})
 
-    def points(self, requests: HttpReading) -> dict[str, HistogramSeries]:
+    def points(self, requests: DistributionReading) -> dict[str, HistogramSeries]:
         """Gives the metrics of the side: of each the overflow point, then every series."""
         series = requests.series
-        sets = self._sets.of(series, lambda identity: self._attributes(identity, requests))
+        sets = self._sets.of(series, lambda identity: self._attributes(identity, requests.names))
         # The metric of both sides tells them apart.
         sets_of_role = self._sets_of_role.of(
-            series, lambda identity: {**self._role, **self._attributes(identity, requests)}
+            series, lambda identity: {**self._role, **self._attributes(identity, requests.names)}
         )
         return {
             metric: histogram_series(distribution, sets_of_role if metric == FIRST_BYTE else sets, series.starts_ns)
             for metric, distribution in zip(metrics_of(self._side), requests.distributions, strict=True)
         }
 
-    def _attributes(self, identity: tuple[Any, ...], requests: HttpReading) -> dict[str, Value]:
+    def _attributes(self, identity: tuple[Any, ...], names: Mapping[str, Mapping[int, str]]) -> dict[str, Value]:
         server, route, port, status, method, version, outcome, _ = identity
         is_server = self._side == "server"
         attributes: dict[str, Value] = {"http.request.method": METHODS[method], "url.scheme": SCHEME}
         if status:
             attributes["http.response.status_code"] = status
-        if route and requests.routes[route] != OTHER:
-            attributes["http.route" if is_server else "url.template"] = requests.routes[route]
-        attributes["server.address"] = requests.servers[server]
+        if route and names["route"][route] != OTHER:
+            attributes["http.route" if is_server else "url.template"] = names["route"][route]
+        attributes["server.address"] = names["server"][server]
         attributes["server.port"] = port
         attributes["network.protocol.version"] = VERSIONS[version]
         error = error_type(status, outcome, is_server=is_server)

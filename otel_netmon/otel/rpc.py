@@ -14,8 +14,9 @@ import numpy.typing as npt
 from otel_netmon.analysis.http_records import HttpRequest, Outcome
 from otel_netmon.analysis.name_table import OTHER as OTHER_NAME
 from otel_netmon.analysis.rpc import OTHER, GrpcCall, error_type, status_name
-from otel_netmon.analysis.rpc_series import NO_STATUS, OUTCOMES, CallSeries
+from otel_netmon.analysis.rpc_series import NO_STATUS, OUTCOMES
 from otel_netmon.analysis.sampling import KeepRule
+from otel_netmon.analysis.series_family import DistributionReading
 from otel_netmon.decode.authority import read_authority
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import Tag, Value, encode
@@ -41,23 +42,20 @@ class RpcPoints:
         self._is_server = is_server
         self._sets = SeriesSets(OVERFLOW)
 
-    def points(self, calls: CallSeries) -> dict[str, HistogramSeries]:
+    def points(self, calls: DistributionReading) -> dict[str, HistogramSeries]:
         """Gives the metric: the overflow point, then each series."""
-        series = calls.reading.series
-        sets = self._sets.of(series, lambda identity: self._attributes(identity, calls.methods, calls.servers))
+        sets = self._sets.of(calls.series, lambda identity: self._attributes(identity, calls.names))
         name = SERVER_DURATION if self._is_server else CLIENT_DURATION
-        return {name: histogram_series(calls.reading.durations, sets, series.starts_ns)}
+        return {name: histogram_series(calls.distributions[0], sets, calls.series.starts_ns)}
 
-    def _attributes(
-        self, identity: tuple[Any, ...], methods: Mapping[int, str], servers: Mapping[int, str]
-    ) -> dict[str, Value]:
+    def _attributes(self, identity: tuple[Any, ...], names: Mapping[str, Mapping[int, str]]) -> dict[str, Value]:
         method, server, port, status, outcome, _ = identity
         attributes: dict[str, Value] = {
             "rpc.system.name": SYSTEM,
-            "rpc.method": OTHER if methods[method] == OTHER_NAME else methods[method],
+            "rpc.method": OTHER if names["method"][method] == OTHER_NAME else names["method"][method],
         }
         if server:
-            attributes["server.address"] = servers[server]
+            attributes["server.address"] = names["server"][server]
             if port:
                 attributes["server.port"] = port
         return attributes | _result(

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from otel_netmon.analysis.budget import Family, share
+from otel_netmon.analysis.cardinality import WHOLE_SET
+from otel_netmon.analysis.series_family import SeriesFamily
 from otel_netmon.otel.fold import Fold
 from otel_netmon.otel.points import Point, Points
 from otel_netmon.selfmon.status import SeriesAttributeStatus, SeriesFamilyStatus, SeriesStatus
@@ -124,6 +126,12 @@ class Diversity:
     folded: int
     sets: float = 0.0
     distinct: Mapping[str, float] = field(default_factory=dict)
+
+
+def diversity(family: SeriesFamily) -> Diversity:
+    """How many there are of a family, with and without a series."""
+    counts = family.distinct()
+    return Diversity(family.folded, counts.pop(WHOLE_SET, 0.0), counts)
 
 
 class SeriesBudget:

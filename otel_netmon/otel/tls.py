@@ -14,12 +14,12 @@ import numpy as np
 from otel_netmon.analysis.connection_index import TCP, ends_between
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.analysis.series import SeriesReading
+from otel_netmon.analysis.series_family import DistributionReading
 from otel_netmon.analysis.tls_datagrams import DatagramHello
 from otel_netmon.analysis.tls_handshakes import TlsHandshake
 from otel_netmon.analysis.tls_series import (
     NO_ERROR,
     RESUMED_UNKNOWN,
-    HandshakeSeries,
     error_number,
     error_text,
     lasted_ns,
@@ -75,11 +75,10 @@ class TlsPoints:
     def __init__(self) -> None:
         self._sets = SeriesSets(OVERFLOW)
 
-    def durations(self, handshakes: HandshakeSeries) -> dict[str, HistogramSeries]:
+    def durations(self, handshakes: DistributionReading) -> dict[str, HistogramSeries]:
         """Gives netmon.tls.handshake.duration: the overflow point, then each series."""
-        series, durations = handshakes.reading
-        sets = self._sets.of(series, lambda identity: _series_attributes(identity, handshakes))
-        return {DURATION: histogram_series(durations, sets, series.starts_ns)}
+        sets = self._sets.of(handshakes.series, lambda identity: _series_attributes(identity, handshakes.names))
+        return {DURATION: histogram_series(handshakes.distributions[0], sets, handshakes.series.starts_ns)}
 
 
 def expiry_points(
@@ -119,14 +118,14 @@ def hello_points(series: SeriesReading, names: Mapping[int, str]) -> dict[str, N
     }
 
 
-def _series_attributes(identity: tuple[Any, ...], handshakes: HandshakeSeries) -> dict[str, Value]:
+def _series_attributes(identity: tuple[Any, ...], names: Mapping[str, Mapping[int, str]]) -> dict[str, Value]:
     server, protocol, version, cipher, error, answered, resumed = identity
-    attributes: dict[str, Value] = {"server.address": handshakes.servers[server]}
+    attributes: dict[str, Value] = {"server.address": names["server"][server]}
     if answered:
         attributes["tls.protocol.version"] = _version(version)
         attributes["tls.cipher"] = cipher_name(cipher)
     if protocol:
-        attributes["tls.next_protocol"] = handshakes.protocols[protocol]
+        attributes["tls.next_protocol"] = names["protocol"][protocol]
     if resumed != RESUMED_UNKNOWN:
         attributes["tls.resumed"] = bool(resumed)
     if error != NO_ERROR:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 
 from otel_netmon.abi.enums import ConnectionCount
 from otel_netmon.abi.layout import CONNECTION, UDP as UDP_ROW
-from otel_netmon.analysis.cardinality import WHOLE_SET
 from otel_netmon.analysis.connection_index import ConnectionIndex
 from otel_netmon.analysis.connection_series import ConnectionSeries
 from otel_netmon.analysis.connections import Connections, Counter, Gains
@@ -32,7 +31,7 @@ from otel_netmon.otel.connection_events import ConnectionEvents
 from otel_netmon.otel.connection_spans import connection_spans
 from otel_netmon.otel.connections import HANDSHAKE, LIFETIME, ConnectionPoints, DatagramPoints
 from otel_netmon.otel.points import Points
-from otel_netmon.otel.series import CONNECTIONS, UDP, Diversity
+from otel_netmon.otel.series import CONNECTIONS, UDP, Diversity, diversity
 from otel_netmon.otel.spans import Event, SpanBatch
 from otel_netmon.otel.status_rows import endpoint_rows
 from otel_netmon.readers.connections import ConnectionCounts, tcp_reader, udp_reader
@@ -233,17 +232,16 @@ class ConnectionSource:
     def wanted(self) -> dict[str, int]:
         """How many series there is use for, by family."""
         return {
-            CONNECTIONS: 64 + 2 * (len(self.series) + self.series.folded),
-            UDP: 64 + 2 * (len(self._udp_series) + self._udp_series.folded),
+            CONNECTIONS: self.series.wanted,
+            UDP: self._udp_series.wanted,
             **self.owners.wanted(),
         }
 
     def diversity(self) -> dict[str, Diversity]:
         """How many there are of each family, with and without a series."""
-        counts = self.series.distinct()
         return {
-            CONNECTIONS: Diversity(self.series.folded, counts.pop(WHOLE_SET), counts),
-            UDP: Diversity(self._udp_series.folded),
+            CONNECTIONS: diversity(self.series),
+            UDP: diversity(self._udp_series),
             **self.owners.diversity(),
         }
 

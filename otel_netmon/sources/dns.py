@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from otel_netmon.abi.enums import Direction, MessageCount
-from otel_netmon.analysis.cardinality import WHOLE_SET
 from otel_netmon.analysis.dns import DnsAnalysis
 from otel_netmon.analysis.dns_answers import AnsweredLookups
 from otel_netmon.analysis.dns_lookups import Lookup
@@ -22,7 +21,7 @@ from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.dns import DURATION, DnsPoints, dns_spans
 from otel_netmon.otel.histograms import Distribution
 from otel_netmon.otel.points import Point, Points
-from otel_netmon.otel.series import Diversity
+from otel_netmon.otel.series import Diversity, diversity
 from otel_netmon.otel.spans import Sought
 from otel_netmon.readers.messages import NO_QUERIES, Messages, OpenQueries, OpenQueryReader
 from otel_netmon.selfmon.status import StageStatus
@@ -133,12 +132,11 @@ class DnsSource:
     @property
     def wanted(self) -> int:
         """How many series there is use for."""
-        return 64 + 2 * (len(self.series) + self.series.folded)
+        return self.series.wanted
 
     def diversity(self) -> Diversity:
         """How many different lookups there are, with and without a series."""
-        counts = self.series.distinct()
-        return Diversity(self.series.folded, counts.pop(WHOLE_SET), counts)
+        return diversity(self.series)
 
     def take_spans(self) -> list[Sought]:
         """The spans that were kept since the last call."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from otel_netmon.abi.enums import Direction
 from otel_netmon.analysis.dns_names import NameFolding
-from otel_netmon.analysis.dns_series import name_number
+from otel_netmon.analysis.name_table import name_number
 from otel_netmon.analysis.domains import PAIR, DomainCache
 from otel_netmon.analysis.flows import BYTES
 from otel_netmon.analysis.series import CounterSeries

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from otel_netmon.abi.enums import Direction, HttpFlags, MessageCount
 from otel_netmon.analysis import http1, http2
-from otel_netmon.analysis.cardinality import WHOLE_SET
 from otel_netmon.analysis.differences import group
 from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.analysis.edges import Edge
@@ -32,7 +31,7 @@ from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.histograms import joined_series
 from otel_netmon.otel.http import FIRST_BYTE, HttpPoints, http_spans, metrics_of
 from otel_netmon.otel.points import HistogramSeries, Point, Points
-from otel_netmon.otel.series import Diversity
+from otel_netmon.otel.series import Diversity, diversity
 from otel_netmon.otel.spans import Sought
 from otel_netmon.readers.http import HttpQuiet
 from otel_netmon.readers.messages import Messages, http_messages, joined
@@ -48,7 +47,6 @@ _SIGHTING = np.dtype(
     [("ifindex", "<u4"), ("ingress_ifindex", "<u4"), ("namespace", "u1"), ("direction", "u1"), ("reserved", "<u2")]
 )
 _KERNEL_LOSSES = {MessageCount.HTTP_LOST_TABLE: "table_full", MessageCount.HTTP_LOST_LIMIT: "limit"}
-_PLACES_MIN = 256  # methods, statuses and routes of one service, at once when it is first seen
 _BATCH = 8192
 _BATCH_NS = 900_000_000  # the ring is drained each second
 _NO_ROUTE = "routes_full"
@@ -312,11 +310,10 @@ class _Side:
 
     @property
     def wanted(self) -> int:
-        return _PLACES_MIN + 2 * (len(self.series) + self.series.folded)
+        return self.series.wanted
 
     def diversity(self) -> Diversity:
-        counts = self.series.distinct()
-        return Diversity(self.series.folded, counts.pop(WHOLE_SET), counts)
+        return diversity(self.series)
 
     def take(self, requests: HttpColumns, alike: AlikeRequests, offset_ns: int, now_ns: int) -> None:
         counted = self.series.add(requests, alike.sights, self._learned, now_ns + offset_ns)

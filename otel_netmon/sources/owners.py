@@ -16,7 +16,7 @@ from otel_netmon.enrich.processes import Processes
 from otel_netmon.otel.attributes import encoded_resource
 from otel_netmon.otel.connections import OwnerPoints
 from otel_netmon.otel.points import Points
-from otel_netmon.otel.series import CONTAINERS, PROCESSES, Diversity
+from otel_netmon.otel.series import CONTAINERS, PROCESSES, Diversity, diversity
 
 _WHO = np.dtype([("cgroup", "<u8"), ("tgid", "<u4"), ("comm", "S16")])
 _UNKNOWN: Mapping[str, str | int] = {"service.name": UNKNOWN_SERVICE}
@@ -33,8 +33,8 @@ class Owners:
 
     def __init__(self, processes: Processes, start_ns: int, idle_ns: int) -> None:
         self.identities = processes
-        self._processes = OwnerSeries("processes.series", start_ns, idle_ns)
-        self._containers = OwnerSeries("containers.series", start_ns, idle_ns)
+        self._processes = OwnerSeries("processes", start_ns, idle_ns)
+        self._containers = OwnerSeries("containers", start_ns, idle_ns)
         self._process_points = OwnerPoints("process.network.io")
         self._container_points = OwnerPoints("container.network.io")
 
@@ -95,11 +95,11 @@ class Owners:
 
     def wanted(self) -> dict[str, int]:
         """How many series there is use for, by family."""
-        return {name: 64 + 2 * (len(series) + series.folded) for name, series in self._families()}
+        return {name: series.wanted for name, series in self._families()}
 
     def diversity(self) -> dict[str, Diversity]:
         """How many have no series of their own, by family."""
-        return {name: Diversity(series.folded) for name, series in self._families()}
+        return {name: diversity(series) for name, series in self._families()}
 
     def points(self) -> dict[str, Points]:
         """The points of this cycle, which it ends."""

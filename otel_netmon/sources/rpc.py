@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_netmon.analysis.cardinality import WHOLE_SET
 from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.rpc import call_of
 from otel_netmon.analysis.rpc_series import RpcSeries
@@ -16,7 +15,7 @@ from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.points import Points
 from otel_netmon.otel.rpc import CLIENT_DURATION, SERVER_DURATION, RpcPoints, rpc_spans, server_of
-from otel_netmon.otel.series import Diversity
+from otel_netmon.otel.series import Diversity, diversity
 from otel_netmon.otel.spans import Sought
 
 
@@ -65,12 +64,11 @@ class RpcSide:
     @property
     def wanted(self) -> int:
         """How many series there is use for."""
-        return 64 + 2 * (len(self._series) + self._series.folded)
+        return self._series.wanted
 
     def diversity(self) -> Diversity:
         """How many different calls there are, with and without a series."""
-        counts = self._series.distinct()
-        return Diversity(self._series.folded, counts.pop(WHOLE_SET), counts)
+        return diversity(self._series)
 
     def take_spans(self) -> list[Sought]:
         """The spans that were kept since the last call."""

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from otel_netmon.abi.enums import Direction, MessageCount
-from otel_netmon.analysis.cardinality import WHOLE_SET
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.lasting import LastingSeries
@@ -28,7 +27,7 @@ from otel_netmon.kernel.interfaces import Key
 from otel_netmon.otel import tls as told
 from otel_netmon.otel.catalogue import CATALOGUE
 from otel_netmon.otel.points import Points
-from otel_netmon.otel.series import Diversity
+from otel_netmon.otel.series import Diversity, diversity
 from otel_netmon.otel.spans import Event, Sought
 from otel_netmon.readers.messages import Messages
 from otel_netmon.selfmon.status import StageStatus
@@ -191,13 +190,11 @@ class TlsSource:
     @property
     def wanted(self) -> tuple[int, int]:
         """How many series there is use for: of handshakes, and of hellos."""
-        handshakes = 64 + 2 * (len(self._series) + self._series.folded)
-        return handshakes, 16 + 2 * (len(self._hellos) + self._hellos.folded)
+        return self._series.wanted, 16 + 2 * (len(self._hellos) + self._hellos.folded)
 
     def diversity(self) -> tuple[Diversity, Diversity]:
         """How many different handshakes and hellos there are, with and without a series."""
-        counts = self._series.distinct()
-        return Diversity(self._series.folded, counts.pop(WHOLE_SET), counts), Diversity(self._hellos.folded)
+        return diversity(self._series), Diversity(self._hellos.folded)
 
     def take_spans(self) -> list[Sought]:
         """The spans that were kept since the last call."""
@@ -225,7 +222,7 @@ class TlsSource:
         if self._lookups is not None:
             points |= self._lookups.points()
         self._hellos.end_cycle()
-        self._series.end_cycle(self._hellos.reading().keys["server"].tolist())
+        self._series.end_cycle({"server": self._hellos.reading().keys["server"].tolist()})
         return points
 
     def stages(self) -> dict[tuple[str, str], StageStatus]:

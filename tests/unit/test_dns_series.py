@@ -12,7 +12,8 @@ from otel_netmon.abi.enums import MessageKind
 from otel_netmon.analysis.cardinality import WHOLE_SET
 from otel_netmon.analysis.dns import DnsAnalysis, Result
 from otel_netmon.analysis.dns_names import NameFolding
-from otel_netmon.analysis.dns_series import NO_RESPONSE, PROTOCOLS, TRANSPORTS, DnsSeries, name_number
+from otel_netmon.analysis.dns_series import NO_RESPONSE, PROTOCOLS, TRANSPORTS, DnsSeries
+from otel_netmon.analysis.name_table import name_number
 from support import dns_messages as d
 from support.dns_events import (
     CLIENT,
@@ -58,11 +59,11 @@ class Feed:
         """Lookups by series: server, name, type, code, transport, protocol; the rest has no name."""
         reading = self.series.reading()
         found: Counter[tuple[str, str, int, int, str, str]] = Counter()
-        found["", "", 0, 0, "", ""] = int(reading.durations.count[0])
-        for key, count in zip(reading.series.keys.tolist(), reading.durations.count[1:].tolist(), strict=True):
+        found["", "", 0, 0, "", ""] = int(reading.distributions[0].count[0])
+        for key, count in zip(reading.series.keys.tolist(), reading.distributions[0].count[1:].tolist(), strict=True):
             server, number, kind, code, transport, protocol, _ = key
             text = SERVERS[bytes(server)]
-            name = reading.names[number]
+            name = reading.names["name"][number]
             assert name_number(name) == number
             found[text, name, kind, code, TRANSPORTS[transport], PROTOCOLS[protocol]] += count
         return +found
@@ -110,7 +111,7 @@ def test_durations_are_from_the_first_query_and_a_timeout_lasts_as_long_as_it_is
         answer(d.response(8, "a.example"), T, T + 70 * MS, request_time_ns=T + 69 * MS, retries=1),
         expired=[open_query(5, "a.example", T)],
     )
-    durations = feed.series.reading().durations
+    durations = feed.series.reading().distributions[0]
     found = zip(durations.count.tolist(), durations.sum.tolist(), durations.bucket_counts.tolist(), strict=True)
     assert sorted(found) == [
         (0, 0, [0] * 5),
@@ -144,7 +145,7 @@ def gains(feed: Feed, before: dict[bytes, tuple[int, int]]) -> tuple[int, dict[b
     reading = feed.series.reading()
     keys = [b"", *(key.tobytes() for key in reading.series.keys)]
     starts = [0, *reading.series.start_ns.tolist()]
-    now = dict(zip(keys, zip(starts, reading.durations.count.tolist(), strict=True), strict=True))
+    now = dict(zip(keys, zip(starts, reading.distributions[0].count.tolist(), strict=True), strict=True))
     more = 0
     for key, (start, count) in now.items():
         then = before.get(key)
@@ -173,7 +174,7 @@ def test_what_is_told_adds_up_however_series_come_and_go(seed: int) -> None:
         limit = max(new_limit, len(feed.series) - 1)
         feed.series.end_cycle()
         assert len(feed.series) <= new_limit
-    assert feed.series.reading().durations.count[0] > 0
+    assert feed.series.reading().distributions[0].count[0] > 0
 
 
 def test_who_is_asked_for_much_gets_a_place_among_names_that_nobody_asks_for_again() -> None:
@@ -246,9 +247,9 @@ def test_names_are_forgotten_with_their_series(monkeypatch: pytest.MonkeyPatch) 
     feed = Feed(limit=3)
     for turn in range(9):
         feed.take(*(reply(f"a.n{number}x{turn}") for number in range(31)))
-        assert len(feed.series.reading().names) <= 50 + 31
+        assert len(feed.series.reading().names["name"]) <= 50 + 31
     feed.series.end_cycle()
-    assert len(feed.series.reading().names) == len(feed.series)
+    assert len(feed.series.reading().names["name"]) == len(feed.series)
 
 
 def test_exemplars_are_of_the_rows_that_add_gave() -> None:
@@ -256,6 +257,6 @@ def test_exemplars_are_of_the_rows_that_add_gave() -> None:
     rows = np.array(feed.take(reply("a.example"), reply("a.example", rcode=3)))
     ids = np.arange(48, dtype=np.uint8).reshape(2, 24)
     feed.series.offer_exemplars(rows, np.array([0.007, 0.008]), np.array([1, 2], np.uint64), ids[:, :16], ids[:, 16:])
-    exemplars = feed.series.reading().durations.exemplars
+    exemplars = feed.series.reading().distributions[0].exemplars
     found = zip(exemplars.series.tolist(), exemplars.value.tolist(), exemplars.span_id.tolist(), strict=True)
     assert sorted(found) == sorted(zip(rows.tolist(), [0.007, 0.008], ids[:, 16:].tolist(), strict=True))

@@ -9,8 +9,7 @@ from otel_netmon.abi import layout
 from otel_netmon.abi.enums import MessageKind
 from otel_netmon.analysis.cardinality import WHOLE_SET
 from otel_netmon.analysis.dns_lookups import Seen
-from otel_netmon.analysis.dns_series import name_number
-from otel_netmon.analysis.name_table import OTHER, NameTable
+from otel_netmon.analysis.name_table import OTHER, NameTable, name_number
 from otel_netmon.analysis.tcp_followers import ConnectionInfo
 from otel_netmon.analysis.tls_datagrams import CLIENTS_MAX, DatagramHello, DatagramHellos, datagrams
 from otel_netmon.analysis.tls_series import NO_ERROR, TlsSeries, error_number, error_text, lasted_ns
@@ -248,18 +247,18 @@ def test_handshakes_are_counted_by_what_was_agreed() -> None:
     ]
     made.add(every, ["www.example"] * len(every), UNIX + SECOND)
     read = made.reading()
-    keys = read.reading.series.keys
-    counts = dict(zip(map(bytes, keys), read.reading.durations.count[1:].tolist(), strict=True))
+    keys = read.series.keys
+    counts = dict(zip(map(bytes, keys), read.distributions[0].count[1:].tolist(), strict=True))
     assert sorted(counts.values()) == [1, 1, 1, 1, 3]
-    assert read.reading.durations.count[0] == 0
+    assert read.distributions[0].count[0] == 0
     assert {error_text(each) for each in keys["error"].tolist() if each != NO_ERROR} == {
         "unknown_ca",
         "sealed_alert",
         "timeout",
     }
-    assert {read.servers[each] for each in keys["server"].tolist()} == {"www.example"}
-    assert {read.protocols[each] for each in keys["protocol"].tolist() if each} == {"h2"}
-    assert read.reading.durations.sum.sum() == pytest.approx(0.555 + 0.03 * 3 + 10)
+    assert {read.names["server"][each] for each in keys["server"].tolist()} == {"www.example"}
+    assert {read.names["protocol"][each] for each in keys["protocol"].tolist() if each} == {"h2"}
+    assert read.distributions[0].sum.sum() == pytest.approx(0.555 + 0.03 * 3 + 10)
 
 
 def test_what_has_no_place_is_exact_in_the_rest() -> None:
@@ -267,7 +266,7 @@ def test_what_has_no_place_is_exact_in_the_rest() -> None:
     made.set_limit(2)
     for at in range(7):
         made.add([handshake(name=f"n{at}.example")], [f"n{at}.example"], UNIX + at)
-    durations = made.reading().reading.durations
+    durations = made.reading().distributions[0]
     assert durations.count.sum() == 7
     assert durations.count[0] == 5
     made.end_cycle()
@@ -283,8 +282,8 @@ def test_another_process_goes_on_with_the_series() -> None:
     after.restore(made.state())
     after.add([handshake()], ["www.example"], UNIX + 2 * SECOND)
     read = after.reading()
-    assert sorted(read.reading.durations.count.tolist()) == [0, 1, 2]
-    assert read.servers[int(read.reading.series.keys["server"][0])] == "www.example"
+    assert sorted(read.distributions[0].count.tolist()) == [0, 1, 2]
+    assert read.names["server"][int(read.series.keys["server"][0])] == "www.example"
 
 
 def test_how_long_it_lasted_and_why_it_failed() -> None:
