@@ -271,7 +271,7 @@ static __always_inline void http_leave(struct message_scratch *s, struct http_co
 static __always_inline void http_begin(struct __sk_buff *skb, struct message_scratch *s, struct http_connection *c,
 				       u32 at)
 {
-	if (bpf_skb_load_bytes(skb, s->offset - s->packet.tcp_header + 8, &s->acknowledgment, 4))
+	if (acknowledgment_load(skb, s, &s->acknowledgment))
 		return;
 	s->acknowledgment = bpf_ntohl(s->acknowledgment);
 	__builtin_memset(&c->http, 0, sizeof(c->http));
@@ -386,7 +386,7 @@ static __always_inline int http_read(struct __sk_buff *skb, struct message_scrat
 	octets = s->octets;
 	asm volatile("%0 &= 0x3ff" : "+r"(captured));
 	asm volatile("%0 += -1\n%0 &= 0x3ff\n%0 += 1" : "+r"(octets));
-	if (captured > HTTP_PIECES_MAX || bpf_skb_load_bytes(skb, s->offset + s->at, head + captured, octets))
+	if (captured > HTTP_PIECES_MAX || payload_load(skb, s->offset + s->at, head + captured, octets))
 		return 0;
 	*have = s->captured + s->octets;
 	http_scan(s, head, *have);
@@ -506,8 +506,8 @@ static __always_inline int http_last_chunk(struct __sk_buff *skb, struct message
 	    s->packet.sequence + s->carried != c->response_next)
 		return 0;
 	if (s->carried == 5)
-		return !bpf_skb_load_bytes(skb, s->offset, &tail, 5) && tail == HTTP_LAST_CHUNK;
-	return s->carried >= 7 && !bpf_skb_load_bytes(skb, s->offset + s->carried - 7, &tail, 7) &&
+		return !payload_load(skb, s->offset, &tail, 5) && tail == HTTP_LAST_CHUNK;
+	return s->carried >= 7 && !payload_load(skb, s->offset + s->carried - 7, &tail, 7) &&
 	       tail == (HTTP_LAST_CHUNK << 16 | HTTP_LINE_END);
 }
 
@@ -561,7 +561,7 @@ static __always_inline int http_is_request(struct __sk_buff *skb, struct message
 	if (octets > HTTP_LINE_MAX)
 		octets = HTTP_LINE_MAX;
 	asm volatile("%0 += -1\n%0 &= 0x1ff\n%0 += 1" : "+r"(octets));
-	if (bpf_skb_load_bytes(skb, s->offset, s->payload, octets))
+	if (payload_load(skb, s->offset, s->payload, octets))
 		return 0;
 	s->told = octets;
 	s->at = 0;
@@ -644,7 +644,7 @@ static __always_inline struct http_connection *http_recognise_answer(struct mess
 /* The connection of a segment of which nobody knew that it is HTTP. */
 static __always_inline struct http_connection *http_new(struct __sk_buff *skb, struct message_scratch *s)
 {
-	if (s->carried < 4 || bpf_skb_load_bytes(skb, s->offset, s->payload, 4))
+	if (s->carried < 4 || payload_load(skb, s->offset, s->payload, 4))
 		return 0;
 	s->from_server = *(u32 *)s->payload == HTTP_HTTP;
 	return s->from_server ? http_recognise_answer(s) : http_recognise(skb, s);

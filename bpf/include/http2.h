@@ -57,7 +57,7 @@ static __always_inline int http2_begins(struct __sk_buff *skb, struct message_sc
 {
 	u64 preface[3];
 
-	return s->told >= HTTP2_PREFACE_LENGTH && !bpf_skb_load_bytes(skb, s->offset, preface, HTTP2_PREFACE_LENGTH) &&
+	return s->told >= HTTP2_PREFACE_LENGTH && !payload_load(skb, s->offset, preface, HTTP2_PREFACE_LENGTH) &&
 	       preface[0] == 0x5448202a20495250ULL && preface[1] == 0x0a0d302e322f5054ULL &&
 	       preface[2] == 0x0a0d0a0d4d530a0dULL;
 }
@@ -71,7 +71,7 @@ static __always_inline int http2_continues(struct __sk_buff *skb, struct message
 	u8 head[16];
 
 	if ((flow->sequence_state & NETMON_SEQUENCE_INITIAL) || s->told < sizeof(head) - 3 ||
-	    bpf_skb_load_bytes(skb, s->offset, head, sizeof(head) - 3) || !http2_likely(head))
+	    payload_load(skb, s->offset, head, sizeof(head) - 3) || !http2_likely(head))
 		return 0;
 	if (head[3] == HTTP2_HEADERS)
 		return (head[4] & 0x2c) == 4 && head[9] > 0x81 && head[9] < 0x8f;
@@ -172,7 +172,7 @@ static __always_inline void http2_header(struct __sk_buff *skb, struct message_s
 	if (!seen && s->carried - at >= HTTP2_HEADER_LENGTH) {
 		u32 length;
 
-		if (bpf_skb_load_bytes(skb, s->packet.headers + at, head, HTTP2_HEADER_LENGTH)) {
+		if (payload_load(skb, s->packet.headers + at, head, HTTP2_HEADER_LENGTH)) {
 			s->ended = 1;
 			return;
 		}
@@ -181,7 +181,7 @@ static __always_inline void http2_header(struct __sk_buff *skb, struct message_s
 		http2_payload(s, flow, length, http2_is_left_out(head[3], length), head[4] & HTTP2_END_STREAM);
 		return;
 	}
-	if (bpf_skb_load_bytes(skb, s->packet.headers + at, head, 1)) {
+	if (payload_load(skb, s->packet.headers + at, head, 1)) {
 		s->ended = 1;
 		return;
 	}
@@ -220,8 +220,8 @@ static __always_inline void http2_enter(struct __sk_buff *skb, struct message_sc
 		s->what = NETMON_STREAM_HTTP2_LOST;
 		s->seen = 0;
 		s->from = s->at = 0;
-		if (carried < HTTP2_HEADER_LENGTH ||
-		    bpf_skb_load_bytes(skb, s->packet.headers, head, HTTP2_HEADER_LENGTH) || !http2_likely(head)) {
+		if (carried < HTTP2_HEADER_LENGTH || payload_load(skb, s->packet.headers, head, HTTP2_HEADER_LENGTH) ||
+		    !http2_likely(head)) {
 			s->ended = 1;
 			s->from = carried;
 			return;

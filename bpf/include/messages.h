@@ -187,6 +187,22 @@ static __always_inline struct message_scratch *message_begin(struct __sk_buff *s
 	return s;
 }
 
+/*
+ * Octets of what is looked at, and its acknowledgment in network order; not 0: they are not to be had. Where that is no packet,
+ * the including program has its own way.
+ */
+#ifndef PAYLOAD_ELSEWHERE
+static __always_inline int payload_load(struct __sk_buff *skb, u32 offset, void *to, u32 length)
+{
+	return bpf_skb_load_bytes(skb, offset, to, length);
+}
+
+static __always_inline int acknowledgment_load(struct __sk_buff *skb, const struct message_scratch *s, u32 *to)
+{
+	return bpf_skb_load_bytes(skb, s->packet.headers - s->packet.tcp_header + 8, to, 4);
+}
+#endif
+
 /* How much of the payload is in the frame, and belongs to the packet. */
 static __always_inline u32 message_present(struct __sk_buff *skb, const struct message_scratch *s)
 {
@@ -234,7 +250,7 @@ static __always_inline int message_load(struct __sk_buff *skb, struct message_sc
 		return 0;
 	/* No change. A comparison the compiler would do in another register than the call takes. */
 	asm volatile("%0 += -1\n%0 &= 0xfff\n%0 += 1" : "+r"(length));
-	return bpf_skb_load_bytes(skb, s->offset, s->payload, length);
+	return payload_load(skb, s->offset, s->payload, length);
 }
 
 /* The consumer comes by itself each second; it is called when this CPU alone has filled its share of the ring's first part. */

@@ -152,14 +152,14 @@ static __always_inline int tls_begins(struct __sk_buff *skb, struct message_scra
 	if (!late_handshake_bytes())
 		return 0;
 	if (length >= 6) {
-		if (bpf_skb_load_bytes(skb, s->offset, head, 6))
+		if (payload_load(skb, s->offset, head, 6))
 			return 0;
 		if (!tls_opens(head)) {
 			record = is_first ? tls_old_hello(head) : 0;
 			if (!record)
 				return 0;
 		}
-	} else if (!is_first || bpf_skb_load_bytes(skb, s->offset, head, 1) || head[0] != TLS_HANDSHAKE) {
+	} else if (!is_first || payload_load(skb, s->offset, head, 1) || head[0] != TLS_HANDSHAKE) {
 		return 0;
 	}
 	flow->stream_next = s->message.sequence + record;
@@ -178,8 +178,8 @@ static __always_inline void tls_header(struct __sk_buff *skb, struct message_scr
 	u8 header[8] = {};
 
 	s->ended = 1;
-	if (size == 1 ? bpf_skb_load_bytes(skb, s->offset + at, header, 1)
-		      : bpf_skb_load_bytes(skb, s->offset + at, header, TLS_HEADER_LENGTH)) {
+	if (size == 1 ? payload_load(skb, s->offset + at, header, 1)
+		      : payload_load(skb, s->offset + at, header, TLS_HEADER_LENGTH)) {
 		s->octets = 0;
 		return;
 	}
@@ -286,7 +286,7 @@ static __always_inline int stream_may_be_http(struct __sk_buff *skb, struct mess
 	u8 head[16];
 	u32 i;
 
-	if (s->told < sizeof(head) || bpf_skb_load_bytes(skb, s->offset, head, sizeof(head)))
+	if (s->told < sizeof(head) || payload_load(skb, s->offset, head, sizeof(head)))
 		return 0;
 	if (*(u32 *)head == 0x50545448 || *(u32 *)head == 0x4e4e4f43) /* "HTTP", "CONN" */
 		return 1;
@@ -410,7 +410,7 @@ static __always_inline void dtls_follow(struct __sk_buff *skb, struct message_sc
 		asm volatile("" : "+r"(i));
 		if (s->ended || at + DTLS_HEADER_LENGTH > s->octets)
 			break;
-		if (bpf_skb_load_bytes(skb, s->offset + at, header, DTLS_HEADER_LENGTH) || !dtls_record(header)) {
+		if (payload_load(skb, s->offset + at, header, DTLS_HEADER_LENGTH) || !dtls_record(header)) {
 			s->octets = at;
 			s->ended = 1;
 		} else if (header[0] < TLS_CHANGE_CIPHER_SPEC || header[0] > TLS_HANDSHAKE) {
@@ -430,7 +430,7 @@ static __always_inline int quic_or_dtls(struct __sk_buff *skb, struct message_sc
 	u8 stage = flow ? flow->stream_stage : 0;
 	u8 head[16];
 
-	if (s->octets <= DTLS_HEADER_LENGTH || bpf_skb_load_bytes(skb, s->offset, head, DTLS_HEADER_LENGTH + 1))
+	if (s->octets <= DTLS_HEADER_LENGTH || payload_load(skb, s->offset, head, DTLS_HEADER_LENGTH + 1))
 		return 0;
 	if (quic_initial(head))
 		return NETMON_STREAM_QUIC;
@@ -487,7 +487,7 @@ static __always_inline void stream(struct __sk_buff *skb)
 		stream_datagram(skb, s, flow);
 		return;
 	}
-	if (bpf_skb_load_bytes(skb, s->packet.headers - s->packet.tcp_header + 8, &acknowledgment, 4))
+	if (acknowledgment_load(skb, s, &acknowledgment))
 		return;
 	s->message.acknowledgment = bpf_ntohl(acknowledgment);
 	if (flow) {
