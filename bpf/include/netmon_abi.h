@@ -190,6 +190,7 @@ enum netmon_message_kind {
 	NETMON_MESSAGE_DTLS = 8,	 /* a datagram of DTLS records, up to the first of application data */
 	NETMON_MESSAGE_HTTP =
 		9, /* a request of HTTP/1 and its response: carries a netmon_http and the request's head */
+	NETMON_MESSAGE_SESSION = 10, /* a TLS session whose plaintext is seen: carries a netmon_session */
 };
 
 /* At most this much of a payload in one record; a longer TCP payload becomes several records, up to a limit. */
@@ -510,6 +511,34 @@ enum netmon_connections {
 #define NETMON_DROPS_SLOTS 1024
 struct netmon_drops {
 	__u64 packets[1024]; /* NETMON_DROPS_SLOTS */
+};
+
+/*
+ * What is known of a TLS session in a process, in a record of kind SESSION. The record's addresses and ports are those of its TCP
+ * connection, its cgroup that of the process. Records of what was written and read have its address in the place of both addresses,
+ * NETMON_SESSION_LOCAL as the port of its own end and NETMON_SESSION_REMOTE as that of the other.
+ */
+#define NETMON_SESSION_LOCAL 1
+#define NETMON_SESSION_REMOTE 2
+struct netmon_session {
+	__u32 address[4]; /* of the SSL object, the process, and what tells sessions at one place apart */
+	__u64 cookie;	  /* of the socket, 0: it is not known, and neither are addresses and ports */
+	__u32 ended;	  /* 1: nothing more comes */
+	__u32 reserved;
+	__u8 comm[16];
+};
+
+/* What became of TLS sessions; the index of session_counts (a per-CPU array of __u64). */
+enum netmon_sessions {
+	NETMON_SESSIONS_SEEN = 0,	/* sessions that were seen */
+	NETMON_SESSIONS_PLACED = 1,	/* ... whose connection is known */
+	NETMON_SESSIONS_ENDED = 2,	/* ... that ended; those that are left when there are too many are forgotten */
+	NETMON_SESSIONS_CALLS = 3,	/* calls that wrote or read octets */
+	NETMON_SESSIONS_BUSY = 4,	/* ... left out: another one was looked at on this CPU */
+	NETMON_SESSIONS_UNREADABLE = 5, /* reads of the process's memory that failed */
+	NETMON_SESSIONS_RECORDS = 6,	/* records of kind SESSION, those lost included */
+	NETMON_SESSIONS_LOST_RING = 7,	/* ... for which the ring had no place */
+	NETMON_SESSIONS_NUMBER = 8,
 };
 
 #endif

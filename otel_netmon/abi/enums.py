@@ -99,6 +99,26 @@ class MessageKind(IntEnum):
     QUIC = 7
     DTLS = 8
     HTTP = 9
+    SESSION = 10
+
+
+class SessionCount(IntEnum):
+    """What became of TLS sessions whose plaintext is seen; the index of session_counts."""
+
+    SEEN = 0
+    PLACED = 1
+    ENDED = 2
+    CALLS = 3
+    BUSY = 4
+    UNREADABLE = 5
+    RECORDS = 6
+    LOST_RING = 7
+    NUMBER = 8
+
+
+SESSION_LOCAL = 1
+SESSION_REMOTE = 2
+"""Ports of the two ends of a session in records of what was written and read."""
 
 
 class HttpFlags(IntFlag):
