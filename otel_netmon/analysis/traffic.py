@@ -32,12 +32,14 @@ class Gained(NamedTuple):
         counters: uint64, shape (2, n): packets and bytes gained.
         first_ns: uint64, shape (n,): when the row's first packet came, CLOCK_MONOTONIC.
         by_client: bool, shape (n,): whether the packets of the row are the client's.
+        client_ports: big-endian uint16, shape (n,).
     """
 
     conversations: npt.NDArray[Any]
     counters: npt.NDArray[np.uint64]
     first_ns: npt.NDArray[np.uint64]
     by_client: npt.NDArray[np.bool_]
+    client_ports: npt.NDArray[np.uint16]
 
 
 class Traffic:
@@ -90,7 +92,10 @@ class Traffic:
         every = conversations(keys, by_client)
         counters = np.stack([gains[0] + gains[2] * physical, gains[1] + gains[3] * physical])
         busy = gains[0] != 0
-        self.gained = Gained(every[busy], counters[:, busy], flows["first_ns"][busy], by_client[busy])
+        ports = np.where(by_client, keys["source_port"], keys["destination_port"])
+        self.gained = Gained(
+            every[busy], counters[:, busy], flows["first_ns"][busy], by_client[busy], ports[busy].astype(">u2")
+        )
         self.flows.begin_cycle()
         self.flows.update(
             every,
@@ -106,7 +111,13 @@ class Traffic:
     def let_go(self) -> None:
         """Forgets the rows of the last reading."""
         nothing = np.empty(0, np.uint64)
-        self.gained = Gained(np.empty(0, CONVERSATION), np.empty((2, 0), np.uint64), nothing, np.empty(0, np.bool_))
+        self.gained = Gained(
+            np.empty(0, CONVERSATION),
+            np.empty((2, 0), np.uint64),
+            nothing,
+            np.empty(0, np.bool_),
+            np.empty(0, ">u2"),
+        )
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What another process needs to go on, by part."""

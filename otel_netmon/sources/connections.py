@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,13 @@ _AT_ONCE = 4096
 _COUNT_NS = 900_000_000  # the rings are drained each second
 _TCP, _UDP = TRANSPORTS.index("tcp"), TRANSPORTS.index("udp")
 _BYTES = [Counter.BYTES_RECEIVED, Counter.BYTES_SENT]
+
+
+class ConnectionSpans(NamedTuple):
+    """Spans of connections that ended, and their rows (layout.CONNECTION), one each."""
+
+    batch: SpanBatch
+    rows: npt.NDArray[Any]
 
 
 class ConnectionSource:
@@ -93,7 +100,7 @@ class ConnectionSource:
         self._udp_points = DatagramPoints()
         self._events = ConnectionEvents(probe.reset_burst_per_second, probe.connect_failures_per_second)
         self._rule = rule
-        self._batches: list[SpanBatch] = []
+        self._spans: list[ConnectionSpans] = []
         self._told_events: list[Event] = []
         self._top: list[EndpointStatus] = []
         self._read_ns = start_ns
@@ -181,7 +188,7 @@ class ConnectionSource:
         )
         if not len(spans.kept):
             return
-        self._batches.append(spans.batch)
+        self._spans.append(ConnectionSpans(spans.batch, rows[spans.kept]))
         shaken = handshakes[spans.kept] >= 0
         kept = spans.kept[shaken]
         self.series.offer_exemplars(
@@ -245,10 +252,10 @@ class ConnectionSource:
             **self.owners.diversity(),
         }
 
-    def take_spans(self) -> list[SpanBatch]:
+    def take_spans(self) -> list[ConnectionSpans]:
         """The spans that were kept since the last call."""
-        batches, self._batches = self._batches, []
-        return batches
+        spans, self._spans = self._spans, []
+        return spans
 
     def resources_of(self, ends: npt.NDArray[Any], times_ns: npt.NDArray[np.int64]) -> list[bytes]:
         """The encoded resource of whose each end is, nothing where that is not known.
@@ -259,6 +266,10 @@ class ConnectionSource:
         """
         numbers = self.index.find(ends, times_ns, any_address=False).number
         return [self.owners.known_resource(number) for number in numbers.tolist()]
+
+    def cgroups_of(self, ends: npt.NDArray[Any], times_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """The cgroup at the local end of each, 0 where that is not known; as ``resources_of``."""
+        return self.index.find(ends, times_ns, any_address=False).cgroup
 
     def take_events(self) -> list[Event]:
         """The events since the last call."""

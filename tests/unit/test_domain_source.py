@@ -7,17 +7,20 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from otel_netmon.abi.enums import Direction
+from otel_netmon.abi.enums import Direction, Role
 from otel_netmon.analysis.dns import DnsAnalysis
 from otel_netmon.analysis.dns_names import NameFolding
 from otel_netmon.analysis.domains import DomainCache
 from otel_netmon.analysis.flows import CONVERSATION
 from otel_netmon.analysis.traffic import Gained
-from otel_netmon.otel.attributes import AttributeSet
+from otel_netmon.otel.attributes import AttributeSet, Tag, encode
 from otel_netmon.otel.points import NumberSeries
+from otel_netmon.otel.spans import SpanBatch, SpanKind
+from otel_netmon.sources.connections import ConnectionSpans
 from otel_netmon.sources.domains import SEVERAL, DomainSource
 from support import dns_messages as d
-from support.dns_events import CLIENT, SECOND, answer, messages, open_queries
+from support.connection_rows import connection, joined
+from support.dns_events import CLIENT, PORT, SECOND, answer, messages, open_queries
 from support.rows import address
 
 T = 1000 * SECOND
@@ -32,22 +35,29 @@ class World:
 
     def __init__(self, limit: int = 100) -> None:
         self.cache = DomainCache()
+        self.sockets: dict[int, int] = {}
         self.source = self.fresh()
         self.limit = limit
         self.now_ns = UNIX
         self.read_ns = T
 
-    def fresh(self) -> DomainSource:
-        return DomainSource(self.cache, NameFolding(), UNIX, HOUR)
+    def cgroups(self, ends: np.ndarray, times_ns: np.ndarray) -> np.ndarray:
+        """By the client's port."""
+        assert ends["local"].tobytes() == address(CLIENT) * len(ends)
+        assert (times_ns >= T - 1).all()
+        return np.array([self.sockets.get(int(port), 0) for port in ends["local_port"]], np.uint64)
 
-    def learn(self, name: str, *addresses: str, time_ns: int = T, ttl: int = 300) -> None:
+    def fresh(self) -> DomainSource:
+        return DomainSource(self.cache, self.cgroups, NameFolding(), UNIX, HOUR)
+
+    def learn(self, name: str, *addresses: str, time_ns: int = T, ttl: int = 300, port: int = PORT) -> None:
         data = d.response(7, name, *(d.address(text, ttl=ttl) for text in addresses))
         made = DnsAnalysis(5 * SECOND, lambda *_: True).update(
-            messages(answer(data, time_ns, time_ns)), open_queries(), T
+            messages(answer(data, time_ns, time_ns, destination_port=port)), open_queries(), T
         )
         self.cache.learn_many(made.answered)
 
-    def flows(self, *rows: tuple[str, Direction, int, int]) -> None:
+    def flows(self, *rows: tuple[str, Direction, int, int], ports: Iterable[int] = ()) -> None:
         """Rows: server, direction, octets, when it began; those transmitted are the client's."""
         self.now_ns += SECOND
         self.read_ns += 10 * SECOND
@@ -62,6 +72,7 @@ class World:
             np.array([[1] * len(rows), octets], np.uint64),
             np.array([each[3] for each in rows], np.uint64),
             np.array([each[1] is TRANSMIT for each in rows], np.bool_),
+            np.array(list(ports) or [PORT] * len(rows), ">u2"),
         )
         self.source.read(gained, self.read_ns, self.limit, self.now_ns)
 
@@ -113,6 +124,55 @@ def test_only_what_began_within_the_life_of_a_name_has_it(world: World) -> None:
     world.learn("www.shop.example", WEB, ttl=60)
     world.flows((WEB, TRANSMIT, 1, T - 1), (WEB, TRANSMIT, 10, T), (WEB, TRANSMIT, 100, T + 61 * SECOND))
     assert world.io == {domain("shop.example", "transmit"): 10}
+
+
+def test_each_cgroup_has_its_own_name_for_an_address(world: World) -> None:
+    world.learn("www.shop.example", WEB, port=1001)
+    world.learn("www.mail.example", WEB, port=1002)
+    world.sockets = {1001: 11, 1002: 22, 2001: 11, 2002: 22, 2003: 33}
+    sent = [(WEB, TRANSMIT, octets, T + 1) for octets in (101, 1009, 10007, 100_003)]
+    world.flows(*sent, ports=[2001, 2002, 2003, 2004])
+    expected = {"shop.example": (101, 1), "mail.example": (1009, 1), SEVERAL: (110_010, 2)}
+    assert world.io == {domain(name, "transmit"): octets for name, (octets, _) in expected.items()}
+    assert world.connections == {domain(name, "transmit"): many for name, (_, many) in expected.items()}
+
+
+def test_connections_that_were_made_have_the_domain_behind_their_server(world: World) -> None:
+    world.learn("www.shop.example", WEB, port=1001)
+    world.learn("www.mail.example", WEB, port=1002)
+    world.sockets = {1001: 11, 1002: 22}
+    rows = joined(
+        connection(CLIENT, WEB, begin_ns=T + 1, cgroup=11),
+        connection(CLIENT, WEB, begin_ns=T + 1, cgroup=22),
+        connection(CLIENT, WEB, begin_ns=T + 1, cgroup=33),
+        connection(CLIENT, WEB, begin_ns=T - 1, cgroup=11),
+        connection(CLIENT, UNKNOWN, begin_ns=T + 1, cgroup=11),
+        connection(CLIENT, WEB, begin_ns=T + 1, cgroup=11, role=Role.SERVER),
+    )
+    offered = [ConnectionSpans(spans(2), rows[:2]), ConnectionSpans(spans(4), rows[2:])]
+    made = world.source.named(offered, T + SECOND)
+    expected = ["shop.example", "mail.example", SEVERAL, None, None, None]
+    texts = [encode({"a": "b"} | ({} if name is None else {"netmon.domain": name}), Tag.SPAN) for name in expected]
+    assert [list(each.attributes) for each in made] == [texts[:2], texts[2:]]
+    assert [each.names for each in made] == [["name"] * 2, ["name"] * 4]
+    assert world.source.named([], T) == []
+
+
+def spans(number: int) -> SpanBatch:
+    identifiers = np.zeros((number, 16), np.uint8)
+    return SpanBatch(
+        names=["name"] * number,
+        kinds=np.full(number, SpanKind.CLIENT, np.uint8),
+        trace_ids=identifiers,
+        span_ids=identifiers[:, :8],
+        parent_span_ids=identifiers[:, :8],
+        flags=np.zeros(number, np.uint32),
+        start_time_unix_nano=np.zeros(number, np.uint64),
+        end_time_unix_nano=np.zeros(number, np.uint64),
+        attributes=[encode({"a": "b"}, Tag.SPAN)] * number,
+        statuses=np.zeros(number, np.uint8),
+        messages=[""] * number,
+    )
 
 
 def test_an_address_with_several_names_says_so(world: World) -> None:
