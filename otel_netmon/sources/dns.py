@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from otel_netmon.abi.enums import Direction, MessageCount
+from otel_netmon.abi.enums import MessageCount
 from otel_netmon.analysis.dns import DnsAnalysis
 from otel_netmon.analysis.dns_answers import AnsweredLookups
 from otel_netmon.analysis.dns_lookups import Lookup
@@ -26,6 +26,7 @@ from otel_netmon.otel.spans import Sought
 from otel_netmon.readers.messages import NO_QUERIES, Messages, OpenQueries, OpenQueryReader
 from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources import messages as ring
+from otel_netmon.sources.message_edges import MessageEdges
 from otel_netmon.sources.messages import MessageSource
 
 _NOT_DNS = {
@@ -62,8 +63,8 @@ class DnsSource:
         self._messages = messages
         self._open = OpenQueryReader(*maps["dns_cache"])
         self._timeout_ns = round(probe.timeout_seconds * 1e9)
-        self._edges: dict[Key, Edge] = {}
-        self._analysis = DnsAnalysis(self._timeout_ns, self._counts)
+        self._edges = MessageEdges()
+        self._analysis = DnsAnalysis(self._timeout_ns, self._edges.counts)
         self.folding = NameFolding(probe.name_labels)
         self.domains = DomainCache()
         self.series = DnsSeries(
@@ -86,7 +87,7 @@ class DnsSource:
     def set_edges(self, edges: Mapping[Key, Edge]) -> None:
         """Takes the edge rule: which interface tells a lookup that crosses several."""
         self._edges.update(edges)
-        self._analysis.set_edges(self._counts)
+        self._analysis.set_edges(self._edges.counts)
 
     def begin_cycle(self, limit: int) -> None:
         """Begins to read what is told, of so many series at most."""
@@ -202,10 +203,6 @@ class DnsSource:
             if name.startswith("total."):
                 self._analysis.totals.counts[name.removeprefix("total.")] = count
         self._answers = (self._analysis.totals.counts["answered"], self._analysis.totals.counts["nxdomain"])
-
-    def _counts(self, namespace: int, ifindex: int, direction: int, ingress_ifindex: int) -> bool:
-        edge = self._edges.get((namespace, ifindex))
-        return edge is None or edge.counts(Direction(direction), ingress_ifindex)
 
 
 def _is_lookup(lookup: Lookup) -> bool:

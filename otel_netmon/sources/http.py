@@ -37,6 +37,7 @@ from otel_netmon.readers.http import HttpQuiet
 from otel_netmon.readers.messages import Messages, http_messages, joined
 from otel_netmon.selfmon.status import RoutesStatus, RouteStatus, StageStatus
 from otel_netmon.sources import messages as ring
+from otel_netmon.sources.message_edges import MessageEdges
 from otel_netmon.sources.messages import MessageSource
 from otel_netmon.sources.rpc import RpcSide
 
@@ -70,7 +71,7 @@ class HttpSource:
         idle_ns = round(config.limits.series_idle_seconds * 1e9)
         self._messages = messages
         self._quiet = quiet
-        self._edges: dict[Key, Edge] = {}
+        self._edges = MessageEdges()
         self._rules, self._routes_max = probe.routes, probe.learned_routes_max
         self.learned = LearnedRoutes(probe.learned_routes_max) if probe.learn_routes else None
         self._alike = AlikeRequests(RouteRules(map(parse_rule, probe.routes)), keeps_paths=probe.learn_routes)
@@ -182,7 +183,7 @@ class HttpSource:
         counts, sides = [], []
         for at in first.tolist():
             ifindex, ingress, namespace, direction, _ = sightings[at].tolist()
-            counts.append(self._counts(namespace, ifindex, direction, ingress))
+            counts.append(self._edges.counts(namespace, ifindex, direction, ingress))
             sides.append(_is_servers(direction, ingress))
         return np.array(counts, np.bool_)[inverse], np.array(sides, np.bool_)[inverse]
 
@@ -190,11 +191,7 @@ class HttpSource:
         seen = request.connection
         if request.upgrade == "h2c" or seen is None:
             return False  # it is told by its response in HTTP/2
-        return self._counts(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex)
-
-    def _counts(self, namespace: int, ifindex: int, direction: int, ingress_ifindex: int) -> bool:
-        edge = self._edges.get((namespace, ifindex))
-        return edge is None or edge.counts(Direction(direction), ingress_ifindex)
+        return self._edges.counts_at(seen)
 
     @property
     def wanted(self) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from otel_netmon.abi.enums import Direction, MessageCount
+from otel_netmon.abi.enums import MessageCount
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.lasting import LastingSeries
@@ -33,6 +33,7 @@ from otel_netmon.readers.messages import Messages
 from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources import messages as ring
 from otel_netmon.sources.dns_encrypted import EncryptedLookups
+from otel_netmon.sources.message_edges import MessageEdges
 from otel_netmon.sources.messages import MessageSource
 
 _HELLO = np.dtype([("server", "<u8"), ("carrier", "u1"), ("reserved", "u1", 3)])
@@ -59,7 +60,7 @@ class TlsSource:
     def __init__(self, messages: MessageSource, config: Config, rule: KeepRule, start_ns: int) -> None:
         probe = config.probes.tls
         self._messages = messages
-        self._edges: dict[Key, Edge] = {}
+        self._edges = MessageEdges()
         self._tracker = TlsTracker(round(probe.timeout_seconds * 1e9), probe.handshake_bytes)
         self._datagrams = DatagramHellos()
         idle_ns = round(config.limits.series_idle_seconds * 1e9)
@@ -111,16 +112,15 @@ class TlsSource:
         hellos = [
             hello
             for seen, time_ns, data in datagrams(messages)
-            if (hello := self._datagrams.feed(seen, data, time_ns)) is not None
-            and self._counts(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex)
+            if (hello := self._datagrams.feed(seen, data, time_ns)) is not None and self._edges.counts_at(seen)
         ]
         if hellos:
             self._count_hellos(hellos, now_ns + offset_ns)
-        plain = [end for place, end in self._ends.among(http.heads) if self._counts(*_where(http.heads[place]))]
+        plain = [end for place, end in self._ends.among(http.heads) if self._edges.counts(*_where(http.heads[place]))]
         for each in records:
             if isinstance(each, HttpRequest) and self._ends.knows(each.server) and each.connection is not None:
                 seen = each.connection
-                if self._counts(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex):
+                if self._edges.counts_at(seen):
                     plain.append(each.server)
         for end in plain:
             self._weak[Weakness.PLAINTEXT] += 1
@@ -130,16 +130,12 @@ class TlsSource:
         seen = handshake.connection
         if handshake.outcome == "incomplete":
             self._handshakes["incomplete"] += 1
-        elif not self._counts(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex):
+        elif not self._edges.counts_at(seen):
             self._handshakes["not_counted"] += 1
         else:
             self._handshakes["told"] += 1
             return True
         return False
-
-    def _counts(self, namespace: int, ifindex: int, direction: int, ingress_ifindex: int) -> bool:
-        edge = self._edges.get((namespace, ifindex))
-        return edge is None or edge.counts(Direction(direction), ingress_ifindex)
 
     def _tell(self, handshakes: list[TlsHandshake], offset_ns: int, now_ns: int) -> None:
         unix_ns = now_ns + offset_ns
