@@ -76,23 +76,13 @@ class LastingSeries(CounterSeries):
         """Keys of the last cycle that had no series of their own, 32,768 at most."""
         return min(self._folded_last, _HOMELESS_MAX // 2)
 
-    def _admit(
-        self,
-        keys: npt.NDArray[Any],
-        first: npt.NDArray[np.intp],
-        weights: npt.NDArray[np.uint64],
-        slots: npt.NDArray[np.intp],
-        candidates: npt.NDArray[np.intp],
-        now_ns: int,
-        begin_ns: int,
-    ) -> npt.NDArray[np.intp]:
-        """Gives the places that are free, to the largest candidates."""
-        free = max(0, self.limit - len(self))
-        largest = np.argsort(weights[candidates], kind="stable")[::-1][:free]
-        limit, self.limit = self.limit, max(self.limit, len(self))
-        fresh = super()._admit(keys, first, weights, slots, candidates[np.sort(largest)], now_ns, begin_ns)
-        self.limit = limit
-        return fresh
+    def _choose(
+        self, holders: npt.NDArray[np.intp], weights: npt.NDArray[np.uint64]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Nobody leaves; the places that are free are given to the largest candidates."""
+        free = max(0, self.limit - len(holders))
+        largest = np.argsort(weights, kind="stable")[::-1][:free]
+        return holders[:0], np.sort(largest)
 
 
 def _distinct(marks: Sequence[npt.NDArray[np.uint64]]) -> list[npt.NDArray[np.uint64]]:

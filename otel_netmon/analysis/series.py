@@ -246,18 +246,14 @@ class CounterSeries:
             the slots of those that begin.
         """
         holders = np.flatnonzero(self._live)
+        displaced = holders[:0]
         if len(holders) + len(candidates) > self.limit:
-            scores = np.concatenate([self._score[holders], weights[candidates].astype(np.float64)])
-            # Of equals the holder stays: argsort is stable and holders come first.
-            chosen = np.argsort(-scores, kind="stable")[: self.limit]
-            stays = np.zeros(len(scores), np.bool_)
-            stays[chosen] = True
-            displaced = holders[~stays[: len(holders)]]
-            candidates = candidates[stays[len(holders) :]]
+            displaced, chosen = self._choose(holders, weights[candidates])
+            candidates = candidates[chosen]
             if len(displaced):
                 self._live[displaced] = False
                 slots[np.isin(slots, displaced)] = -1
-        elif not len(candidates):
+        if not len(candidates) and not len(displaced):
             return candidates
         self._grow(int(np.count_nonzero(self._live)) + len(candidates))
         free = np.flatnonzero(~self._live)[: len(candidates)]
@@ -271,6 +267,21 @@ class CounterSeries:
         slots[candidates] = free
         self._index()
         return free
+
+    def _choose(
+        self, holders: npt.NDArray[np.intp], weights: npt.NDArray[np.uint64]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Where there are fewer places than holders and candidates: which holders leave, and which candidates come, ascending.
+
+        Args:
+            holders: slots of the series there are.
+            weights: what each candidate gained.
+        """
+        scores = np.concatenate([self._score[holders], weights.astype(np.float64)])
+        # Of equals the holder stays: argsort is stable and holders come first.
+        stays = np.zeros(len(scores), np.bool_)
+        stays[np.argsort(-scores, kind="stable")[: self.limit]] = True
+        return holders[~stays[: len(holders)]], np.flatnonzero(stays[len(holders) :])
 
     def _grow(self, wanted: int) -> None:
         have = len(self._live)
