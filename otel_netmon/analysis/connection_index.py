@@ -85,6 +85,18 @@ class Owner(NamedTuple):
     resent: npt.NDArray[np.int64]
     disordered: npt.NDArray[np.int64]
 
+    def part(self, which: slice) -> Owner:
+        """Some of them."""
+        return Owner(*[column[which] for column in self._columns()])
+
+    def put(self, places: npt.NDArray[np.intp], others: Owner, which: npt.NDArray[np.bool_]) -> None:
+        """Puts some of others in place of what is here."""
+        for column, other in zip(self._columns(), others._columns(), strict=True):
+            column[places] = other[which]
+
+    def _columns(self) -> list[npt.NDArray[Any]]:
+        return list(self)
+
 
 def ends_between(
     clients: Sequence[bytes], servers: Sequence[bytes], protocol: int | npt.NDArray[np.integer[Any]]

@@ -42,6 +42,8 @@ class HttpColumns:
 
     Attributes:
         places: intp, among the sights of an ``AlikeRequests``.
+        client_ports: uint16.
+        begun_ns: int64, the first octet of the request.
         status: uint16, 0 without one.
         outcome: uint8, a place in OUTCOMES.
         lasted_ns: int64, as ``HttpRequest.lasted_ns``.
@@ -52,6 +54,8 @@ class HttpColumns:
     """
 
     places: npt.NDArray[np.intp]
+    client_ports: npt.NDArray[np.uint16]
+    begun_ns: npt.NDArray[np.int64]
     status: npt.NDArray[np.uint16]
     outcome: npt.NDArray[np.uint8]
     lasted_ns: npt.NDArray[np.int64]
@@ -72,6 +76,8 @@ class HttpColumns:
         which = np.flatnonzero(chosen)
         return HttpColumns(
             self.places[which],
+            self.client_ports[which],
+            self.begun_ns[which],
             self.status[which],
             self.outcome[which],
             self.lasted_ns[which],
@@ -109,6 +115,8 @@ class HttpRecords:
         places, marked = alike.of_heads(self._data, self._starts, self._ends)
         return HttpColumns(
             places=places,
+            client_ports=heads["source_port"].astype(np.uint16),
+            begun_ns=begun,
             status=http["status"].astype(np.uint16),
             outcome=outcome,
             lasted_ns=np.maximum(end - begun, 0),
@@ -200,6 +208,8 @@ def columns_of(requests: Sequence[HttpRequest], alike: AlikeRequests) -> HttpCol
     servers = np.frombuffer(b"".join([each.server for each in requests]), np.uint8).reshape(-1, 18)
     return HttpColumns(
         places=np.array([alike.of_request(each) for each in requests], np.intp),
+        client_ports=np.array([int.from_bytes(each.client[16:], "big") for each in requests], np.uint16),
+        begun_ns=np.array([each.request_first_ns for each in requests], np.int64),
         status=np.array([each.status or 0 for each in requests], np.uint16),
         outcome=np.array([OUTCOMES.index(each.outcome) for each in requests], np.uint8),
         lasted_ns=np.array([each.lasted_ns for each in requests], np.int64),

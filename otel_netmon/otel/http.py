@@ -25,8 +25,9 @@ from otel_netmon.otel.attributes import Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.kept_spans import KeptSpans, identifiers, randomness_of
 from otel_netmon.otel.points import HistogramSeries
-from otel_netmon.otel.request_spans import Description, sought_spans
+from otel_netmon.otel.request_spans import sought_spans
 from otel_netmon.otel.series_sets import OVERFLOW, SeriesSets
+from otel_netmon.otel.spans import Description
 from otel_netmon.otel.trace_context import randomness
 
 FIRST_BYTE = "netmon.http.time_to_first_byte"
@@ -132,10 +133,7 @@ def http_spans(
     chosen = np.flatnonzero(decision.keep)
     kept = recorded[chosen]
     whole = [requests.request(at) for at in kept.tolist()]
-    described = [
-        _describe(request, sights[place], learned, is_server=is_server)
-        for request, place in zip(whole, requests.places[kept].tolist(), strict=True)
-    ]
+    told = [sights[place] for place in requests.places[kept].tolist()]  # they may be forgotten before the span is told
     spans = sought_spans(
         whole,
         np.full(len(kept), is_server),
@@ -143,7 +141,7 @@ def http_spans(
         decision.threshold[chosen],
         identifiers(random[chosen]),
         unix_offset_ns,
-        described,
+        lambda at, of_server: _describe(whole[at], told[at], learned, is_server=of_server),
     )
     return KeptSpans(spans, kept)
 
@@ -208,10 +206,6 @@ def _span_attributes(request: HttpRequest, sight: Sight, route: str | None, *, i
     for name, octets in (("request", request.request_body_octets), ("response", request.response_body_octets)):
         if request.outcome == "answered" and f"{name}_body_octets" not in request.unknown:
             attributes[f"http.{name}.body.size"] = octets
-    attributes["netmon.http.sending"] = max(0, request.request_last_ns - request.request_first_ns) / 1e9
-    if request.first_byte_ns is not None and request.response_first_ns is not None:
-        attributes["netmon.http.waiting"] = request.first_byte_ns / 1e9
-        attributes["netmon.http.receiving"] = max(0, (request.response_last_ns or 0) - request.response_first_ns) / 1e9
     if request.upgrade:
         attributes["netmon.http.upgrade"] = request.upgrade
     if request.unknown:

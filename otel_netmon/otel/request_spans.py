@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.analysis.connection_index import TCP, ends_between
 from otel_netmon.analysis.http_records import HttpRequest
+from otel_netmon.analysis.request_phases import times_of
 from otel_netmon.analysis.sampling import KeepRule, Reason
 from otel_netmon.decode.http_fields import trace_parent
 from otel_netmon.otel.kept_spans import KeptSpans, identifiers, randomness_of, statuses
-from otel_netmon.otel.spans import Sought, SpanBatch, SpanKind
+from otel_netmon.otel.spans import Describe, Sought, SpanBatch, SpanKind
 from otel_netmon.otel.trace_context import contexts, randomness, trace_state
-
-
-class Description(NamedTuple):
-    """What a span says of its request: name, attributes by ``attributes.encode(…, Tag.SPAN)``, status message if it failed."""
-
-    name: str
-    attributes: bytes
-    message: str
 
 
 def kept_spans(
@@ -33,7 +25,7 @@ def kept_spans(
     rule: KeepRule,
     unix_offset_ns: int,
     now_ns: int,
-    describe: Callable[[int], Description],
+    describer: Callable[[Sequence[int]], Describe],
 ) -> KeptSpans:
     """Gives a span for each request that the rule keeps.
 
@@ -44,7 +36,7 @@ def kept_spans(
         kinds, errors: for the rule.
         unix_offset_ns: what makes Unix time of the requests' clock.
         now_ns: the requests' clock.
-        describe: gives the description of the request at a place.
+        describer: gives what describes the requests at these places, and keeps nothing of the others: spans wait.
     """
     parents = [trace_parent(request.traceparent) for request in requests]
     recorded = np.flatnonzero([parent is None or parent.is_sampled for parent in parents])
@@ -66,7 +58,7 @@ def kept_spans(
         decision.threshold[chosen],
         random[chosen],
         unix_offset_ns,
-        [describe(at) for at in places],
+        describer(places),
     )
     return KeptSpans(spans, kept)
 
@@ -78,16 +70,18 @@ def sought_spans(
     thresholds: npt.NDArray[np.uint64],
     random: npt.NDArray[np.uint8],
     unix_offset_ns: int,
-    described: Sequence[Description],
+    describe: Describe,
 ) -> Sought:
     """Gives the spans of requests that are kept, all of them.
 
     Args:
-        is_server, failed, described: of each request.
+        is_server, failed: of each request.
         thresholds: by which each was kept.
         random: shape (n, 24): trace id, of a request without a parent, and span id.
         unix_offset_ns: what makes Unix time of the requests' clock.
+        describe: gives what the span at a place says.
     """
+    described = [describe(at, side) for at, side in enumerate(is_server.tolist())]
     parents = [trace_parent(request.traceparent) for request in requests]
     context = contexts(parents, random[:, :16])
     begun = np.array([request.request_first_ns for request in requests], np.int64)
@@ -111,4 +105,4 @@ def sought_spans(
         trace_states=[trace_state(state, each) for state, each in zip(states, thresholds.tolist(), strict=True)],
     )
     ends = ends_between([request.client for request in requests], [request.server for request in requests], TCP)
-    return Sought(batch, ends, begun)
+    return Sought(batch, ends, begun, True, describe, times_of(requests))

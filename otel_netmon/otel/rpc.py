@@ -23,8 +23,9 @@ from otel_netmon.otel.attributes import Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.kept_spans import KeptSpans
 from otel_netmon.otel.points import HistogramSeries
-from otel_netmon.otel.request_spans import Description, kept_spans
+from otel_netmon.otel.request_spans import kept_spans
 from otel_netmon.otel.series_sets import OVERFLOW, SeriesSets
+from otel_netmon.otel.spans import Describe, Description
 
 SERVER_DURATION = "rpc.server.call.duration"
 CLIENT_DURATION = "rpc.client.call.duration"
@@ -92,23 +93,30 @@ def rpc_spans(
 ) -> KeptSpans:
     """Gives a span for each call that the rule keeps, see ``request_spans.kept_spans``."""
     sides = is_server.tolist()
-    results = [
-        _result(call.status, request.outcome, is_server=side)
-        for request, call, side in zip(requests, calls, sides, strict=True)
-    ]
     kinds = [
         (SYSTEM, side, call.method if call.is_recognised else None, call.status, request.outcome)
         for request, call, side in zip(requests, calls, sides, strict=True)
     ]
-    errors = np.array(["error.type" in result for result in results], np.bool_)
+    errors = np.array(
+        [
+            error_type(call.status, request.outcome, is_server=side) is not None
+            for request, call, side in zip(requests, calls, sides, strict=True)
+        ],
+        np.bool_,
+    )
 
-    def describe(at: int) -> Description:
-        call, result = calls[at], results[at]
-        name = call.method if call.is_recognised and call.method is not None else SYSTEM
-        attributes = encode({**_call_attributes(requests[at], call, is_server=sides[at]), **result}, Tag.SPAN)
-        return Description(name, attributes, str(result.get("error.type", "")))
+    def describer(places: Sequence[int]) -> Describe:
+        kept = [(requests[at], calls[at]) for at in places]
+        return lambda at, of_server: _describe(*kept[at], is_server=of_server)
 
-    return kept_spans(requests, is_server, kinds, errors, rule, unix_offset_ns, now_ns, describe)
+    return kept_spans(requests, is_server, kinds, errors, rule, unix_offset_ns, now_ns, describer)
+
+
+def _describe(request: HttpRequest, call: GrpcCall, *, is_server: bool) -> Description:
+    result = _result(call.status, request.outcome, is_server=is_server)
+    name = call.method if call.is_recognised and call.method is not None else SYSTEM
+    attributes = encode({**_call_attributes(request, call, is_server=is_server), **result}, Tag.SPAN)
+    return Description(name, attributes, str(result.get("error.type", "")))
 
 
 def _call_attributes(request: HttpRequest, call: GrpcCall, *, is_server: bool) -> dict[str, Value]:

@@ -7,12 +7,14 @@ logs/v1/logs.proto; W3C Trace Context for trace_id, span_id and flags.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from otel_netmon.analysis.request_phases import RequestTimes
 
 
 class SpanKind(enum.IntEnum):
@@ -75,6 +77,18 @@ class SpanBatch:
         return len(self.names)
 
 
+class Description(NamedTuple):
+    """What a span says: name, attributes by ``attributes.encode(…, Tag.SPAN)``, status message, empty unless it failed."""
+
+    name: str
+    attributes: bytes
+    message: str
+
+
+Describe = Callable[[int, bool], Description]
+"""Gives what the span at a place says when it is told from a side, the server's or not."""
+
+
 class Sought(NamedTuple):
     """Spans of messages, and by what the process of each can be found.
 
@@ -82,13 +96,21 @@ class Sought(NamedTuple):
         batch: the spans, without resources.
         ends: analysis.connection_index.ENDS, shape (n,), as the client sees them.
         times_ns: int64, shape (n,), when the connection or socket was there, CLOCK_MONOTONIC.
-        either_side: where the client is not known, the server is asked for, and makes a span its own.
+        either_side: where the end that the kind of a span says is not known and the other one is, the span is told from there.
+        describe: None where a span says the same from both sides.
+        requests: of spans of requests, their times.
     """
 
     batch: SpanBatch
     ends: npt.NDArray[Any]
     times_ns: npt.NDArray[np.int64]
     either_side: bool = False
+    describe: Describe | None = None
+    requests: RequestTimes | None = None
+
+    def behind(self, earlier_ns: npt.NDArray[np.int64]) -> Sought:
+        """The same, where requests that may be of the same connections began at these times."""
+        return self if self.requests is None else self._replace(requests=self.requests.behind(earlier_ns))
 
 
 @dataclass(frozen=True, slots=True)

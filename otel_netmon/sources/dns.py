@@ -14,6 +14,7 @@ from otel_netmon.analysis.dns_names import NameFolding
 from otel_netmon.analysis.dns_series import DnsSeries
 from otel_netmon.analysis.domains import DomainCache
 from otel_netmon.analysis.edges import Edge
+from otel_netmon.analysis.recent_lookups import RecentLookups
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.config.model import Config
 from otel_netmon.kernel.interfaces import Key
@@ -75,6 +76,7 @@ class DnsSource:
             probe.timeout_seconds,
         )
         self._points = DnsPoints()
+        self._recent: RecentLookups | None = None
         self._rule = rule
         self._searches = Distribution("netmon.dns.search.lookups", start_ns)
         self._spans: list[Sought] = []
@@ -89,10 +91,14 @@ class DnsSource:
         self._edges.update(edges)
         self._analysis.set_edges(self._edges.counts)
 
+    def remember(self) -> RecentLookups:
+        """Remembers lookups from now on, for those who ask what waited for them."""
+        self._recent = RecentLookups(self._timeout_ns)
+        return self._recent
+
     def begin_cycle(self, limit: int) -> None:
         """Begins to read what is told, of so many series at most."""
         self.series.set_limit(limit)
-        self.domains.expire(time.monotonic_ns())
 
     def prepare(self) -> None:
         """Takes what has timed out, before the ring is drained: an answer that came is there."""
@@ -112,6 +118,8 @@ class DnsSource:
             self.domains.learn_many(answered)
             for lookup in others:
                 self.domains.learn(lookup)
+            if self._recent is not None:
+                self._recent.take(answered, others)
             if answered.number or others:
                 self._tell(answered, others, offset_ns, now_ns)
 

@@ -19,6 +19,7 @@ from otel_netmon.analysis.http_alike import AlikeRequests
 from otel_netmon.analysis.http_columns import HttpColumns, HttpRecords, columns_of
 from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.http_series import HttpSeries
+from otel_netmon.analysis.request_phases import EarlierRequests
 from otel_netmon.analysis.routes import LearnedRoutes, RouteRules
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.analysis.tcp_followers import Recogniser
@@ -301,6 +302,7 @@ class _Side:
         self._is_server = side == "server"
         self.series = HttpSeries(side, address_text, bounds, names, names, start_ns, idle_ns)
         self._rule = rule
+        self._earlier = EarlierRequests()
         self._learned = learned
         self._points = HttpPoints(side)
         self._spans: list[Sought] = []
@@ -324,8 +326,9 @@ class _Side:
             now_ns,
             is_server=self._is_server,
         )
+        earlier_ns = self._earlier.before(requests.client_ports, requests.begun_ns)
         if len(spans.kept):
-            self._spans.append(spans.spans)
+            self._spans.append(spans.spans.behind(earlier_ns[spans.kept]))
             self.series.offer_exemplars(counted.rows[spans.kept], *spans.exemplars())
 
     def take_spans(self) -> list[Sought]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from otel_netmon.otel.spans import Event, SpanBatch
 from otel_netmon.readers.netstat import FILES
 from otel_netmon.readers.ring import RingAlarm
 from otel_netmon.selfmon.status import ProbeStatus, StageStatus
-from otel_netmon.sources.attribution import attributed
+from otel_netmon.sources.attribution import attribution
 from otel_netmon.sources.connections import ConnectionSource
 from otel_netmon.sources.dns import DnsSource
 from otel_netmon.sources.domains import DomainSource
@@ -85,9 +86,6 @@ class Sources:
         self.messages = (
             MessageProbes(tc, programs["tc_monitor"], config, self._rule, start_ns) if tc is not None else None
         )
-        idle_ns = round(config.limits.series_idle_seconds * 1e9)
-        dns = self.messages.dns if self.messages is not None else None
-        self._domains = DomainSource(dns.domains, dns.folding, start_ns, idle_ns) if dns is not None else None
         self.xdp = XdpSource(maps["xdp_monitor"], start_ns) if "xdp_monitor" in maps else None
         sockets = maps.get("socket_monitor")
         self.connections = (
@@ -95,7 +93,12 @@ class Sources:
             if sockets is not None
             else None
         )
-        self._attributed: list[SpanBatch] = []
+        idle_ns = round(config.limits.series_idle_seconds * 1e9)
+        dns = self.messages.dns if self.messages is not None else None
+        cgroups = self.connections.cgroups_of if self.connections is not None else None
+        self._domains = DomainSource(dns.domains, cgroups, dns.folding, start_ns, idle_ns) if dns is not None else None
+        self._attribution = attribution(self.connections, self.messages)
+        self._waited: list[SpanBatch] = []
         self._netstat = NetstatSource(boot_ns)
         self._drops = DropSource(maps["drop_monitor"], drops, start_ns) if drops is not None else None
         self.interfaces = InterfaceSource({}, boot_ns, start_ns)
@@ -128,13 +131,10 @@ class Sources:
     def read(self, known: Collection[Interface], budget: SeriesBudget, now_ns: int) -> None:
         """Reads everything once."""
         places = budget.places(self._wanted())
-        if self.messages is not None:
-            self.messages.read(places, now_ns)
         if self.flows is not None:
             self.flows.read(known, places[FLOWS], now_ns)
-            if self._domains is not None:
-                gained = self.flows.traffic.gained
-                self._domains.read(gained, self.flows.monotonic_ns, places[DOMAINS], now_ns)
+        if self.messages is not None:
+            self.messages.read(places, now_ns)  # after flows: the answer that a flow follows from is in the ring
         if self._config.probes.interfaces.enabled:
             self.interfaces.read(known, lambda: self._hook_totals(known))
         if self.xdp is not None:
@@ -142,10 +142,21 @@ class Sources:
         if self.connections is not None:
             self.connections.read(places, now_ns)
             if self.messages is not None:
-                self._attributed += attributed(self.messages.take_spans(), self.connections.resources_of)
+                self._waited += self._attribution.told(self.messages.take_spans())
+        self._read_domains(places, now_ns)
         self._netstat.read(now_ns)
         if self._drops is not None:
             self._drops.read()
+
+    def _read_domains(self, places: Mapping[str, int], now_ns: int) -> None:
+        """Names flows and connections, when connections were read: whose a lookup was is known by then."""
+        if self._domains is None:
+            return
+        if self.flows is not None:
+            self._domains.read(self.flows.traffic.gained, self.flows.monotonic_ns, places[DOMAINS], now_ns)
+        if self.connections is not None:
+            self._waited += self._domains.named(self.connections.take_spans(), time.monotonic_ns())
+        self._domains.end_reading(time.monotonic_ns())
 
     def points(self, names: InterfaceNames) -> dict[str, Points]:
         """The points of the last reading, or of the state that was restored."""
@@ -190,11 +201,15 @@ class Sources:
                 source.forget(gone)
 
     def take_spans(self) -> list[SpanBatch]:
-        """The spans that were kept since the last call; where connections are followed, those of messages wait for a reading."""
+        """The spans that were kept since the last call.
+
+        Where connections are followed, those of messages wait for a reading, which tells whose they are; and where lookups are,
+        too, those of connections wait as well, for the name behind the address.
+        """
         if self.connections is None:
-            return [spans.batch for spans in self.messages.take_spans()] if self.messages is not None else []
-        spans, self._attributed = self._attributed, []
-        return spans + self.connections.take_spans()
+            return self._attribution.told(self.messages.take_spans()) if self.messages is not None else []
+        spans, self._waited = self._waited, []
+        return spans if self._domains is not None else spans + [each.batch for each in self.connections.take_spans()]
 
     def take_events(self, now_ns: int) -> list[Event]:
         """The events since the last call."""

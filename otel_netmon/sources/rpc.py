@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.analysis.http_records import HttpRequest
+from otel_netmon.analysis.request_phases import EarlierRequests
 from otel_netmon.analysis.rpc import call_of
 from otel_netmon.analysis.rpc_series import RpcSeries
 from otel_netmon.analysis.sampling import KeepRule
@@ -34,6 +35,7 @@ class RpcSide:
         metric = SERVER_DURATION if is_server else CLIENT_DURATION
         self._is_server = is_server
         self._rule = rule
+        self._earlier = EarlierRequests()
         side = "server" if is_server else "client"
         self._series = RpcSeries(side, CATALOGUE[metric].bounds, names, start_ns, idle_ns)
         self._points = RpcPoints(is_server=is_server)
@@ -56,9 +58,12 @@ class RpcSide:
         servers = [None if self._is_server else server_of(request) for request in requests]
         rows = self._series.add(requests, calls, servers, now_ns + offset_ns)
         sides: npt.NDArray[np.bool_] = np.full(len(requests), self._is_server)
+        ports = np.array([int.from_bytes(each.client[16:], "big") for each in requests], np.uint16)
+        begun_ns = np.array([each.request_first_ns for each in requests], np.int64)
+        earlier_ns = self._earlier.before(ports, begun_ns)
         spans = rpc_spans(requests, calls, sides, self._rule, offset_ns, now_ns)
         if len(spans.kept):
-            self._spans.append(spans.spans)
+            self._spans.append(spans.spans.behind(earlier_ns[spans.kept]))
             self._series.offer_exemplars(rows[spans.kept], *spans.exemplars())
 
     @property

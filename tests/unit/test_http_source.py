@@ -184,7 +184,7 @@ def test_spans_of_every_kind() -> None:
     probe = Probe().take(event(), event(direction=TRANSMIT), records=(made(), made(is_grpc=True, grpc_status=0)))
     spans = probe.source.take_spans()
     assert sorted(name for each in spans for name in each.batch.names) == ["GET", "GET", "POST", "pkg.Service/Call"]
-    for batch, ends, times_ns, _ in spans:
+    for batch, ends, times_ns, *_ in spans:
         assert {each.tobytes() for each in ends["local"]} == {INFO.client[:16]}
         assert set(ends["local_port"].tolist()) == {int.from_bytes(INFO.client[16:], "big")}
         assert len(np.unique(batch.start_time_unix_nano.astype(np.int64) - times_ns)) == 1

@@ -10,8 +10,8 @@ import pytest
 from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.sampling import KeepRule, Reason
 from otel_netmon.otel.kept_spans import KeptSpans
-from otel_netmon.otel.request_spans import Description, kept_spans
-from otel_netmon.otel.spans import SpanKind, StatusCode
+from otel_netmon.otel.request_spans import kept_spans
+from otel_netmon.otel.spans import Description, SpanKind, StatusCode
 from otel_netmon.otel.trace_context import randomness, trace_state
 from support.tcp_talk import CLIENT, SERVER
 
@@ -37,7 +37,11 @@ def spans(*requests: HttpRequest, errors: list[bool] | None = None, rule: KeepRu
         rule or KeepRule(1, 1000),
         SECOND,
         0,
-        lambda at: Description(f"span {at}", b"attributes", "it failed"),
+        lambda places: (
+            lambda at, of_server: Description(
+                f"span {places[at]}", b"attributes", "it failed" if failed[places[at]] else ""
+            )
+        ),
     )
 
 
