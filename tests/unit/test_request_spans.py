@@ -38,7 +38,7 @@ def spans(*requests: HttpRequest, errors: list[bool] | None = None, rule: KeepRu
         SECOND,
         0,
         lambda places: (
-            lambda at, of_server: Description(
+            lambda at, _of_server: Description(
                 f"span {places[at]}", b"attributes", "it failed" if failed[places[at]] else ""
             )
         ),
