@@ -16,10 +16,11 @@ from otel_netmon.analysis.dns_answers import Alike, AnsweredLookups, EdgeCounts,
 from otel_netmon.analysis.dns_lookups import Ends, Lookup, LookupTotals, Protocol, Seen, Transport
 from otel_netmon.analysis.dns_pairing import Pairing
 from otel_netmon.analysis.dns_search import Search, Searches
-from otel_netmon.analysis.dns_stream import Segment, StreamMessage
+from otel_netmon.analysis.dns_stream import StreamMessage
 from otel_netmon.analysis.dns_streams import Streams
 from otel_netmon.analysis.dns_unmatched import HeldResponse, asked_of_answers
 from otel_netmon.analysis.dns_waiting import WaitingQuery
+from otel_netmon.analysis.tcp_stream import Segment
 from otel_netmon.decode import dns_numbers as numbers
 from otel_netmon.decode.dns import Fault, Message, decode, read_question
 from otel_netmon.readers.messages import NO_QUERIES, Messages, OpenQueries
@@ -230,7 +231,7 @@ class DnsAnalysis:
             head.destination + head.destination_port,
         )
         if head.kind == MessageKind.DNS_SEGMENT:
-            segment = Segment(head.time_ns, head.sequence, head.tcp_flags, head.payload_length, payload)
+            segment = Segment(head.time_ns, head.sequence, None, head.tcp_flags, head.payload_length, payload)
             for found in self.streams.feed(seen, segment):
                 self._stream_message(seen, found)
             for lost in self.streams.evicted():

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
-from otel_netmon.abi.enums import TcpFlags
 from otel_netmon.analysis.dns_lookups import Seen
-from otel_netmon.analysis.dns_stream import Segment, Stream, StreamMessage
+from otel_netmon.analysis.dns_stream import Stream, StreamMessage
+from otel_netmon.analysis.tcp_stream import SYN, Segment
 
 IDLE_NS = 120_000_000_000
 """A stream that was silent for so long is forgotten; if it goes on, it is picked up as one seen from the middle."""
-
 
 _Key = tuple[int, int, bytes, bytes]
 
@@ -34,6 +33,7 @@ class Streams:
         self._octets = 0
         self._streams: OrderedDict[_Key, Stream] = OrderedDict()
         self._last: dict[_Key, tuple[int, Seen]] = {}
+        self._waiting: set[_Key] = set()  # those in which something waits behind a gap
         self._evicted: list[Seen] = []
 
     def __len__(self) -> int:
@@ -50,13 +50,13 @@ class Streams:
         key = seen.namespace, seen.ifindex, seen.source, seen.destination
         stream = self._streams.get(key)
         if stream is None:
-            if not segment.length and not segment.flags & TcpFlags.SYN:
+            if not segment.length and not segment.flags & SYN:
                 return []
             stream = self._streams[key] = Stream()
         else:
             self._streams.move_to_end(key)
         self._last[key] = segment.time_ns, seen
-        found = self._account(stream, stream.feed(segment))
+        found = self._account(key, stream, stream.feed(segment))
         if len(self._streams) > self._streams_max:
             self._evict(next(iter(self._streams)))
         while self._octets > self._octets_max:
@@ -65,22 +65,28 @@ class Streams:
 
     def advance(self, now_ns: int) -> Iterator[tuple[Seen, StreamMessage]]:
         """Gives up on old gaps and forgets silent streams; gives the messages behind the gaps, with their last packets."""
-        for key, stream in list(self._streams.items()):
-            active_ns, seen = self._last[key]
-            if stream.octets:
-                for message in self._account(stream, stream.advance(now_ns)):
-                    yield seen, message
-            if active_ns <= now_ns - IDLE_NS:
-                self._forget(key)
+        for key in list(self._waiting):
+            stream = self._streams[key]
+            for message in self._account(key, stream, stream.advance(now_ns)):
+                yield self._last[key][1], message
+        while self._streams:
+            key = next(iter(self._streams))
+            if self._last[key][0] > now_ns - IDLE_NS:
+                break
+            self._forget(key)
 
     def evicted(self) -> list[Seen]:
         """Gives the last packets of the streams evicted since the last call: no answer of theirs can be told any more."""
         evicted, self._evicted = self._evicted, []
         return evicted
 
-    def _account(self, stream: Stream, found: list[StreamMessage]) -> list[StreamMessage]:
+    def _account(self, key: _Key, stream: Stream, found: list[StreamMessage]) -> list[StreamMessage]:
         self._octets += stream.octets - stream.accounted
         stream.accounted = stream.octets
+        if stream.waits:
+            self._waiting.add(key)
+        else:
+            self._waiting.discard(key)
         self.counts["skipped_octets"] += stream.skipped
         self.counts["gaps"] += stream.gaps
         stream.skipped = stream.gaps = 0
@@ -94,4 +100,5 @@ class Streams:
     def _forget(self, key: _Key) -> None:
         stream = self._streams.pop(key)
         del self._last[key]
+        self._waiting.discard(key)
         self._octets -= stream.accounted

@@ -16,8 +16,6 @@ GAP_NS = 2_000_000_000
 
 FIN, SYN, RST, ACK = int(TcpFlags.FIN), int(TcpFlags.SYN), int(TcpFlags.RST), int(TcpFlags.ACK)
 
-_WAITING_OCTETS_MAX = 1 << 20
-_WAITING_SEGMENTS_MAX = 1024
 _JUMP_OCTETS = 1 << 24
 """Two sequence numbers farther apart are not of one connection: few windows are that large."""
 
@@ -25,6 +23,16 @@ _LATE_SYN_OCTETS = 1 << 16
 """A SYN that is seen behind this much of the data it announces is still of the same connection."""
 
 EndKind = Literal["", "fin", "reset"]
+
+
+class Waiting(NamedTuple):
+    """How much of a stream may wait behind a gap: octets, and segments."""
+
+    octets: int = 1 << 20
+    segments: int = 1024
+
+
+_WAITING = Waiting()
 
 
 class Segment(NamedTuple):
@@ -65,7 +73,7 @@ class Piece(NamedTuple):
     is_before: bool = False
 
 
-class _Waiting(NamedTuple):
+class _Held(NamedTuple):
     """A segment by the offset of its first octet in the stream."""
 
     offset: int
@@ -76,6 +84,9 @@ class _Waiting(NamedTuple):
 
 class TcpStream:
     """One direction of one connection.
+
+    Args:
+        waiting: how much may wait; beyond it the oldest gap is given up.
 
     Attributes:
         octets: how many wait behind a gap.
@@ -89,6 +100,7 @@ class TcpStream:
         "_first",
         "_is_joined",
         "_jumped_to",
+        "_limits",
         "_low",
         "_next",
         "_time_ns",
@@ -98,7 +110,8 @@ class TcpStream:
         "octets",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: Waiting = _WAITING) -> None:
+        self._limits = waiting
         self.octets = 0
         self.is_known = self.has_ended = False
         self._first: int | None = None  # sequence number of the first octet of the connection
@@ -106,10 +119,10 @@ class TcpStream:
         self._next = 0  # sequence number of the octet at self._at
         self._at = 0  # octets passed since the first that was seen
         self._low = 0  # offset of the earliest that was given
-        self._fin: _Waiting | None = None
+        self._fin: _Held | None = None
         self._time_ns = 0
         self._jumped_to: int | None = None
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[_Held] = []
 
     @property
     def has_begun(self) -> bool:
@@ -128,9 +141,13 @@ class TcpStream:
         before = self._next - self._at + self._low - first & 0xFFFFFFFF
         return self.is_known and before > _LATE_SYN_OCTETS
 
+    def is_far(self, sequence: int) -> bool:
+        """Whether a number is so far from the one expected that it is not of this connection."""
+        return self.is_known and abs(self._distance(sequence)) > _JUMP_OCTETS
+
     def jumps(self, segment: Segment) -> bool:
         """Whether a segment goes on where the one before it was, far from all that is expected."""
-        if not self.is_known or abs(self._distance(segment.sequence)) <= _JUMP_OCTETS:
+        if not self.is_far(segment.sequence):
             self._jumped_to = None
             return False
         if segment.flags & RST or not segment.length:
@@ -180,9 +197,9 @@ class TcpStream:
             return [Piece(self._time_ns, data)]
         if abs(distance) > _JUMP_OCTETS:
             return []
-        piece = _Waiting(self._at + distance, time_ns, length, data)
+        piece = _Held(self._at + distance, time_ns, length, data)
         if flags & FIN and self._fin is None and piece.offset + length >= self._at:
-            self._fin = _Waiting(piece.offset + length, time_ns, 0, b"")
+            self._fin = _Held(piece.offset + length, time_ns, 0, b"")
         if not length:
             return self._go_on([])
         if piece.offset <= self._at:
@@ -191,7 +208,7 @@ class TcpStream:
             insort(self._waiting, piece)
             self.octets += len(data)
         found: list[Piece] = []
-        while self.octets > _WAITING_OCTETS_MAX or len(self._waiting) > _WAITING_SEGMENTS_MAX:
+        while self.octets > self._limits.octets or len(self._waiting) > self._limits.segments:
             self._give_up(self._waiting[0], found)
         return found
 
@@ -224,7 +241,7 @@ class TcpStream:
         """How far a sequence number lies behind the next one expected; negative: before (RFC 9293, section 3.4)."""
         return (sequence - self._next + 0x80000000 & 0xFFFFFFFF) - 0x80000000
 
-    def _take(self, piece: _Waiting) -> list[Piece]:
+    def _take(self, piece: _Held) -> list[Piece]:
         """Takes a segment that begins where the stream is, or before."""
         end = piece.offset + piece.length
         if end > self._at:
@@ -234,12 +251,12 @@ class TcpStream:
             return self._go_on([Piece(piece.time_ns, piece.data, is_before=True)])
         return self._go_on([])
 
-    def _next_waiting(self) -> _Waiting | None:
+    def _next_waiting(self) -> _Held | None:
         if self._waiting:
             return self._waiting[0]
         return None if self.has_ended else self._fin
 
-    def _give_up(self, first: _Waiting, found: list[Piece]) -> None:
+    def _give_up(self, first: _Held, found: list[Piece]) -> None:
         self._miss(first.offset - self._at, first.time_ns, found)
         self._go_on(found)
 
@@ -261,7 +278,7 @@ class TcpStream:
             self._end(fin.time_ns, "fin", found)
         return found
 
-    def _pass(self, piece: _Waiting, found: list[Piece]) -> list[Piece]:
+    def _pass(self, piece: _Held, found: list[Piece]) -> list[Piece]:
         """Takes the octets of a piece that are new: those captured, and that others were not."""
         known = self._at - piece.offset
         data = piece.data[known:]
@@ -289,7 +306,7 @@ class TcpStream:
     def _reset(self, segment: Segment) -> list[Piece]:
         """A reset is no data, whatever it carries (RFC 9293, section 3.10.7.3): what waits was sent before it."""
         # With ACK and number 0 it answers a SYN; any other has to be near what is expected.
-        if self.is_known and segment.sequence and abs(self._distance(segment.sequence)) > _JUMP_OCTETS:
+        if segment.sequence and self.is_far(segment.sequence):
             return []
         found = self.finish()
         if not self.has_ended:

@@ -7,7 +7,8 @@ from itertools import pairwise
 from hypothesis import given, strategies as st
 
 from otel_netmon.abi.enums import TcpFlags
-from otel_netmon.analysis.dns_stream import GAP_NS, Segment, Stream
+from otel_netmon.analysis.dns_stream import Stream
+from otel_netmon.analysis.tcp_stream import GAP_NS, Segment
 from support import dns_messages as d
 
 QUERIES = [d.query(number, "x" * (number * 5 % 60 + 1) + ".example") for number in range(40)]
@@ -28,9 +29,9 @@ def test_a_stream_comes_out_as_it_went_in(messages: list[bytes], start: int, dat
     pieces += [(begin, min(begin + size, len(octets))) for begin, size in again]
     order = data.draw(st.permutations(pieces))
     stream = Stream()
-    found = stream.feed(Segment(0, start, TcpFlags.SYN, 0, b""))
+    found = stream.feed(Segment(0, start, None, TcpFlags.SYN, 0, b""))
     for begin, end in order:
-        found += stream.feed(Segment(0, (start + begin) % 2**32, TcpFlags.ACK, end - begin, octets[begin:end]))
+        found += stream.feed(Segment(0, (start + begin) % 2**32, None, TcpFlags.ACK, end - begin, octets[begin:end]))
     assert [each.data for each in found] == messages
     assert (stream.octets, stream.skipped, stream.gaps) == (0, 0, 0)
 
@@ -39,7 +40,7 @@ def test_a_stream_comes_out_as_it_went_in(messages: list[bytes], start: int, dat
 def test_what_is_missing_costs_only_the_messages_that_it_is_of(messages: list[bytes], data: st.DataObject) -> None:
     """Segments that are cut behind their prefix, and segments of which nothing was captured, or that were lost."""
     stream = Stream()
-    found = stream.feed(Segment(0, 0, TcpFlags.SYN, 0, b""))
+    found = stream.feed(Segment(0, 0, None, TcpFlags.SYN, 0, b""))
     expected, at, lost = [], 0, False
     for message in messages:
         octets = prefixed(message)
@@ -47,7 +48,7 @@ def test_what_is_missing_costs_only_the_messages_that_it_is_of(messages: list[by
         captured = len(octets) if lost else data.draw(st.sampled_from([len(octets), len(octets) // 2, 0]))
         lost = not captured
         if captured or data.draw(st.booleans()):
-            found += stream.feed(Segment(0, at, TcpFlags.ACK, len(octets), octets[:captured]))
+            found += stream.feed(Segment(0, at, None, TcpFlags.ACK, len(octets), octets[:captured]))
         if captured:
             expected.append(octets[2:captured])
         at += len(octets)
@@ -64,7 +65,7 @@ def test_what_is_missing_costs_only_the_messages_that_it_is_of(messages: list[by
 def test_any_segments_are_taken(segments: list[tuple[int, int, bytes, int]]) -> None:
     stream = Stream()
     for sequence, flags, octets, missing in segments:
-        for message in stream.feed(Segment(0, sequence, flags, len(octets) + missing, octets)):
+        for message in stream.feed(Segment(0, sequence, None, flags, len(octets) + missing, octets)):
             assert 12 <= len(message.data) <= message.length <= 65535
         assert stream.octets <= 2 + 65535 + (1 << 17)
     stream.advance(GAP_NS)

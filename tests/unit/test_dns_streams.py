@@ -8,8 +8,9 @@ import pytest
 
 from otel_netmon.abi.enums import Direction, TcpFlags
 from otel_netmon.analysis.dns_lookups import Seen
-from otel_netmon.analysis.dns_stream import GAP_NS, Segment, Stream, StreamMessage
+from otel_netmon.analysis.dns_stream import Stream, StreamMessage
 from otel_netmon.analysis.dns_streams import IDLE_NS, Streams
+from otel_netmon.analysis.tcp_stream import GAP_NS, Segment
 from support import dns_messages as d
 
 SECOND = 1_000_000_000
@@ -27,7 +28,7 @@ STREAM = b"".join(map(prefixed, QUERIES))
 def segment(
     offset: int, data: bytes, *, time_ns: int = SECOND, flags: int = TcpFlags.ACK, length: int | None = None
 ) -> Segment:
-    return Segment(time_ns, (START + offset) & 0xFFFFFFFF, flags, len(data) if length is None else length, data)
+    return Segment(time_ns, (START + offset) & 0xFFFFFFFF, None, flags, len(data) if length is None else length, data)
 
 
 SYN = segment(0, b"", flags=TcpFlags.SYN)
@@ -84,7 +85,7 @@ def test_retransmissions_count_once() -> None:
     assert read(*overlapping) == QUERIES
 
 
-def test_the_time_of_a_message_is_that_of_its_last_octet() -> None:
+def test_the_time_of_a_message_is_when_its_last_octet_could_be_read() -> None:
     stream = Stream()
     stream.feed(SYN)
     first, second, third = (
@@ -92,7 +93,7 @@ def test_the_time_of_a_message_is_that_of_its_last_octet() -> None:
         for begin, end, time_ns in ((0, 10, 5), (10, 40, 9), (40, len(STREAM), 7))
     )
     assert stream.feed(first) == stream.feed(third) == []
-    assert [message.time_ns for message in stream.feed(second)] == [9, 7, 7]
+    assert [message.time_ns for message in stream.feed(second)] == [9, 9, 9]
 
 
 @pytest.mark.parametrize("flags", [TcpFlags.SYN, TcpFlags.SYN | TcpFlags.ACK])
