@@ -1,7 +1,8 @@
 """The supervisor: loads, attaches, follows the interfaces, keeps the maps, and keeps the pipeline running.
 
 It imports neither bcc, OpenTelemetry, numpy nor structlog: about 15 MB for the whole life of the agent. The pipeline is a
-fork of it, so both share the interpreter's pages; it imports what it needs after the fork.
+fork of it, so both share the interpreter's pages; it imports what it needs after the fork, at the start while this process
+loads and attaches, and is handed the maps when they are there (``handover``).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from otel_netmon.config.load import Loaded
 from otel_netmon.config.model import Config
 from otel_netmon.control import Channel
 from otel_netmon.errors import NetmonError
+from otel_netmon.handover import Files, Setup
 from otel_netmon.kernel.drops import DropMonitor
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
 from otel_netmon.kernel.namespaces import open_netdev, open_proc_net, open_rtnetlink, open_sock_diag
@@ -38,9 +40,6 @@ REFRESH_SECONDS = 1.0
 KILL_GRACE_SECONDS = 2.0
 
 Reload = Callable[[], Loaded]
-
-Files = tuple[int, str, dict[str, int]]
-"""A network namespace: number, name (empty for the agent's own), open files by name."""
 
 
 class Supervisor:
@@ -73,6 +72,8 @@ class Supervisor:
         self._failures = 0
         self._restart_at: float | None = None
         self._images = Images({}, {}, {})
+        self._attached = contextlib.ExitStack()
+        self._leave_to_parent: tuple[Callable[[], None], ...] = ()
 
     @property
     def _config(self) -> Config:
@@ -86,11 +87,10 @@ class Supervisor:
             signal.signal(number, lambda *_: None)
         self._selector.register(wake_read, selectors.EVENT_READ)
         try:
-            self._images = load_images(self._config, self._journal)
-            found = self._find_interfaces(self._config)
+            self._start_child()  # which imports its libraries while this process loads and attaches
             try:
-                # The pipeline imports its libraries while this process attaches.
-                self._begin(*found)
+                self._images = load_images(self._config, self._journal)
+                self._begin(*self._find_interfaces(self._config))
                 self._loop(wake_read)
             finally:
                 self._end_child()
@@ -121,17 +121,31 @@ class Supervisor:
         return table, found
 
     def _begin(self, table: InterfaceTable, found: list[Event]) -> None:
-        """Starts the pipeline and attaches what was found."""
+        """Attaches what was found, and hands the maps to the pipeline."""
         self._table = table
+        self._attached.callback(self._close_table)
         self._attachments = Attachments(
             self._config, self._images.loaded.get("tc_monitor"), self._images.loaded.get("xdp_monitor")
         )
         self._sockets = CgroupAttachments(self._config, self._images.loaded.get("socket_monitor"))
         self._drops = DropMonitor(self._images.loaded.get("drop_monitor"))
-        self._start_child()
+        for each in (self._attachments, self._sockets, self._drops):
+            self._attached.callback(each.close)
+        self._leave_to_parent = (
+            # A copy of a link in another process would keep the program attached after the supervisor is gone.
+            self._attachments.leave_to_parent,
+            self._sockets.leave_to_parent,
+            self._drops.leave_to_parent,
+            # A copy of an open namespace would keep the namespace after the supervisor has let go of it.
+            self._close_table,
+        )
+        self._hand_over()
         self._apply(found)
         self._watch()
         self._tell_interfaces()
+
+    def _close_table(self) -> None:
+        self._table.close()
 
     def _take_table(self, table: InterfaceTable, found: list[Event]) -> None:
         """Follows another choice of interfaces; what both choices have stays attached and misses no packet."""
@@ -153,10 +167,8 @@ class Supervisor:
 
     def _close_interfaces(self) -> None:
         self._forget_watched()
-        self._drops.close()
-        self._sockets.close()
-        self._attachments.close()
-        self._table.close()
+        self._leave_to_parent = ()
+        self._attached.close()
 
     def _apply(self, events: list[Event]) -> bool:
         """Attaches and detaches as interfaces come and go; tells whether anything changed."""
@@ -224,6 +236,7 @@ class Supervisor:
             self._watch()
             if self._restart_at is not None and now >= self._restart_at and self._stop_reason is None:
                 self._start_child()
+                self._hand_over()
                 self._tell_interfaces()
             if self._duration is not None and now >= self._started + self._duration:
                 self._stop_reason = "duration"
@@ -268,6 +281,7 @@ class Supervisor:
             for fd in self._checkpoint:
                 os.ftruncate(fd, 0)  # what was saved is about the old maps
             self._started_unix_ns = time.time_ns()
+            self._start_child()
             self._begin(table, found)
             return
         if table is not None:
@@ -275,25 +289,13 @@ class Supervisor:
         if plan.reach == reload.Reach.PIPELINE:
             self._end_child()
             self._start_child()
+            self._hand_over()
             self._tell_interfaces()
 
     # ---- the pipeline
 
     def _start_child(self) -> None:
         parent_end, child_end = Channel.pair()
-        files = self._open_namespaces()
-        setup = {
-            "started_monotonic": self._started,
-            "started_unix_ns": self._started_unix_ns,
-            "namespaces": files,
-            "checkpoint": self._checkpoint,
-            "maps": {
-                stem: {name: (fd, image.definitions[name].max_entries) for name, fd in image.maps.items()}
-                for stem, image in self._images.loaded.items()
-            },
-            "programs": {stem: image.programs() for stem, image in self._images.loaded.items()},
-            "drops": self._drops.setup(),
-        }
         sys.stdout.flush()
         sys.stderr.flush()
         gc.collect()
@@ -303,18 +305,31 @@ class Supervisor:
         self._child = os.fork()
         if self._child == 0:
             parent_end.close()  # or the pipeline would never see its end
-            self._become_pipeline(child_end, setup, unblocked)
+            self._become_pipeline(child_end, unblocked)
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         child_end.close()
-        _close_files(files)
         self._channel = parent_end
         self._selector.register(parent_end.fileno(), selectors.EVENT_READ)
         self._child_started = time.monotonic()
         self._restart_at = None
 
-    def _become_pipeline(
-        self, channel: Channel, setup: dict[str, Any], unblocked: set[int | signal.Signals]
-    ) -> NoReturn:
+    def _hand_over(self) -> None:
+        """Gives the pipeline what it begins with."""
+        files = self._open_namespaces()
+        setup = Setup(
+            started_monotonic=self._started,
+            started_unix_ns=self._started_unix_ns,
+            namespaces=files,
+            maps={
+                stem: {name: (fd, image.definitions[name].max_entries) for name, fd in image.maps.items()}
+                for stem, image in self._images.loaded.items()
+            },
+            programs={stem: image.programs() for stem, image in self._images.loaded.items()},
+            drops=self._drops.setup(),
+        )
+        self._send(files, "setup", *setup.packed())
+
+    def _become_pipeline(self, channel: Channel, unblocked: set[int | signal.Signals]) -> NoReturn:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -322,12 +337,9 @@ class Supervisor:
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             self._selector.close()
-            # A copy of a link in this process would keep the program attached after the supervisor is gone.
-            self._attachments.leave_to_parent()
-            self._sockets.leave_to_parent()
-            self._drops.leave_to_parent()
-            # A copy of an open namespace would keep the namespace after the supervisor has let go of it.
-            self._table.close()
+            for leave in self._leave_to_parent:
+                leave()
+            self._images.close()  # those that are handed over are its own
             from otel_netmon.selfmon.memory import give_back_early
 
             give_back_early()  # before the imports, which need much for a moment
@@ -335,7 +347,7 @@ class Supervisor:
             from otel_netmon.selfmon import logging as _logging  # noqa: F401, I001
             from otel_netmon.pipeline import main
 
-            code = main(channel, self._config, setup)
+            code = main(channel, self._config, self._checkpoint)
         except BaseException as error:  # noqa: BLE001 - the last frame of this process: told, and it ends
             import traceback
 
@@ -402,8 +414,13 @@ class Supervisor:
         files = self._open_namespaces()
         namespaces = [{"number": number, "name": name, "files": list(fds)} for number, name, fds in files]
         fds = [fd for _, _, opened in files for fd in opened.values()]
+        self._send(files, "interfaces", {"interfaces": rows, "probes": probes, "namespaces": namespaces}, fds)
+
+    def _send(self, files: list[Files], kind: str, fields: dict[str, Any], fds: list[int]) -> None:
+        """Tells the pipeline something, and closes the files that were opened for it."""
         try:
-            self._channel.send("interfaces", {"interfaces": rows, "probes": probes, "namespaces": namespaces}, fds)
+            if self._channel is not None:
+                self._channel.send(kind, fields, fds)
         except (BrokenPipeError, ConnectionResetError):
             return  # it has ended; what it said before is read when it is reaped
         except OSError as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import array
 import json
 import os
+import select
 import socket
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,6 +25,7 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._partial = b""
+        self._lines: deque[bytes] = deque()
         self._fds: list[int] = []
         self.closed = False
 
@@ -53,7 +56,8 @@ class Channel:
     def receive(self) -> Iterator[tuple[dict[str, Any], list[int]]]:
         """Gives the messages that have arrived, with the file descriptors that came with them; sets ``closed`` at the end.
 
-        File descriptors come before the end of their message, in order, and are kept until all of it is there.
+        File descriptors come before the end of their message, in order, and are kept until all of it is there. A message that
+        is not asked for is given the next time.
         """
         self._socket.setblocking(False)
         while True:
@@ -73,11 +77,20 @@ class Channel:
                 break
             self._partial += data
         *lines, self._partial = self._partial.split(b"\n")
-        for line in lines:
-            message = json.loads(line)
+        self._lines += lines
+        while self._lines:
+            message = json.loads(self._lines.popleft())
             count = message.pop("fds")
             fds, self._fds = self._fds[:count], self._fds[count:]
             yield message, fds
+
+    def wait(self) -> tuple[dict[str, Any], list[int]] | None:
+        """Waits for the next message; None when the other end is closed."""
+        while True:
+            message = next(self.receive(), None)
+            if message is not None or self.closed:
+                return message
+            select.select([self._socket], [], [])
 
     def close(self) -> None:
         """Closes this end, and the file descriptors of a message that never came whole."""

@@ -20,7 +20,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: it would sta
 import selectors
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from otel_netmon.enrich.interfaces import InterfaceNames
 from otel_netmon.errors import NetmonError
 from otel_netmon.export.http_server import Server
 from otel_netmon.export.receivers import Receivers
+from otel_netmon.handover import Setup, receive_setup
 from otel_netmon.kernel import syscalls
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.otel import selfmon
@@ -58,18 +59,19 @@ class Pipeline:
     Args:
         channel: to the supervisor.
         config: the configuration.
-        setup: what the supervisor made: maps, programs, open files, times (see ``Supervisor._start_child``).
+        setup: what the supervisor made: maps, programs, open files, times.
+        checkpoint: files in memory for what another pipeline process needs to go on.
     """
 
-    def __init__(self, channel: Channel, config: Config, setup: Mapping[str, Any]) -> None:
+    def __init__(self, channel: Channel, config: Config, setup: Setup, checkpoint: Sequence[int]) -> None:
         self._channel = channel
         self._config = config
         self._programs: dict[str, int] = {
-            f"{stem}/{name}": fd for stem, programs in setup["programs"].items() for name, fd in programs.items()
+            f"{stem}/{name}": fd for stem, programs in setup.programs.items() for name, fd in programs.items()
         }
-        self._started_monotonic: float = setup["started_monotonic"]
+        self._started_monotonic: float = setup.started_monotonic
         self._process_start_ns = time.time_ns()
-        start_ns: int = setup["started_unix_ns"]
+        start_ns: int = setup.started_unix_ns
         boot_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._log = logging.get_logger()
         self._names = InterfaceNames()
@@ -82,15 +84,13 @@ class Pipeline:
         self._accepted = 0
         self._snapshot: Snapshot | None = None
         self._status: Status | None = None
-        namespaces = [NamespaceFiles(*each) for each in setup["namespaces"]]
-        self._sources = Sources(
-            config, setup["maps"], setup["programs"], namespaces, start_ns, boot_ns, drops=setup["drops"]
-        )
+        namespaces = [NamespaceFiles(*each) for each in setup.namespaces]
+        self._sources = Sources(config, setup.maps, setup.programs, namespaces, start_ns, boot_ns, drops=setup.drops)
         self._budget = SeriesBudget(config.limits.series, config.limits.series_idle_seconds)
         self._events = AgentEvents()
         self._durations = Distribution("netmon.pipeline.cycle.duration", self._process_start_ns)
         self._attempts = Distribution("otel.sdk.exporter.operation.duration", self._process_start_ns)
-        self._checkpoint = Checkpoint(setup["checkpoint"])
+        self._checkpoint = Checkpoint(checkpoint)
         self._save_failed = False
         resource = build_resource(config.resource.attributes)
         self._server = (
@@ -164,9 +164,11 @@ class Pipeline:
         if told is not None:
             selector.register(told, selectors.EVENT_READ)
         interval = self._config.export.interval_seconds
-        next_cycle: float | None = None  # the first one follows the first list of interfaces
+        self._listen()  # what came right behind the setup is here already
+        # Without a list of interfaces there is no cycle: the next one follows the first.
+        next_cycle = None if self._snapshot is None else time.monotonic() + interval
         next_drain = time.monotonic() + DRAIN_SECONDS if alarms else float("inf")
-        stopping = False
+        stopping = self._channel.closed
         while not stopping:
             now = time.monotonic()
             due = min(next_drain, float("inf") if next_cycle is None else next_cycle)
@@ -348,12 +350,15 @@ class Pipeline:
         return document
 
 
-def main(channel: Channel, config: Config, setup: Mapping[str, Any]) -> int:
+def main(channel: Channel, config: Config, checkpoint: Sequence[int]) -> int:
     """The pipeline process; a failure before it serves is told to the supervisor."""
     logging.configure(config.log.level, config.log.format)
     without_masked_arrays()
+    setup = receive_setup(channel)
+    if setup is None:
+        return 0  # the supervisor gave up before it had something to read
     try:
-        pipeline = Pipeline(channel, config, setup)
+        pipeline = Pipeline(channel, config, setup, checkpoint)
     except NetmonError as error:
         channel.send("failed", {"error": str(error), "exit_code": error.exit_code})
         return error.exit_code

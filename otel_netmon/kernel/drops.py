@@ -16,9 +16,9 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import Any
 
 from otel_netmon.errors import KernelLacksError, PrivilegeError
+from otel_netmon.handover import DropSetup
 from otel_netmon.kernel import syscalls
 from otel_netmon.kernel.cgroup import mounts
 from otel_netmon.kernel.links import Refused
@@ -89,11 +89,11 @@ class DropMonitor:
         """State of the probe: ok, degraded or off; a reason; a detail for people."""
         return self._state
 
-    def setup(self) -> dict[str, Any] | None:
+    def setup(self) -> DropSetup | None:
         """What the pipeline needs to know to read the counts; None where nothing is counted."""
         if self._link < 0:
             return None
-        return {"has_reasons": self.has_reasons, "program": self.program, "names": reason_names()}
+        return DropSetup(has_reasons=self.has_reasons, program=self.program, names=reason_names())
 
     def leave_to_parent(self) -> None:
         """In a forked child: lets go, so that the parent's end detaches the program."""

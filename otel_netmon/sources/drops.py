@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypedDict
 
+from otel_netmon.handover import DropSetup
 from otel_netmon.kernel import syscalls
 from otel_netmon.otel import drops
 from otel_netmon.otel.points import Point
@@ -12,20 +12,6 @@ from otel_netmon.readers.btf import kernel_enum
 from otel_netmon.readers.drops import DropReader
 
 REASONS = "skb_drop_reason"
-
-
-class DropSetup(TypedDict):
-    """What the supervisor found out when it attached the program.
-
-    Attributes:
-        has_reasons: the kernel tells its reasons.
-        program: file descriptor of the program that is attached.
-        names: of the reasons by number, from tracefs; empty where it is not mounted.
-    """
-
-    has_reasons: bool
-    program: int
-    names: dict[int, str]
 
 
 class DropSource:

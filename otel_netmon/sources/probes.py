@@ -14,6 +14,7 @@ from otel_netmon.config.model import Config
 from otel_netmon.enrich.cgroups import Cgroups
 from otel_netmon.enrich.interfaces import InterfaceNames
 from otel_netmon.enrich.processes import Processes
+from otel_netmon.handover import DropSetup
 from otel_netmon.kernel.cgroup import CgroupMount, find_cgroup2
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.otel.points import Points
@@ -26,7 +27,7 @@ from otel_netmon.sources.attribution import attribution
 from otel_netmon.sources.connections import ConnectionSource
 from otel_netmon.sources.dns import DnsSource
 from otel_netmon.sources.domains import DomainSource
-from otel_netmon.sources.drops import DropSetup, DropSource
+from otel_netmon.sources.drops import DropSource
 from otel_netmon.sources.flows import FlowSource
 from otel_netmon.sources.http import HttpSource
 from otel_netmon.sources.interfaces import InterfaceSource
