@@ -75,6 +75,10 @@ class Connections:
         """How many octets are kept."""
         return self._octets
 
+    def follows(self, namespace: int, ifindex: int, one: bytes, other: bytes) -> bool:
+        """Whether a connection between two ends is known."""
+        return (namespace, ifindex, *((one, other) if one < other else (other, one))) in self._connections
+
     def feed(self, seen: Seen, segment: Segment) -> list[Any]:
         """Takes a segment; gives the records that it finishes."""
         # Not the direction: what an interface gives back to itself (lo) is the same segment again.

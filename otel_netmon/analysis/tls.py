@@ -18,7 +18,7 @@ PROTOCOL = "tls"
 
 _CLOSE_NOTIFY = 0
 _ALERT_OCTETS = 2
-_SEALED_ALERT_OCTETS = (11, 19)
+SEALED_ALERT_OCTETS = (11, 19)
 """A sealed alert of TLS 1.3: level, description, content type, and a tag of 8 or 16 octets. What finishes a handshake is
 longer: a Finished has 32 octets and more."""
 
@@ -222,7 +222,7 @@ class TlsFollower(Follower):
 
     def _look_for_sealed_alert(self, from_client: bool, record: Record, time_ns: int) -> None:
         """In TLS 1.3 the first that a client seals finishes the handshake, unless it is an alert."""
-        if self._flight.hello is None or not self._flight.is_13 or record.length not in _SEALED_ALERT_OCTETS:
+        if self._flight.hello is None or not self._flight.is_13 or record.length not in SEALED_ALERT_OCTETS:
             return
         if self._hello is not None and not (from_client and self._hello.has_early_data):
             self._alerts.append(Alert(from_client, ALERT_FATAL, None, time_ns))

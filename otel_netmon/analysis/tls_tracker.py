@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from otel_netmon.analysis.tcp_followers import ConnectionInfo, Follower, Recogniser
 from otel_netmon.analysis.tls import PROTOCOL, TlsFollower
+from otel_netmon.analysis.tls_batches import TlsBatches
 from otel_netmon.analysis.tls_certificates import Certificates
 from otel_netmon.analysis.tls_handshakes import TlsHandshake
 from otel_netmon.decode.tls import begins_tls
@@ -18,10 +19,12 @@ class TlsTracker:
 
     Attributes:
         certificates: those that were seen.
+        batches: tells the handshakes that need no follower.
     """
 
     def __init__(self, timeout_ns: int, octets_max: int) -> None:
         self.certificates = Certificates()
+        self.batches = TlsBatches(self.certificates, timeout_ns)
         self._timeout_ns = timeout_ns
         self._octets_max = octets_max
         self._open: dict[int, TlsFollower] = {}  # by identity, in the order in which they began

@@ -22,7 +22,7 @@ ALPN_NAMES_MAX = 64
 _U16 = Struct(">H").unpack_from
 _PAIR = Struct(">HH").unpack_from
 _RANDOM_OCTETS = 32
-_RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 """SHA-256 of "HelloRetryRequest", which stands for the random of one: RFC 8446, section 4.1.3."""
 
 _TEXT_OF_OCTET = tuple(chr(o) if 0x21 <= o < 0x7F and o != 0x5C else f"\\{o:03d}" for o in range(256))
@@ -137,7 +137,7 @@ def decode_client_hello(body: bytes, datagram: bool = False) -> ClientHello | He
     hello = ClientHello(version, session_id, ciphers)
     if at > len(body):
         return hello._replace(fault=True)
-    found, fault = _extensions(body, at)
+    found, fault = extensions(body, at)
     return _offered(hello, body, found, fault) if found or fault else hello
 
 
@@ -156,7 +156,7 @@ def decode_server_hello(body: bytes, of_drafts: bool = False) -> ServerHello | H
     at = 2
     is_retry = of_drafts
     if not of_drafts:
-        is_retry = body[at : at + _RANDOM_OCTETS] == _RETRY_RANDOM
+        is_retry = body[at : at + _RANDOM_OCTETS] == RETRY_RANDOM
         at += _RANDOM_OCTETS
         if not is_draft:  # before draft 22 of TLS 1.3 neither the session id nor the compression method is there
             if at >= len(body):
@@ -173,7 +173,7 @@ def decode_server_hello(body: bytes, of_drafts: bool = False) -> ServerHello | H
             return "short_hello"
         compression = body[at]
         at += 1
-    found, fault = _extensions(body, at)
+    found, fault = extensions(body, at)
     hello = ServerHello(
         version, version, session_id, cipher, compression, tuple([each[0] for each in found]), is_retry=is_retry
     )
@@ -209,13 +209,13 @@ def without_grease(values: tuple[int, ...]) -> list[int]:
     return [value for value in values if value not in GREASE]
 
 
-_Found = list[tuple[int, int, int]]
+Found = list[tuple[int, int, int]]
 """Extensions: type, and where their data begins and ends."""
 
 
-def _extensions(body: bytes, at: int) -> tuple[_Found, bool]:
+def extensions(body: bytes, at: int) -> tuple[Found, bool]:
     """Gives the extensions of a hello that begin here, and whether a length did not fit."""
-    found: _Found = []
+    found: Found = []
     if at + 2 > len(body):
         return found, at < len(body)
     end = at + 2 + _U16(body, at)[0]
@@ -232,11 +232,11 @@ def _extensions(body: bytes, at: int) -> tuple[_Found, bool]:
     return found, fault or at != end
 
 
-def _offered(hello: ClientHello, body: bytes, found: _Found, fault: bool) -> ClientHello:
+def _offered(hello: ClientHello, body: bytes, found: Found, fault: bool) -> ClientHello:
     values: dict[str, object] = {"extensions": tuple([each[0] for each in found]), "fault": fault}
     for kind, at, end in found:
         if kind == Extension.SERVER_NAME:
-            values.setdefault("server_name", _server_name(body[at:end]))
+            values.setdefault("server_name", server_name(body[at:end]))
         elif kind == Extension.SUPPORTED_GROUPS:
             values["groups"] = _numbers(body, at, end, 2)
         elif kind == Extension.EC_POINT_FORMATS:
@@ -262,7 +262,7 @@ def _offered(hello: ClientHello, body: bytes, found: _Found, fault: bool) -> Cli
     return hello._replace(**values)  # type: ignore[arg-type]
 
 
-def _chosen(hello: ServerHello, body: bytes, found: _Found) -> ServerHello:
+def _chosen(hello: ServerHello, body: bytes, found: Found) -> ServerHello:
     values: dict[str, object] = {}
     for kind, at, end in found:
         if kind == Extension.SUPPORTED_VERSIONS and end - at == 2:
@@ -289,7 +289,7 @@ def _numbers(body: bytes, at: int, end: int, prefix: int) -> tuple[int, ...]:
     return unpack_from(f">{octets // 2}H", body, at + prefix)
 
 
-def _server_name(data: bytes) -> str | None:
+def server_name(data: bytes) -> str | None:
     """The first name of the type host_name: RFC 6066, section 3."""
     at = 2
     while at + 3 <= len(data):

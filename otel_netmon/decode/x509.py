@@ -257,6 +257,7 @@ def _names(certificate: x509.Certificate) -> list[str]:
     return found
 
 
+@functools.lru_cache(1024)
 def _address(name: str) -> str | None:
     try:
         return str(ipaddress.ip_address(name))

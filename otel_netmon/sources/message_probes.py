@@ -65,7 +65,8 @@ class MessageProbes:
         recognisers = [self.tls.recogniser()] if self.tls is not None else []
         if self.http is not None:
             recognisers += self.http.recognisers()
-        self._streams = StreamSource([*preamble_recognisers(), *recognisers]) if recognisers else None
+        batches = self.tls.batches if self.tls is not None else None
+        self._streams = StreamSource([*preamble_recognisers(), *recognisers], batches) if recognisers else None
         self._now_ns = start_ns
 
     @property
@@ -135,6 +136,8 @@ class MessageProbes:
         stages: dict[tuple[str, str], StageStatus] = {}
         for source in self._sources():
             stages |= source.stages()
+        if self._streams is not None:
+            stages |= self._streams.stages()
         for signal, taker in ((ring.DNS, self.dns), (ring.STREAMS, self._streams), (ring.HTTP, self.http)):
             if taker is not None:
                 stages["ring", signal.name] = self._ring.stage(signal)
@@ -170,9 +173,11 @@ class MessageProbes:
                 sizes |= source.map_sizes()
         return sizes
 
-    def lasting(self) -> Iterator[MessageSource | DnsSource | TlsSource | HttpSource]:
+    def lasting(self) -> Iterator[MessageSource | DnsSource | TlsSource | HttpSource | StreamSource]:
         """Those that keep something over the life of the process."""
         yield self._ring
+        if self._streams is not None:
+            yield self._streams
         yield from self._sources()
 
     def _sources(self) -> Iterator[DnsSource | TlsSource | HttpSource]:

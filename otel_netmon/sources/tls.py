@@ -15,6 +15,7 @@ from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.lasting import LastingSeries
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.analysis.tcp_followers import Recogniser
+from otel_netmon.analysis.tls_batches import TlsBatches
 from otel_netmon.analysis.tls_datagrams import DatagramHello, DatagramHellos, datagrams
 from otel_netmon.analysis.tls_handshakes import TlsHandshake
 from otel_netmon.analysis.tls_series import TlsSeries
@@ -86,6 +87,11 @@ class TlsSource:
     def recogniser(self) -> Recogniser:
         """How TLS is recognised."""
         return self._tracker.recogniser()
+
+    @property
+    def batches(self) -> TlsBatches:
+        """What tells the handshakes that need no follower."""
+        return self._tracker.batches
 
     def set_edges(self, edges: Mapping[Key, Edge]) -> None:
         """Takes the edge rule: which interface tells a handshake that crosses several."""
