@@ -242,6 +242,8 @@ class Pipeline:
             self._channel.send("ready", {"prometheus": listen, "otlp": self._receivers.endpoints()})
 
     def _stop(self) -> None:
+        for batch in self._sources.take_last_spans():
+            self._receivers.offer_spans(batch)
         self._receivers.shutdown(self._config.export.shutdown_seconds)
         if self._server is not None:
             self._server.stop()

@@ -111,7 +111,7 @@ class WaitingAnswers:
         """Puts together what is alike where much waits; gives what must be taken now all the same."""
         if self._count <= _WAITING_MAX:
             return []
-        self._keep(_merged(np.concatenate(self._waiting), _ASKED, self._together_ns))
+        self._keep(_merged(self._all(), _ASKED, self._together_ns))
         if self._count <= _WAITING_MAX // 2:
             return []
         rows = self._with_cgroups(self._waiting[0])
@@ -128,7 +128,7 @@ class WaitingAnswers:
         """Gives all that waits, in the order of the last of each: who has asked is known, or never will be."""
         if not self._count:
             return []
-        rows = self._with_cgroups(np.concatenate(self._waiting))
+        rows = self._with_cgroups(self._all())
         self._keep(rows[:0])
         taught = self._taught(rows)
         if len(self._lessons) > _LESSONS_MAX:
@@ -138,6 +138,9 @@ class WaitingAnswers:
     def _append(self, rows: npt.NDArray[Any]) -> None:
         self._waiting.append(rows)
         self._count += len(rows)
+
+    def _all(self) -> npt.NDArray[Any]:
+        return np.concatenate(self._waiting, dtype=_HEARD)  # with its dtype: ports stay in network order
 
     def _keep(self, rows: npt.NDArray[Any]) -> None:
         self._waiting, self._count = ([rows], len(rows)) if len(rows) else ([], 0)

@@ -189,7 +189,8 @@ class _Way:
         distinct = np.unique(spans)
         first, many = self._first[distinct], self._end[distinct] - self._first[distinct]
         within = np.arange(int(many.sum())) - np.repeat(np.cumsum(many) - many, many)
-        return self._lives[np.repeat(first, many) + within]
+        lives: npt.NDArray[np.intp] = self._lives[np.repeat(first, many) + within]
+        return lives
 
 
 def _fields(keys: npt.NDArray[Any], wanted: np.dtype[Any]) -> npt.NDArray[Any]:

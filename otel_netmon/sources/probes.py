@@ -24,7 +24,7 @@ from otel_netmon.readers.netstat import FILES
 from otel_netmon.readers.ring import RingAlarm
 from otel_netmon.selfmon.status import ProbeStatus, StageStatus
 from otel_netmon.sources.attribution import attribution
-from otel_netmon.sources.connections import ConnectionSource
+from otel_netmon.sources.connections import ConnectionSource, ConnectionSpans
 from otel_netmon.sources.dns import DnsSource
 from otel_netmon.sources.domains import DomainSource
 from otel_netmon.sources.drops import DropSource
@@ -34,6 +34,7 @@ from otel_netmon.sources.interfaces import InterfaceSource
 from otel_netmon.sources.message_probes import MessageProbes
 from otel_netmon.sources.messages import MessageSource
 from otel_netmon.sources.netstat import NetstatSource
+from otel_netmon.sources.streams import StreamSource
 from otel_netmon.sources.tls import TlsSource
 from otel_netmon.sources.xdp import XdpSource
 
@@ -100,6 +101,7 @@ class Sources:
         self._domains = DomainSource(dns.domains, cgroups, dns.folding, start_ns, idle_ns) if dns is not None else None
         self._attribution = attribution(self.connections, self.messages)
         self._waited: list[SpanBatch] = []
+        self._young: list[ConnectionSpans] = []
         self._netstat = NetstatSource(boot_ns)
         self._drops = DropSource(maps["drop_monitor"], drops, start_ns) if drops is not None else None
         self.interfaces = InterfaceSource({}, boot_ns, start_ns)
@@ -134,6 +136,7 @@ class Sources:
         places = budget.places(self._wanted())
         if self.flows is not None:
             self.flows.read(known, places[FLOWS], now_ns)
+        answers_ns = time.monotonic_ns()
         if self.messages is not None:
             self.messages.read(places, now_ns)  # after flows: the answer that a flow follows from is in the ring
         if self._config.probes.interfaces.enabled:
@@ -144,19 +147,25 @@ class Sources:
             self.connections.read(places, now_ns)
             if self.messages is not None:
                 self._waited += self._attribution.told(self.messages.take_spans())
-        self._read_domains(places, now_ns)
+        self._read_domains(places, answers_ns, now_ns)
         self._netstat.read(now_ns)
         if self._drops is not None:
             self._drops.read()
 
-    def _read_domains(self, places: Mapping[str, int], now_ns: int) -> None:
-        """Names flows and connections, when connections were read: whose a lookup was is known by then."""
+    def _read_domains(self, places: Mapping[str, int], answers_ns: int, now_ns: int) -> None:
+        """Names flows and connections, when connections were read: whose a lookup was is known by then.
+
+        Connections that are younger than the answers that were read wait once more.
+        """
         if self._domains is None:
             return
         if self.flows is not None:
             self._domains.read(self.flows.traffic.gained, self.flows.monotonic_ns, places[DOMAINS], now_ns)
         if self.connections is not None:
-            self._waited += self._domains.named(self.connections.take_spans(), time.monotonic_ns())
+            spans = self._young + self.connections.take_spans()
+            self._young = [each for each in spans if each.rows["begin_ns"].max() > answers_ns]
+            old = [each for each in spans if each.rows["begin_ns"].max() <= answers_ns]
+            self._waited += self._domains.named(old, time.monotonic_ns())
         self._domains.end_reading(time.monotonic_ns())
 
     def points(self, names: InterfaceNames) -> dict[str, Points]:
@@ -211,6 +220,13 @@ class Sources:
             return self._attribution.told(self.messages.take_spans()) if self.messages is not None else []
         spans, self._waited = self._waited, []
         return spans if self._domains is not None else spans + [each.batch for each in self.connections.take_spans()]
+
+    def take_last_spans(self) -> list[SpanBatch]:
+        """Those that wait for another reading, which there will not be."""
+        if self.connections is None or self._domains is None:
+            return []
+        young, self._young = self._young + self.connections.take_spans(), []
+        return self._domains.named(young, time.monotonic_ns())
 
     def take_events(self, now_ns: int) -> list[Event]:
         """The events since the last call."""
@@ -282,7 +298,15 @@ class Sources:
     def _lasting(
         self,
     ) -> Iterator[
-        FlowSource | MessageSource | DnsSource | TlsSource | HttpSource | DomainSource | XdpSource | ConnectionSource
+        FlowSource
+        | MessageSource
+        | StreamSource
+        | DnsSource
+        | TlsSource
+        | HttpSource
+        | DomainSource
+        | XdpSource
+        | ConnectionSource
     ]:
         if self.messages is not None:
             yield from self.messages.lasting()

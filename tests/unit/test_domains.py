@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from otel_netmon.analysis.connection_index import TCP, UDP
+from otel_netmon.analysis.connection_index import ENDS, TCP, UDP
 from otel_netmon.analysis.dns import DnsAnalysis
 from otel_netmon.analysis.dns_lookups import Ends, Lookup, answered
 from otel_netmon.analysis.domain_table import WHOM
@@ -171,6 +171,7 @@ class Sockets:
         self.asked: list[tuple[int, int, int, int]] = []
 
     def __call__(self, ends: np.ndarray, times_ns: np.ndarray) -> np.ndarray:
+        assert ends.dtype == ENDS
         for each, time_ns in zip(ends, times_ns.tolist(), strict=True):
             assert each["local"].tobytes() == address(CLIENT)
             assert each["remote"].tobytes() == address(SERVER)
