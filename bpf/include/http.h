@@ -729,4 +729,33 @@ static __always_inline int http_quiet(struct message_scratch *s, const struct ne
 	return 1;
 }
 
+#define HTTP_QUIET_KEYS_MAX 8
+
+/*
+ * Run by the reader through BPF_PROG_TEST_RUN, never attached: the frame is 16 bytes of padding, then keys of
+ * http_connections; cb[0] how many. Tells exchanges of which nothing was seen for cb[1] ms although their end is not known,
+ * and forgets connections of which nothing was seen for cb[2] ms.
+ */
+static __always_inline int http_quiet_keys(struct __sk_buff *skb)
+{
+	struct netmon_flow_key key;
+	u32 count = control(skb, 0);
+	u64 quiet = (u64)control(skb, 1) * 1000000;
+	u64 forget = (u64)control(skb, 2) * 1000000;
+	u64 now = bpf_ktime_get_ns();
+	u32 only = 0;
+	struct message_scratch *s = message_scratch.lookup(&only);
+	int i, changed = 0;
+
+	if (!s)
+		return 0;
+	for (i = 0; i < HTTP_QUIET_KEYS_MAX; i++) {
+		asm volatile("" : "+r"(i));
+		if (i >= count || bpf_skb_load_bytes(skb, 16 + i * sizeof(key), &key, sizeof(key)))
+			break;
+		changed += http_quiet(s, &key, now, quiet, forget);
+	}
+	return changed;
+}
+
 #endif

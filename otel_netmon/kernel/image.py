@@ -68,6 +68,21 @@ SOURCES: dict[str, dict[str, int]] = {
         "netmon_drop": syscalls.PROG_TYPE_RAW_TRACEPOINT,
         "netmon_drop_any": syscalls.PROG_TYPE_RAW_TRACEPOINT,
     },
+    "plaintext_monitor": {
+        "netmon_ssl_read": syscalls.PROG_TYPE_KPROBE,
+        "netmon_ssl_write": syscalls.PROG_TYPE_KPROBE,
+        "netmon_ssl_read_ex": syscalls.PROG_TYPE_KPROBE,
+        "netmon_ssl_write_ex": syscalls.PROG_TYPE_KPROBE,
+        "netmon_ssl_write_ex2": syscalls.PROG_TYPE_KPROBE,
+        "netmon_ssl_return": syscalls.PROG_TYPE_KPROBE,
+        "netmon_ssl_new": syscalls.PROG_TYPE_KPROBE,
+        "netmon_ssl_free": syscalls.PROG_TYPE_KPROBE,
+        "netmon_stream": syscalls.PROG_TYPE_KPROBE,
+        "netmon_http": syscalls.PROG_TYPE_KPROBE,
+        "netmon_http2": syscalls.PROG_TYPE_KPROBE,
+        "netmon_sealed": syscalls.PROG_TYPE_CGROUP_SKB,
+        "netmon_quiet": syscalls.PROG_TYPE_SCHED_CLS,
+    },
 }
 """Image name (bpf/NAME.c) -> its programs and their types."""
 
@@ -83,6 +98,7 @@ CGROUP_HOOKS: dict[str, int] = {
     "netmon_bind6": syscalls.ATTACH_CGROUP_INET6_POST_BIND,
     "netmon_socket": syscalls.ATTACH_CGROUP_INET_SOCK_CREATE,
     "netmon_release": syscalls.ATTACH_CGROUP_INET_SOCK_RELEASE,
+    "netmon_sealed": syscalls.ATTACH_CGROUP_INET_EGRESS,
 }
 """Program -> the hook of a cgroup it is for (enum bpf_attach_type): it is loaded for that one and attached there."""
 

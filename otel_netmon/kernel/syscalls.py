@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import platform
 import struct
@@ -15,13 +16,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 _SYSCALLS = {
-    "x86_64": (321, 324),
-    "aarch64": (280, 283),
-    "riscv64": (280, 283),
-    "s390x": (351, 356),
-    "ppc64le": (361, 365),
+    "x86_64": (321, 324, 298),
+    "aarch64": (280, 283, 241),
+    "riscv64": (280, 283, 241),
+    "s390x": (351, 356, 331),
+    "ppc64le": (361, 365, 319),
 }
-_BPF, _MEMBARRIER = _SYSCALLS.get(platform.machine(), (-1, -1))
+_BPF, _MEMBARRIER, _PERF_EVENT_OPEN = _SYSCALLS.get(platform.machine(), (-1, -1, -1))
 _libc = ctypes.CDLL(None, use_errno=True)
 _ATTR_SIZE = 128
 
@@ -46,6 +47,7 @@ LINK_GET_NEXT_ID = 31
 ENABLE_STATS = 32
 
 # enum bpf_prog_type
+PROG_TYPE_KPROBE = 2
 PROG_TYPE_SCHED_CLS = 3
 PROG_TYPE_XDP = 6
 PROG_TYPE_CGROUP_SKB = 8
@@ -243,6 +245,44 @@ def program_load(
 def link_create(program: int, target: int, attach_type: int, flags: int = 0) -> int:
     """Attaches a program by a link; target is an ifindex in this thread's network namespace, or a cgroup's fd."""
     return bpf(LINK_CREATE, struct.pack("<IIII", program, target, attach_type, flags))
+
+
+# linux/perf_event.h
+_PERF_FLAG_FD_CLOEXEC = 8
+_PERF_EVENT_IOC_ENABLE = 0x2400
+_PERF_EVENT_IOC_SET_BPF = 0x40042408
+_PERF_ATTR_SIZE = 72  # PERF_ATTR_SIZE_VER1
+
+
+def uprobe_open(kind: int, path: str, offset: int, program: int, *, returns: bool) -> int:
+    """Runs a program at an instruction of a file, in every process that has it mapped or will have (kernel 4.17).
+
+    Args:
+        kind: the number in /sys/bus/event_source/devices/uprobe/type.
+        path: of the file.
+        offset: of the instruction in the file.
+        program: loaded as PROG_TYPE_KPROBE.
+        returns: run when the function that begins there returns, instead.
+
+    Returns:
+        a file descriptor; the probe ends when it is closed, with the process that holds it at the latest.
+    """
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    attribute = ctypes.create_string_buffer(_PERF_ATTR_SIZE)
+    struct.pack_into("<IIQ", attribute, 0, kind, _PERF_ATTR_SIZE, int(returns))
+    struct.pack_into("<QQ", attribute, 56, ctypes.addressof(name), offset)
+    # All processes; the processor that is named counts events, the program runs on any.
+    fd: int = _libc.syscall(_PERF_EVENT_OPEN, ctypes.byref(attribute), -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
+    if fd < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    try:
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_SET_BPF, program)
+        fcntl.ioctl(fd, _PERF_EVENT_IOC_ENABLE, 0)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 class TestRun:

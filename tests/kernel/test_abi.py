@@ -181,7 +181,7 @@ def test_the_sweep_takes_as_many_keys_as_the_reader_gives(project: Path) -> None
     text = (project / "bpf/tc_monitor.c").read_text()
     assert f"#define SWEEP_KEYS_MAX {enums.SWEEP_KEYS_MAX}\n" in text
     assert f"bpf_skb_load_bytes(skb, {enums.SWEEP_HEADER_SIZE} + i * sizeof(key)" in text
-    assert f"#define QUIET_KEYS_MAX {enums.QUIET_KEYS_MAX}\n" in text
+    assert f"#define HTTP_QUIET_KEYS_MAX {enums.QUIET_KEYS_MAX}\n" in (project / "bpf/include/http.h").read_text()
     assert layout.FLOW_KEY.itemsize == enums.FLOW_KEY_SIZE
 
 

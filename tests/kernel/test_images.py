@@ -77,19 +77,21 @@ def test_the_verifier_looks_at_few_instructions(capsys: pytest.CaptureFixture[st
         with Programs(name, sizes={"flow_table": 1024} if name == "tc_monitor" else None) as programs:
             for program in image.SOURCES[name]:
                 attached = program in ("netmon_receive", "netmon_transmit", "netmon_xdp")
-                replayed = program in ("netmon_receive", "netmon_dns", "netmon_stream")
+                replayed = name == "tc_monitor" and program in ("netmon_receive", "netmon_dns", "netmon_stream")
                 for l2, inner, replay, fast in product((14, 0), (0, 1), (0, 1), (1, 0)):
                     if (not attached and (l2, inner, fast) != (14, 0, 1)) or (replay and not replayed):
                         continue
                     late = {Late.L2_LENGTH: l2, Late.DECAPSULATE: inner, Late.REPLAY: replay, Late.FAST_PATH: fast}
+                    if name == "plaintext_monitor":
+                        late |= {Late.HTTP: 1, Late.HANDSHAKE_BYTES: 0}
                     fd = programs.loaded.program(program, late)
-                    variant = f"{program} l2={l2} decapsulate={inner} replay={replay} fast_path={fast}"
+                    variant = f"{name}/{program} l2={l2} decapsulate={inner} replay={replay} fast_path={fast}"
                     counts[variant] = syscalls.program_info(fd).verified_instructions
     with capsys.disabled():
         for program in sorted({variant.split()[0] for variant in counts}):
             variants = [count for variant, count in counts.items() if variant.split()[0] == program]
             sys.stdout.write(f"\n  verifier: {program}: {min(variants)} to {max(variants)} instructions")
-    once = len(image.SOURCES["socket_monitor"]) + len(image.SOURCES["drop_monitor"])
+    once = sum(len(image.SOURCES[name]) for name in ("socket_monitor", "drop_monitor", "plaintext_monitor"))
     once += 7  # HTTP, HTTP/2, errors, sweep, mark, quiet, clock
     assert len(counts) == 16 + 2 + 2 + 8 + 8 + once  # receive, DNS and streams, also in a replay; transmit; XDP
     assert all(0 < count <= INSTRUCTIONS_MAX for count in counts.values()), counts

@@ -35,7 +35,7 @@ def frames() -> list[bytes]:
 
 def test_no_image_has_a_program_of_another_kind() -> None:
     """Every program is either checked below or is one that is never attached."""
-    assert set(image.SOURCES) == {"tc_monitor", "xdp_monitor", "socket_monitor", "drop_monitor"}
+    assert set(image.SOURCES) == {"tc_monitor", "xdp_monitor", "socket_monitor", "drop_monitor", "plaintext_monitor"}
     assert set(image.SOURCES["tc_monitor"]) == {
         "netmon_receive",
         "netmon_transmit",
@@ -50,14 +50,24 @@ def test_no_image_has_a_program_of_another_kind() -> None:
         "netmon_clock",
     }
     assert set(image.SOURCES["xdp_monitor"]) == {"netmon_xdp"}
-    assert set(image.SOURCES["socket_monitor"]) == set(image.CGROUP_HOOKS)
+    plaintext = image.SOURCES["plaintext_monitor"]
+    assert set(image.SOURCES["socket_monitor"]) | {"netmon_sealed"} == set(image.CGROUP_HOOKS)
+    # A uprobe does nothing with the result but write a perf event, which nobody reads; netmon_quiet is never attached.
+    assert {name for name, kind in plaintext.items() if kind != syscalls.PROG_TYPE_KPROBE} == {
+        "netmon_sealed",
+        "netmon_quiet",
+    }
     # At a tracepoint nobody looks at the result: the packet is dropped already.
     assert set(image.SOURCES["drop_monitor"].values()) == {syscalls.PROG_TYPE_RAW_TRACEPOINT}
 
 
 def test_every_program_of_a_cgroup_gives_1_and_no_other_value() -> None:
     """Its one exit follows the instruction r0 = 1, and no jump leads between them."""
-    for name, program in shipped("socket_monitor").programs.items():
+    programs = {
+        name: p for stem in ("socket_monitor", "plaintext_monitor") for name, p in shipped(stem).programs.items()
+    }
+    for name in image.CGROUP_HOOKS:
+        program = programs[name]
         code = program.instructions
         number = len(code) // 8
         (end,) = [at for at in range(number) if code[at * 8] == 0x95]
@@ -79,6 +89,12 @@ def test_the_programs_for_packets_of_sockets_pass_every_packet(program: str) -> 
         counts = ConnectionCounts(programs.map_sizes(), syscalls.possible_cpus()).read()
         assert counts[ConnectionCount.UDP_OPENED] == 8
         assert counts[ConnectionCount.UDP_NO_PLACE], "the table was never full: that way is not checked"
+
+
+def test_the_program_that_looks_at_sealed_packets_passes_every_packet() -> None:
+    with Programs("plaintext_monitor", sizes={"sessions": 8}) as programs:
+        run = programs.runner("netmon_sealed").run
+        assert {run(frame) for frame in frames() if not is_refused_by_test_run(frame)} == {1}
 
 
 @pytest.mark.parametrize("program", ["netmon_receive", "netmon_transmit"])
@@ -146,12 +162,14 @@ def test_no_program_calls_a_helper_that_changes_a_packet() -> None:
         14: "get_current_pid_tgid",
         16: "get_current_comm",
         26: "skb_load_bytes",
+        35: "get_current_task",  # its address, to know it again
         46: "get_socket_cookie",
         59: "sock_ops_cb_flags_set",  # asks for calls of the same program
         79: "skb_cgroup_id",
         80: "get_current_cgroup_id",
         95: "sk_fullsock",
         96: "tcp_sock",
+        112: "probe_read_user",
         118: "jiffies64",
         122: "get_netns_cookie",
         130: "ringbuf_output",
