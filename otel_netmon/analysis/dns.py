@@ -122,6 +122,22 @@ class DnsAnalysis:
         """How many responses are held, because a query that is still open may explain them."""
         return self._pairing.held
 
+    @property
+    def counts(self) -> Counter[str]:
+        """What became of queries that wait here, of connections and of octets of TCP: those of ``streams`` too.
+
+        ``no_place``: queries without a place; ``evicted_queries``: those whose connection lost its own; ``unparsed.`` with
+        a fault: messages that are none.
+        """
+        return Counter(
+            {
+                **self.streams.counts,
+                **{f"unparsed.{fault}": count for fault, count in self.unparsed.items()},
+                "no_place": self.messages["dropped"],
+                "evicted_queries": self.evicted_queries,
+            }
+        )
+
     def set_edges(self, counts: EdgeCounts) -> None:
         """Takes another edge rule: at every change of the interfaces, since answers of the rule are remembered."""
         self._counts = counts

@@ -23,7 +23,8 @@ class Streams:
         octets_max: how many octets they keep; the streams that keep any go in the same order.
 
     Attributes:
-        counts: ``evicted_streams`` (with what they kept), ``skipped_octets``, ``gaps``.
+        counts: ``streams``, of them ``evicted_streams`` (with what they kept); ``told_octets`` of messages, ``skipped_octets``
+            that belong to none that could be told; ``gaps``.
     """
 
     def __init__(self, streams_max: int = 4096, octets_max: int = 8 << 20) -> None:
@@ -53,6 +54,7 @@ class Streams:
             if not segment.length and not segment.flags & SYN:
                 return []
             stream = self._streams[key] = Stream()
+            self.counts["streams"] += 1
         else:
             self._streams.move_to_end(key)
         self._last[key] = segment.time_ns, seen
@@ -89,6 +91,7 @@ class Streams:
             self._waiting.discard(key)
         self.counts["skipped_octets"] += stream.skipped
         self.counts["gaps"] += stream.gaps
+        self.counts["told_octets"] += sum([len(message.data) for message in found])
         stream.skipped = stream.gaps = 0
         return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,6 +86,7 @@ class DnsSource:
         self._expired_ns = 0
         self._answers = (0, 0)
         self._ratio: float | None = None
+        self._earlier: Counter[str] = Counter()  # what processes before this one lost
 
     def set_edges(self, edges: Mapping[Key, Edge]) -> None:
         """Takes the edge rule: which interface tells a lookup that crosses several."""
@@ -180,15 +182,25 @@ class DnsSource:
         queries, no_place = now[MessageCount.DNS_QUERIES], now[MessageCount.LOST_CACHE]
         not_dns = {reason: now[what] for what, reason in _NOT_DNS.items()}
         consumed = self._messages.consumed(ring.DNS)
-        unparsed = {str(fault): count for fault, count in self._analysis.unparsed.items()}
+        lost = self._earlier + self._analysis.counts
+        unparsed = {name.removeprefix("unparsed."): lost[name] for name in sorted(lost) if name.startswith("unparsed.")}
+        totals = self._analysis.totals.counts
         return {
             ("kernel", "dns_queries"): StageStatus(delivered=queries - no_place, dropped={"cache_full": no_place}),
             ("kernel", "dns_messages"): StageStatus(
                 delivered=self._messages.produced(ring.DNS) + now[MessageCount.LOST_RING],
                 dropped={**not_dns, "coalesced": now[MessageCount.LOST_COALESCED]},
             ),
-            ("decode", "dns_messages"): StageStatus(
-                delivered=consumed - sum(unparsed.values()), dropped=dict(sorted(unparsed.items()))
+            ("decode", "dns_messages"): StageStatus(delivered=consumed - sum(unparsed.values()), dropped=unparsed),
+            ("decode", "dns_lookups"): StageStatus(
+                delivered=totals["answered"] + totals["timeout"],
+                dropped={"no_place": lost["no_place"], "evicted": lost["evicted_queries"]},
+            ),
+            ("decode", "dns_streams"): StageStatus(
+                delivered=lost["streams"] - lost["evicted_streams"], dropped={"evicted": lost["evicted_streams"]}
+            ),
+            ("decode", "dns_stream_octets"): StageStatus(
+                delivered=lost["told_octets"], dropped={"skipped": lost["skipped_octets"]}
             ),
         }
 
@@ -200,6 +212,7 @@ class DnsSource:
         """What another process needs to go on."""
         totals = self._analysis.totals.counts
         counts = {f"total.{name}": count for name, count in totals.items()}
+        counts |= {f"lost.{name}": count for name, count in (self._earlier + self._analysis.counts).items()}
         return {**self.series.state(), "dns.searches": self._searches.state(), "dns.counts": counts}
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
@@ -208,8 +221,8 @@ class DnsSource:
         self._searches.restore(state["dns.searches"])
         counts = state["dns.counts"]
         for name, count in counts.items():
-            if name.startswith("total."):
-                self._analysis.totals.counts[name.removeprefix("total.")] = count
+            table, _, what = name.partition(".")
+            (self._analysis.totals.counts if table == "total" else self._earlier)[what] = count
         self._answers = (self._analysis.totals.counts["answered"], self._analysis.totals.counts["nxdomain"])
 
 

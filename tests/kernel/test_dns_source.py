@@ -224,6 +224,25 @@ def test_what_a_process_took_and_did_not_save_is_missed_by_the_next(programs: Me
     third.close()
 
 
+def test_what_cannot_be_read_is_not_forgotten_with_the_process(programs: MessagePrograms) -> None:
+    first = source(programs)
+    for identifier in range(5):  # a name that points to itself
+        programs.run(answer_frame(dns.message(identifier, dns.RESPONSE_FLAGS, [dns.pointer(12) + bytes(4)])))
+    lookup(programs, 7, 8)
+    first.drain()
+    assert stage(first, "decode") == {"delivered": 2, "pointer": 5}
+    assert stage(first, "decode", "dns_lookups") == {"delivered": 2}
+
+    second = source(programs)
+    second.restore(first.state())
+    first.close()
+    lookup(programs, 9)
+    second.drain()
+    assert stage(second, "decode") == {"delivered": 3, "pointer": 5}
+    assert stage(second, "decode", "dns_lookups") == {"delivered": 3}
+    second.close()
+
+
 def test_what_lies_in_the_ring_is_not_missed(programs: MessagePrograms, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted before it is drained, or drained before it is counted: the next drain has both."""
     made = source(programs)

@@ -432,7 +432,9 @@ def test_queries_of_connections_that_lost_their_place_are_no_timeouts(probe: Pro
         for port in range(10_000, 10_000 + streams_max + 7)
     ]
     assert probe.take(*made) == []
-    assert probe.analysis.evicted_queries == 7
+    counts = probe.analysis.counts
+    assert counts["evicted_queries"] == counts["evicted_streams"] == 7
+    assert counts["streams"] == streams_max + 7
     assert len(probe.finish()) == streams_max
 
 
