@@ -18,7 +18,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
-from otel_netmon.attachments import TC_HOOKS, Attachments
+from otel_netmon.attachments import Attachments
 from otel_netmon.cgroup_attachments import CgroupAttachments
 from otel_netmon.config import reload
 from otel_netmon.config.checks import FIRST_DESTINATION
@@ -28,6 +28,7 @@ from otel_netmon.control import Channel
 from otel_netmon.errors import NetmonError
 from otel_netmon.handover import Files, Setup
 from otel_netmon.kernel.drops import DropMonitor
+from otel_netmon.kernel.hooks import TC_HOOKS
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
 from otel_netmon.kernel.namespaces import open_netdev, open_proc_net, open_rtnetlink, open_sock_diag
 from otel_netmon.loading import Images, load_images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,19 +11,15 @@ from otel_netmon.abi.enums import Direction, Late
 from otel_netmon.config.model import Config
 from otel_netmon.errors import KernelLacksError
 from otel_netmon.kernel import links
+from otel_netmon.kernel.hooks import TC_HOOKS, interface_constants
 from otel_netmon.kernel.interfaces import Interface, Key
 from otel_netmon.kernel.loader import LoadedImage
-from otel_netmon.kernel.messages import HTTP_PROGRAM, STREAM_PROGRAM
 from otel_netmon.kernel.namespaces import Namespace
 from otel_netmon.kernel.rtnetlink import RtnetlinkError
 
 if TYPE_CHECKING:
     from otel_netmon.kernel.clsact import Clsact, Leftover
 
-TC_HOOKS: Mapping[str, tuple[Direction, str]] = {
-    "tc_receive": (Direction.RECEIVE, "netmon_receive"),
-    "tc_transmit": (Direction.TRANSMIT, "netmon_transmit"),
-}
 ATTACHED = frozenset({"tcx", "clsact", "native", "generic"})
 
 
@@ -125,13 +121,12 @@ class Attachments:
         length = links.l2_length(interface.type)
         if length is None:
             raise links.Refused(f"link_layer_{interface.type}")
-        late = {
-            Late.NAMESPACE: interface.namespace,
-            Late.L2_LENGTH: length,
-            Late.DECAPSULATE: int(self._config.probes.flows.decapsulate),
-            Late.STREAMS: int(image.runs(STREAM_PROGRAM)),
-            Late.HTTP: int(image.runs(HTTP_PROGRAM)),
-        }
+        late = interface_constants(
+            image,
+            decapsulate=self._config.probes.flows.decapsulate,
+            namespace=interface.namespace,
+            l2_length=length,
+        )
         fd = image.program(program, late)
         if self._has_tcx:
             try:

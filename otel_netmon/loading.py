@@ -12,6 +12,7 @@ from otel_netmon.config.model import Config
 from otel_netmon.errors import ImageError, NetmonError
 from otel_netmon.kernel import loader, syscalls
 from otel_netmon.kernel.cgroup import find_cgroup2
+from otel_netmon.kernel.hooks import TC_HOOKS, interface_constants
 from otel_netmon.kernel.image import CGROUP_HOOKS, TAIL_CALLS
 from otel_netmon.kernel.messages import (
     DNS_PORTS,
@@ -81,6 +82,7 @@ def load_images(config: Config, journal: Journal) -> Images:
                     raise  # nothing can run without privilege
                 _refused(images, journal, needed.probe, error)
         _let_into_messages(config, images, journal)
+        _load_hooks(config, images, journal)
     except BaseException:
         images.close()
         raise
@@ -124,7 +126,7 @@ def _load(needed: Needed, config: Config, images: Images) -> loader.LoadedImage:
     loaded = loader.LoadedImage(image, needed.sizes, FLAGS, shared=shared)
     try:
         for program in image.programs:
-            if program not in TAIL_CALLS and program not in CGROUP_HOOKS:
+            if program not in TAIL_CALLS and program not in CGROUP_HOOKS and program not in _WITH_CONSTANTS:
                 loaded.program(program)
     except NetmonError:
         loaded.close()
@@ -134,6 +136,9 @@ def _load(needed: Needed, config: Config, images: Images) -> loader.LoadedImage:
 
 FLAGS = {"http_connections": syscalls.BPF_F_NO_PREALLOC}
 """Map flags: a connection of HTTP takes 3 kB, which most of the places never hold."""
+
+_WITH_CONSTANTS = frozenset({program for _, program in TC_HOOKS.values()})
+"""Programs that are loaded with what is known when all others are: to have them checked twice takes 0.1 s."""
 
 SHARED_MAPS = frozenset({"unreachable"})
 """Maps that one image writes and another reads."""
@@ -225,6 +230,29 @@ def _let_into_streams(tc: loader.LoadedImage, config: Config, images: Images, jo
         for name, enabled in (("tls", probes.tls.enabled), ("http", http)):
             if enabled:
                 _refused(images, journal, name, error)
+
+
+def _load_hooks(config: Config, images: Images, journal: Journal) -> None:
+    """Loads what interfaces get, as most of them get it; where the kernel refuses it, all that stands on it is off."""
+    tc = images.loaded.get("tc_monitor")
+    if tc is None:
+        return
+    probes = config.probes
+    try:
+        for _, program in TC_HOOKS.values():
+            tc.program(program, interface_constants(tc, decapsulate=probes.flows.decapsulate))
+    except NetmonError as error:
+        if error.exit_code == 77:
+            raise
+        for name, enabled in (
+            ("flows", probes.flows.enabled),
+            ("dns", probes.dns.enabled),
+            ("tls", probes.tls.enabled),
+            ("http", probes.http.enabled),
+        ):
+            if enabled:
+                _refused(images, journal, name, error)
+        images.loaded.pop("tc_monitor").close()
 
 
 def _refused(images: Images, journal: Journal, probe: str, error: Exception) -> None:
