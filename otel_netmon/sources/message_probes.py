@@ -65,7 +65,8 @@ class MessageProbes:
         recognisers = [self.tls.recogniser()] if self.tls is not None else []
         if self.http is not None:
             recognisers += self.http.recognisers()
-        self._streams = StreamSource([*preamble_recognisers(), *recognisers]) if recognisers else None
+        batches = self.tls.batches if self.tls is not None else None
+        self._streams = StreamSource([*preamble_recognisers(), *recognisers], batches) if recognisers else None
         self._now_ns = start_ns
 
     @property

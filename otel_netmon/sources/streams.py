@@ -11,6 +11,7 @@ from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.analysis.tcp_connections import Connections, Recogniser
 from otel_netmon.analysis.tcp_messages import stream_segments
 from otel_netmon.analysis.tcp_stream import Segment
+from otel_netmon.analysis.tls_batches import TlsBatches
 from otel_netmon.readers.messages import Messages
 from otel_netmon.selfmon.status import StageStatus
 
@@ -23,9 +24,11 @@ class StreamSource:
 
     Args:
         recognisers: of the protocols, asked in this order.
+        batches: tells the TLS handshakes that need no follower; None where TLS is not followed.
     """
 
-    def __init__(self, recognisers: Sequence[Recogniser]) -> None:
+    def __init__(self, recognisers: Sequence[Recogniser], batches: TlsBatches | None = None) -> None:
+        self._batches = batches
         self._connections = Connections(recognisers, CONNECTIONS_MAX, OCTETS_MAX, keeps_over=False)
         self._earlier: Counter[str] = Counter()  # what processes before this one had counted
 
@@ -38,6 +41,8 @@ class StreamSource:
         """
         feed = self._connections.feed
         found: list[Any] = []
+        if self._batches is not None:
+            found, messages = self._batches.take(messages, self._connections.follows, now_ns)
         for seen, segment in chain(begun, stream_segments(messages)):
             found += feed(seen, segment)
         return found + self._connections.advance(now_ns)
