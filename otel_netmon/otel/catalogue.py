@@ -15,6 +15,7 @@ from typing import Literal
 
 from otel_netmon.abi.enums import RTT_BUCKETS, RTT_LOWEST_EXPONENT
 from otel_netmon.otel import prometheus_names
+from otel_netmon.otel.span_attributes import SPAN_ATTRIBUTES
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 """Semantic conventions this release is written against."""
@@ -865,6 +866,16 @@ def markdown() -> str:
     for name, event in EVENTS.items():
         keys = ", ".join(f"`{key}`" for key in event.attributes)
         lines.append(f"| `{name}` | {event.description} | {keys} |")
+    lines += ["", "# Spans", ""]
+    lines += [
+        "Beside the attributes of the semantic conventions and those below, spans have these; times are in seconds.",
+        "",
+    ]
+    lines += ["| key | spans | type | meaning |", "|---|---|---|---|"]
+    lines += [
+        f"| `{key}` | {each.spans} | {each.type.__name__} | {each.description} |"
+        for key, each in SPAN_ATTRIBUTES.items()
+    ]
     lines += [
         "",
         "# Attributes",

@@ -15,7 +15,8 @@ RETRANSMITS = "netmon.http.retransmits"
 OUT_OF_ORDER = "netmon.http.out_of_order"
 
 _NAMES = [phase.name.lower() for phase in Phase]
-_KEYS = [f"netmon.http.time.{name}" for name in _NAMES]
+KEYS = [f"netmon.http.time.{name}" for name in _NAMES]
+"""Of the phases, in their order."""
 
 
 def time_attributes(
@@ -34,7 +35,7 @@ def time_attributes(
 
 
 def _attributes(took_ns: list[int], total_ns: int, longest: int, resent: int, disordered: int) -> dict[str, Value]:
-    made: dict[str, Value] = {key: each / 1e9 for key, each in zip(_KEYS, took_ns, strict=True) if each != UNKNOWN}
+    made: dict[str, Value] = {key: each / 1e9 for key, each in zip(KEYS, took_ns, strict=True) if each != UNKNOWN}
     made[TOTAL], made[LONGEST] = total_ns / 1e9, _NAMES[longest]
     if resent != UNKNOWN:
         made[RETRANSMITS], made[OUT_OF_ORDER] = resent, disordered

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from otel_netmon.abi.enums import Role
 from otel_netmon.analysis.connection_index import ENDS, UNKNOWN, Owner, turned
+from otel_netmon.analysis.recent_handshakes import RecentHandshakes
 from otel_netmon.analysis.recent_lookups import RecentLookups
 from otel_netmon.analysis.request_phases import RequestTimes, Waited, phases
 from otel_netmon.otel.request_times import time_attributes
@@ -38,22 +39,29 @@ class Attribution:
     Args:
         owners: who knows connections; None where they are not followed, then spans do not wait.
         resource: gives the encoded resource of a process by its number, nothing where it is not known.
-        lookups: who knows lookups; None where they are not followed.
+        lookups, handshakes: who knows lookups and handshakes of TLS; None where nobody asks for them.
     """
 
-    def __init__(self, owners: Owners | None, resource: Callable[[int], bytes], lookups: RecentLookups | None) -> None:
+    def __init__(
+        self,
+        owners: Owners | None,
+        resource: Callable[[int], bytes],
+        lookups: RecentLookups | None = None,
+        handshakes: RecentHandshakes | None = None,
+    ) -> None:
         self._owners = owners
         self._resource = resource
         self._lookups = lookups
+        self._handshakes = handshakes
 
     def told(self, sought: Sequence[Sought]) -> list[SpanBatch]:
         """Gives the spans as they leave."""
         if self._owners is None:
-            return [_with_times(each, each.batch, None, None) for each in sought]
+            return [_alone(each) for each in sought]
         if not sought:
             return []
         every = _EverySought(sought, self._owners)
-        dns_ns = self._dns(every, self._owners)
+        waited = self._waited(every, self._owners)
         made = []
         begin = 0
         for each in sought:
@@ -61,32 +69,39 @@ class Attribution:
             owner = every.found.part(part)
             resources = [self._resource(number) for number in owner.number.tolist()]
             batch = replace(_told_from(each, every.kinds[part]), resources=resources)
-            made.append(_with_times(each, batch, owner, dns_ns[part]))
+            if each.requests is not None:
+                batch = _with_times(batch, each.requests, Waited(*[column[part] for column in waited]), owner)
+            made.append(batch)
             begin = part.stop
         return made
 
-    def _dns(self, every: _EverySought, owners: Owners) -> npt.NDArray[np.int64]:
-        """How long the client of each request waited for the name of its server."""
-        found = np.full(len(every.kinds), UNKNOWN, np.int64)
-        if self._lookups is None:
-            return found
+    def _waited(self, every: _EverySought, owners: Owners) -> Waited:
+        """What each request had to wait for before it began."""
         owner = every.found
-        opened = every.is_request & (every.kinds == SpanKind.CLIENT) & (owner.role == Role.CLIENT)
-        asked = np.flatnonzero(opened & (owner.connect_ns != UNKNOWN) & (every.earlier_ns < owner.begin_ns))
-        if len(asked):
-            found[asked] = self._lookups.waited(
+        number = len(every.kinds)
+        dns_ns, tls_ns, tls_end_ns = (np.full(number, each, np.int64) for each in (UNKNOWN, UNKNOWN, 0))
+        first = every.is_request & (owner.cookie != 0) & (every.earlier_ns < owner.begin_ns)
+        if self._handshakes is not None:
+            asked = np.flatnonzero(first)
+            tls_ns[asked], tls_end_ns[asked] = self._handshakes.waited(
+                every.ends[asked], owner.begin_ns[asked], every.times_ns[asked]
+            )
+        if self._lookups is not None:
+            opened = (every.kinds == SpanKind.CLIENT) & (owner.role == Role.CLIENT) & (owner.connect_ns != UNKNOWN)
+            asked = np.flatnonzero(first & opened)
+            dns_ns[asked] = self._lookups.waited(
                 every.ends["remote"][asked],
                 owner.begin_ns[asked],
                 owner.number[asked],
                 lambda ends, times_ns: owners.find(ends, times_ns, any_address=False).number,
             )
-        return found
+        return Waited(owner.begin_ns, owner.established_ns, dns_ns, owner.connect_ns, tls_ns, tls_end_ns)
 
 
 def attribution(connections: ConnectionSource | None, messages: MessageProbes | None) -> Attribution:
     """Who tells spans, with what is known where these probes run."""
     if connections is None:
-        return Attribution(None, lambda _: b"", None)
+        return Attribution(None, lambda _: b"")
     lookups = None
     if messages is not None and messages.http is not None and messages.dns is not None:
         lookups = messages.dns.remember()
@@ -98,6 +113,7 @@ class _EverySought:
 
     Attributes:
         ends: as the clients see them.
+        times_ns: when each began, or a packet of it was seen.
         kinds: uint8, as the spans are told.
         found: what is known at the end that each is told from: of the client, of SERVER spans the server's.
         is_request, earlier_ns: of spans of requests, see ``RequestTimes``.
@@ -106,7 +122,7 @@ class _EverySought:
     def __init__(self, sought: Sequence[Sought], owners: Owners) -> None:
         self.kinds = np.concatenate([each.batch.kinds for each in sought])
         self.ends = np.concatenate([each.ends for each in sought], dtype=ENDS)  # ports stay in network order
-        times = np.concatenate([each.times_ns for each in sought])
+        self.times_ns = np.concatenate([each.times_ns for each in sought])
         self.is_request = np.concatenate([np.full(len(each.batch), each.requests is not None) for each in sought])
         self.earlier_ns = np.concatenate(
             [each.times_ns if each.requests is None else each.requests.earlier_ns for each in sought]
@@ -114,12 +130,12 @@ class _EverySought:
         as_server = self.kinds == SpanKind.SERVER
         asked = self.ends.copy()
         asked[as_server] = turned(self.ends[as_server])
-        self.found = owners.find(asked, times, any_address=False)
+        self.found = owners.find(asked, self.times_ns, any_address=False)
         either = np.concatenate([np.full(len(each.batch), each.either_side) for each in sought])
         again = np.flatnonzero(either & (self.found.cookie == 0))
         if not len(again):
             return
-        found = owners.find(turned(asked[again]), times[again], any_address=False)
+        found = owners.find(turned(asked[again]), self.times_ns[again], any_address=False)
         known = found.cookie != 0
         self.kinds[again[known]] = np.where(as_server[again[known]], SpanKind.CLIENT, SpanKind.SERVER)
         self.found.put(again[known], found, known)
@@ -140,26 +156,17 @@ def _told_from(sought: Sought, kinds: npt.NDArray[np.uint8]) -> SpanBatch:
     return replace(batch, names=names, kinds=kinds, attributes=attributes, messages=messages, statuses=statuses)
 
 
-def _with_times(
-    sought: Sought, batch: SpanBatch, owner: Owner | None, dns_ns: npt.NDArray[np.int64] | None
-) -> SpanBatch:
-    """Adds where the time went to spans of requests."""
-    requests = sought.requests
-    if requests is None:
-        return batch
-    nothing = np.full(len(batch), UNKNOWN, np.int64)
-    if owner is None or dns_ns is None:
-        zero = np.zeros(len(batch), np.int64)
-        made = phases(requests, Waited(zero, zero, nothing, nothing, nothing, zero))
-        more = time_attributes(made, nothing, nothing)
-    else:
-        more = time_attributes(_phases(requests, owner, dns_ns), owner.resent, owner.disordered)
+def _with_times(batch: SpanBatch, requests: RequestTimes, waited: Waited, owner: Owner | None) -> SpanBatch:
+    """Adds where the time of requests went."""
+    unknown = np.full(len(batch), UNKNOWN, np.int64)
+    counts = (unknown, unknown) if owner is None else (owner.resent, owner.disordered)
+    more = time_attributes(phases(requests, waited), *counts)
     return replace(batch, attributes=[a + b for a, b in zip(batch.attributes, more, strict=True)])
 
 
-def _phases(requests: RequestTimes, owner: Owner, dns_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    nothing = np.full(len(dns_ns), UNKNOWN, np.int64)
-    return phases(
-        requests,
-        Waited(owner.begin_ns, owner.established_ns, dns_ns, owner.connect_ns, nothing, np.zeros_like(nothing)),
-    )
+def _alone(sought: Sought) -> SpanBatch:
+    """The spans where nothing is known of connections."""
+    if sought.requests is None:
+        return sought.batch
+    unknown, never = np.full(len(sought.batch), UNKNOWN, np.int64), np.zeros(len(sought.batch), np.int64)
+    return _with_times(sought.batch, sought.requests, Waited(never, never, unknown, unknown, unknown, never), None)

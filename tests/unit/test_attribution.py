@@ -10,6 +10,7 @@ import pytest
 
 from otel_netmon.abi.enums import Role
 from otel_netmon.analysis.connection_index import TCP, UNKNOWN, ConnectionIndex, ends_between, turned
+from otel_netmon.analysis.recent_handshakes import RecentHandshakes
 from otel_netmon.analysis.recent_lookups import Numbers
 from otel_netmon.analysis.request_phases import RequestTimes
 from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
@@ -17,6 +18,7 @@ from otel_netmon.otel.spans import Description, Sought, SpanBatch, SpanKind, Sta
 from otel_netmon.sources.attribution import Attribution
 from support.connection_rows import MS, SECOND, adopted, connection, datagrams, joined
 from support.rows import address
+from support.tls_handshakes import handshake
 
 CLIENT, SERVER = "192.0.2.7", "192.0.2.8"
 TIME = 1000 * SECOND
@@ -61,8 +63,9 @@ class Known:
     def read(self, rows: npt.NDArray[Any], numbers: list[int]) -> None:
         self.index.read(rows, np.array(numbers, np.uint64), datagrams()[:0], np.zeros(0, np.uint64), TIME + SECOND)
 
-    def told(self, *sought: Sought, lookups: Any = None) -> list[SpanBatch]:
-        return Attribution(self.index, lambda number: b"%d" % number if number else b"", lookups).told(sought)
+    def told(self, *sought: Sought, lookups: Any = None, handshakes: Any = None) -> list[SpanBatch]:
+        resource = lambda number: b"%d" % number if number else b""  # noqa: E731
+        return Attribution(self.index, resource, lookups, handshakes).told(sought)
 
 
 def attributes(told: SpanBatch, at: int = 0) -> dict[str, Value]:
@@ -161,8 +164,9 @@ class Lookups:
     ) -> npt.NDArray[np.int64]:
         for octets, begin, number in zip(addresses, begin_ns.tolist(), numbers.tolist(), strict=True):
             self.asked.append((octets.tobytes().hex()[-8:], begin - TIME, number))
-        asked = ends_between([end(address(CLIENT), 5)] * 2, [end(address(SERVER), 443)] * 2, TCP)
-        assert numbers_of(asked, column(TIME, 0)).tolist() == [5, 0]
+        if self.asked:
+            asked = ends_between([end(address(CLIENT), 5)] * 2, [end(address(SERVER), 443)] * 2, TCP)
+            assert numbers_of(asked, column(TIME, 0)).tolist() == [5, 0]
         return np.full(len(addresses), 31 * MS)
 
 
@@ -227,6 +231,20 @@ def test_the_server_knows_the_handshake_and_no_lookup() -> None:
     assert lookups.asked == []
 
 
+def test_the_handshake_of_tls_of_the_connection() -> None:
+    recent = RecentHandshakes()
+    made = handshake()
+    ends = made.connection._replace(client=end(address(CLIENT), 5), server=end(address(SERVER), 443))
+    recent.take([made._replace(connection=ends, start_ns=TIME - 29 * MS, finished_ns=TIME - 2 * MS)])
+    for kind, known in ((SpanKind.CLIENT, Known(clients=(5,))), (SpanKind.SERVER, Known(servers=(5,)))):
+        (told,) = known.told(batch([kind], [5], requests=requests()), handshakes=recent)
+        found = attributes(told)
+        assert (found["netmon.http.time.tls"], found["netmon.http.time.connect"]) == (0.027, 0.02)
+        assert (found["netmon.http.time.total"], found["netmon.http.time.longest"]) == (0.057, "tls")
+        (told,) = known.told(batch([kind], [5], requests=requests(earlier_ns=column(TIME - 1))), handshakes=recent)
+        assert "netmon.http.time.tls" not in attributes(told)
+
+
 def test_what_the_client_waited_for_is_on_a_span_that_is_told_from_its_side() -> None:
     known = Known(clients=(5,))
     sought = batch([SpanKind.SERVER], [5], requests=requests(), either_side=True)
@@ -248,7 +266,7 @@ def test_a_request_without_a_response_and_without_a_connection() -> None:
     }
     (made,) = Known().told(sought, lookups=Lookups())
     assert attributes(made) == expected
-    (made,) = Attribution(None, lambda _: b"", None).told([sought])
+    (made,) = Attribution(None, lambda _: b"").told([sought])
     assert attributes(made) == expected
     assert list(made.resources) == []
 

@@ -20,10 +20,11 @@ from opentelemetry.semconv import _incubating, attributes
 from opentelemetry.semconv._incubating.attributes import network_attributes
 from opentelemetry.semconv.schemas import Schemas
 
-from otel_netmon.otel import catalogue, prometheus_names
-from otel_netmon.otel.catalogue import ATTRIBUTES, CATALOGUE
+from otel_netmon.otel import catalogue, prometheus_names, request_times
+from otel_netmon.otel.catalogue import ATTRIBUTES, CATALOGUE, EVENTS
 from otel_netmon.otel.drift import problems
 from otel_netmon.otel.points import HistogramSeries, Point, Snapshot
+from otel_netmon.otel.span_attributes import SPAN_ATTRIBUTES
 from support.snapshots import END, START, every_metric
 
 SEMCONV_METRICS = [metric for metric in CATALOGUE.values() if metric.source == "semconv"]
@@ -208,3 +209,13 @@ def test_every_departure_of_a_distribution_is_found(name: str, change: dict[str,
 def test_a_number_is_no_distribution() -> None:
     (found,) = problems(Snapshot(END, {"netmon.pipeline.cycle.duration": [Point({}, 1.0, START)]}))
     assert found == "netmon.pipeline.cycle.duration: value 1.0 is not a distribution"
+
+
+def test_every_attribute_of_our_own_on_spans_is_documented(project: Path) -> None:
+    sources = ["connection_spans", "dns", "http", "request_times", "rpc", "tls"]
+    text = "".join((project / "otel_netmon" / "otel" / f"{name}.py").read_text() for name in sources)
+    told = set(re.findall(r'"(netmon\.[a-z0-9_.]*[a-z0-9])"', text)) | set(request_times.KEYS)
+    known = set(CATALOGUE) | set(ATTRIBUTES) | set(EVENTS)
+    assert told - known - set(SPAN_ATTRIBUTES) == set()
+    assert set(SPAN_ATTRIBUTES) - told == set()
+    assert {attribute.type for attribute in SPAN_ATTRIBUTES.values()} <= {str, int, float, bool}
