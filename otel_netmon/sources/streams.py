@@ -47,6 +47,10 @@ class StreamSource:
             found += feed(seen, segment)
         return found + self._connections.advance(now_ns)
 
+    def __len__(self) -> int:
+        """How many connections are followed."""
+        return len(self._connections)
+
     def stages(self) -> dict[tuple[str, str], StageStatus]:
         """What became of connections: those that lost their place before they were over are dropped."""
         counts = self._earlier + self._connections.counts
