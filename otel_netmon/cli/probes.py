@@ -44,14 +44,13 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(probe: Probe, loaded: Loaded) -> dict[str, Any]:
     """One probe, ready for JSON; ``why`` says what switched it off and is empty where it is on."""
-    key = f"probes.{probe.name}.enabled"
-    enabled = bool(getattr(loaded.config.probes, probe.name).enabled)
+    key, enabled, word = _switch(probe, loaded)
     why = ""
     if not enabled:
         why = (
             probe.by_default.removeprefix("off: ")
             if key not in loaded.origins
-            else f"{key} is false: {loaded.origins[key]}"
+            else f"{key} is {word}: {loaded.origins[key]}"
         )
     return {
         "name": probe.name,
@@ -60,6 +59,14 @@ def describe(probe: Probe, loaded: Loaded) -> dict[str, Any]:
         "summary": probe.summary,
         **{name: list(getattr(probe, name)) for name in LISTS},
     }
+
+
+def _switch(probe: Probe, loaded: Loaded) -> tuple[str, bool, str]:
+    """The key that switches a probe, whether it is on, and the word for off."""
+    chosen = getattr(loaded.config.probes, probe.name)
+    if isinstance(chosen, str):
+        return f"probes.{probe.name}", chosen != "off", "off"
+    return f"probes.{probe.name}.enabled", bool(chosen.enabled), "false"
 
 
 def block(record: dict[str, Any], width: int, *, colour: bool) -> str:

@@ -384,6 +384,15 @@ class Probes(Section, frozen=True):
     connections: ConnectionsProbe = ConnectionsProbe()
     netstat: NetstatProbe = NetstatProbe()
     drops: DropsProbe = DropsProbe()
+    tls_plaintext: Annotated[
+        Literal["off", "openssl"],
+        Meta(
+            description="Follow HTTP and gRPC inside of TLS, by what processes write to OpenSSL 1.1 or 3 and read from it (x86-64). "
+            "Bodies stay where they are. Needs `probes.http.enabled`, and to see the processes of the host: root, or CAP_SYS_PTRACE "
+            "beside CAP_PERFMON (CAP_SYS_ADMIN, where the kernel asks for it). Each call of a watched process costs it a microsecond "
+            "or two."
+        ),
+    ] = "off"
 
 
 class Flows(Section, frozen=True):

@@ -51,6 +51,7 @@ _REACH: dict[str, Reach] = {
     "probes.tls.handshake_bytes": Reach.PROGRAMS,
     "probes.http": Reach.PIPELINE,
     "probes.http.enabled": Reach.PROGRAMS,
+    "probes.tls_plaintext": Reach.PROGRAMS,
     "spans": Reach.PIPELINE,
     "flows": Reach.PIPELINE,
     "limits": Reach.PIPELINE,

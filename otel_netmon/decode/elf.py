@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Iterator, Mapping
-from mmap import mmap
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
-Octets = bytes | mmap
+Read = Callable[[int, int], bytes]
+"""Gives octets of a file: offset and length; fewer where the file ends."""
 
 X86_64 = 62
 """e_machine."""
@@ -21,8 +21,7 @@ _PT_LOAD = 1
 _PF_X = 1
 _SHT_SYMTAB, _SHT_DYNSYM = 2, 11
 _STT_FUNC, _STT_GNU_IFUNC = 2, 10
-_HEADERS_MAX = 4096
-_SYMBOLS_OCTETS_MAX = 64 << 20
+_TABLE_OCTETS_MAX = 64 << 20
 
 
 class ElfFault(Exception):
@@ -48,7 +47,7 @@ class Elf:
     """An ELF file.
 
     Args:
-        data: the whole file.
+        read: gives its octets. A file that another may cut meanwhile must not be mapped into memory.
 
     Attributes:
         machine: e_machine.
@@ -58,26 +57,33 @@ class Elf:
         ElfFault: it is none, or its headers lie outside of it.
     """
 
-    def __init__(self, data: Octets) -> None:
-        self._data = data
-        try:
-            if data[: len(_IDENT)] != _IDENT:
-                raise ElfFault("not an ELF file of 64 bits, little-endian")
-            header = _HEADER.unpack_from(data, 0)
-        except struct.error as error:
-            raise ElfFault("the header is cut") from error
-        _, self.machine, _, _, programs, self._sections, _, _, program_size, program_count, size, count, _ = header
-        self._section_size, self._section_count = size, min(count, _HEADERS_MAX)
-        try:
-            self.segments = tuple(self._segments(programs, program_size, min(program_count, _HEADERS_MAX)))
-        except struct.error as error:
-            raise ElfFault("the program headers are cut") from error
+    def __init__(self, read: Read) -> None:
+        self._read = read
+        header = read(0, _HEADER.size)
+        if header[: len(_IDENT)] != _IDENT or len(header) < _HEADER.size:
+            raise ElfFault("not an ELF file of 64 bits, little-endian")
+        _, self.machine, _, _, programs, sections, _, _, program_size, program_count, size, count, _ = _HEADER.unpack(
+            header
+        )
+        self._sections = self._table(_SECTION_HEADER, sections, size, count)
+        self.segments = tuple(
+            [
+                Segment(address, offset, length)
+                for kind, flags, offset, address, _, length, _, _ in self._table(
+                    _PROGRAM_HEADER, programs, program_size, program_count
+                )
+                if kind == _PT_LOAD and flags & _PF_X
+            ]
+        )
 
-    def _segments(self, at: int, size: int, count: int) -> Iterator[Segment]:
-        for number in range(count):
-            kind, flags, offset, address, _, length, _, _ = _PROGRAM_HEADER.unpack_from(self._data, at + number * size)
-            if kind == _PT_LOAD and flags & _PF_X:
-                yield Segment(address, offset, length)
+    def _table(self, entry: struct.Struct, offset: int, size: int, count: int) -> list[tuple[int, ...]]:
+        """Entries of a table of headers."""
+        if count and size < entry.size:
+            raise ElfFault("the entries of a table of headers are too small")
+        octets = self._read(offset, size * count)
+        if len(octets) < size * count:
+            raise ElfFault("a table of headers is cut")
+        return [entry.unpack_from(octets, number * size) for number in range(count)]
 
     def offset(self, address: int) -> int | None:
         """Gives where in the file the octet of a virtual address is; None where nothing that can run is mapped there."""
@@ -91,50 +97,36 @@ class Elf:
         for segment in self.segments:
             if segment.address <= address < segment.address + segment.length:
                 at = address - segment.address
-                length = min(length, segment.length - at)
-                return self._data[segment.offset + at : segment.offset + at + length]
+                return self._read(segment.offset + at, min(length, segment.length - at))
         return b""
 
     def functions(self, names: Collection[str]) -> Mapping[str, Function]:
-        """Gives the functions of these names, out of .dynsym and .symtab; the first of each name.
-
-        Raises:
-            ElfFault: a table lies outside of the file.
-        """
+        """Gives the functions of these names, out of .dynsym and .symtab; the first of each name."""
         wanted = {name.encode("ascii"): name for name in names}
         found: dict[str, Function] = {}
-        try:
-            for kind in (_SHT_DYNSYM, _SHT_SYMTAB):
-                if len(found) < len(wanted):
-                    self._look(kind, wanted, found)
-        except struct.error as error:
-            raise ElfFault("a table of symbols is cut") from error
+        for wanted_kind in (_SHT_DYNSYM, _SHT_SYMTAB):
+            for _, kind, _, _, offset, length, link, _, _, _ in self._sections:
+                if kind == wanted_kind and link < len(self._sections) and len(found) < len(wanted):
+                    strings = self._sections[link]
+                    places = self._places(strings[4], strings[5], wanted)
+                    if places:
+                        self._look(offset, length, places, found)
         return found
 
-    def _look(self, kind: int, wanted: Mapping[bytes, str], found: dict[str, Function]) -> None:
-        for section in range(self._section_count):
-            fields = _SECTION_HEADER.unpack_from(self._data, self._sections + section * self._section_size)
-            _, is_kind, _, _, offset, length, link, _, _, _ = fields
-            if is_kind != kind or link >= self._section_count:
-                continue
-            strings = _SECTION_HEADER.unpack_from(self._data, self._sections + link * self._section_size)
-            names = self._names(strings[4], strings[5], wanted)
-            if names:
-                self._read(offset, min(length, _SYMBOLS_OCTETS_MAX), names, found)
-
-    def _names(self, begin: int, length: int, wanted: Mapping[bytes, str]) -> dict[int, str]:
+    def _places(self, begin: int, length: int, wanted: Mapping[bytes, str]) -> dict[int, str]:
         """Where in a table of strings wanted names are. A name may be the end of a longer one, so that it may be there twice."""
-        names: dict[int, str] = {}
-        end = min(begin + length, len(self._data))
+        strings = self._read(begin, min(length, _TABLE_OCTETS_MAX))
+        places: dict[int, str] = {}
         for octets, name in wanted.items():
-            at = self._data.find(octets + b"\0", begin, end)
+            at = strings.find(octets + b"\0")
             while at >= 0:
-                names[at - begin] = name
-                at = self._data.find(octets + b"\0", at + 1, end)
-        return names
+                places[at] = name
+                at = strings.find(octets + b"\0", at + 1)
+        return places
 
-    def _read(self, offset: int, length: int, names: Mapping[int, str], found: dict[str, Function]) -> None:
-        data = self._data[offset : offset + length]
-        for name, info, _, section, address, size in _SYMBOL.iter_unpack(data[: len(data) - len(data) % _SYMBOL.size]):
-            if name in names and section and info & 15 in (_STT_FUNC, _STT_GNU_IFUNC):
-                found.setdefault(names[name], Function(address, size))
+    def _look(self, offset: int, length: int, places: Mapping[int, str], found: dict[str, Function]) -> None:
+        symbols = self._read(offset, min(length, _TABLE_OCTETS_MAX))
+        whole = len(symbols) - len(symbols) % _SYMBOL.size
+        for name, info, _, section, address, size in _SYMBOL.iter_unpack(symbols[:whole]):
+            if name in places and section and info & 15 in (_STT_FUNC, _STT_GNU_IFUNC):
+                found.setdefault(places[name], Function(address, size))

@@ -69,7 +69,7 @@ def openssl_sites(elf: Elf) -> tuple[Site, ...]:
     """Gives the sites of a file; none where it has no OpenSSL, or one for another machine.
 
     Raises:
-        ElfFault: a table of symbols lies outside of the file.
+        ElfFault: a function lies where nothing can run.
     """
     if elf.machine != X86_64:
         return ()

@@ -11,8 +11,9 @@ from otel_netmon.probes.http import HTTP
 from otel_netmon.probes.interfaces import INTERFACES
 from otel_netmon.probes.netstat import NETSTAT
 from otel_netmon.probes.tls import TLS
+from otel_netmon.probes.tls_plaintext import TLS_PLAINTEXT
 from otel_netmon.probes.xdp import XDP
 
 PROBES: dict[str, Probe] = {
-    probe.name: probe for probe in (FLOWS, DNS, TLS, HTTP, CONNECTIONS, XDP, INTERFACES, NETSTAT, DROPS)
+    probe.name: probe for probe in (FLOWS, DNS, TLS, HTTP, CONNECTIONS, XDP, INTERFACES, NETSTAT, DROPS, TLS_PLAINTEXT)
 }

@@ -46,7 +46,15 @@ def test_on_and_off_follow_the_configuration(tmp_path: Path, capsys: pytest.Capt
     file = tmp_path / "config.yaml"
     file.write_text("probes:\n  interfaces:\n    enabled: false\n")
     records = listed(
-        capsys, "--config", str(file), "--set", "probes.xdp.enabled=true", "--set", "probes.flows.enabled=false"
+        capsys,
+        "--config",
+        str(file),
+        "--set",
+        "probes.xdp.enabled=true",
+        "--set",
+        "probes.flows.enabled=false",
+        "--set",
+        "probes.tls_plaintext=openssl",
     )
     assert {name: (record["enabled"], record["why"]) for name, record in records.items()} == {
         "flows": (False, "probes.flows.enabled is false: --set probes.flows.enabled"),
@@ -58,7 +66,10 @@ def test_on_and_off_follow_the_configuration(tmp_path: Path, capsys: pytest.Capt
         "interfaces": (False, f"probes.interfaces.enabled is false: file {file}:3:14"),
         "netstat": (True, ""),
         "drops": (True, ""),
+        "tls_plaintext": (True, ""),
     }
+    off = listed(capsys, "--set", "probes.tls_plaintext=off")["tls_plaintext"]
+    assert (off["enabled"], off["why"]) == (False, "probes.tls_plaintext is off: --set probes.tls_plaintext")
     assert listed(capsys)["xdp"]["why"].startswith("attaching native XDP resets the rings")
 
 
