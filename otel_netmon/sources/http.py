@@ -119,7 +119,7 @@ class HttpSource:
             messages: of kind HTTP.
             now_ns: CLOCK_MONOTONIC.
         """
-        offset_ns = time.time_ns() - now_ns
+        offset_ns = time.time_ns() - time.monotonic_ns()  # now_ns is older: connections were followed since
         if len(messages.heads):
             self._waiting.append(messages)
         if sum([len(each.heads) for each in self._waiting]) >= _BATCH or now_ns - self._counted_ns > _BATCH_NS:
@@ -133,7 +133,7 @@ class HttpSource:
         self._counted_ns = now_ns
         if self._waiting:
             messages, self._waiting = joined(self._waiting), []
-            self._take_records(messages, time.time_ns() - now_ns, now_ns)
+            self._take_records(messages, time.time_ns() - time.monotonic_ns(), now_ns)
 
     def _take_records(self, messages: Messages, offset_ns: int, now_ns: int) -> None:
         if self._alike.is_full:

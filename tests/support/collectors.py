@@ -27,6 +27,18 @@ service:
 """Beside what collector-config/otelcol.yaml has: its file then holds all signals in the order of arrival."""
 
 
+SOCKET = """
+receivers:
+  otlp/socket:
+    protocols:
+      grpc: {{endpoint: "{path}", transport: unix}}
+service:
+  pipelines:
+    traces: {{receivers: [otlp, otlp/socket], exporters: [file]}}
+"""
+"""Takes traces by a Unix socket too: from processes in network namespaces of a test."""
+
+
 @dataclass(frozen=True)
 class Collector:
     """A collector that runs.
@@ -85,13 +97,20 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def otelcol(directory: Path, ports: tuple[int, int] | None = None, *, all_signals: bool = False) -> Iterator[Collector]:
+def otelcol(
+    directory: Path,
+    ports: tuple[int, int] | None = None,
+    *,
+    all_signals: bool = False,
+    socket_path: Path | None = None,
+) -> Iterator[Collector]:
     """Runs the OpenTelemetry Collector with ``collector-config/otelcol.yaml``, built by ``make collector``.
 
     Args:
         directory: where its output and its log go.
         ports: for gRPC and HTTP; free ones when not given.
         all_signals: take traces and logs too.
+        socket_path: take traces over gRPC there, too.
     """
     if not OTELCOL.exists():
         msg = f"{OTELCOL} is not there; remedy: make collector"
@@ -105,10 +124,13 @@ def otelcol(directory: Path, ports: tuple[int, int] | None = None, *, all_signal
         "OTELCOL_FILE": str(output),
     }
     command = [str(OTELCOL), "--config", str(ROOT / "collector-config" / "otelcol.yaml")]
-    if all_signals:
-        more = directory / "all-signals.yaml"
-        more.write_text(ALL_SIGNALS)
-        command += ["--config", str(more)]
+    added = {"all-signals": ALL_SIGNALS if all_signals else ""}
+    added["socket"] = SOCKET.format(path=socket_path) if socket_path is not None else ""
+    for name, text in added.items():
+        if text:
+            more = directory / f"{name}.yaml"
+            more.write_text(text)
+            command += ["--config", str(more)]
 
     def read() -> list[Point]:
         return points_of_otlp_json(output.read_text())

@@ -79,7 +79,7 @@ def _metrics_data(data: dict[str, Any]) -> Iterator[Point]:
 
 
 class Span(NamedTuple):
-    """One span. Times are Unix nanoseconds, identities are hexadecimal."""
+    """One span. Times are Unix nanoseconds, identities are hexadecimal; the parent of a root is empty."""
 
     name: str
     trace_id: str
@@ -87,6 +87,10 @@ class Span(NamedTuple):
     start_time: int
     end_time: int
     attributes: Mapping[str, AttributeValue]
+    parent_id: str
+    kind: int
+    scope: str
+    resource: Mapping[str, AttributeValue]
 
 
 def spans_of_otlp_json(text: str) -> list[Span]:
@@ -99,6 +103,10 @@ def spans_of_otlp_json(text: str) -> list[Span]:
             int(span["startTimeUnixNano"]),
             int(span["endTimeUnixNano"]),
             _attributes(span.get("attributes", [])),
+            span.get("parentSpanId", ""),
+            int(span["kind"]),
+            scope_spans["scope"].get("name", ""),
+            _attributes(resource_spans["resource"].get("attributes", [])),
         )
         for line in text[: text.rfind("\n") + 1].splitlines()
         for resource_spans in json.loads(line).get("resourceSpans", ())  # lines of other signals have none
