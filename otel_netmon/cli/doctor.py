@@ -104,6 +104,7 @@ class Examination:
             "xdp_monitor": config.probes.xdp.enabled,
             "socket_monitor": False,  # whatever is refused of it, the agent runs
             "drop_monitor": False,  # likewise
+            "plaintext_monitor": False,  # likewise
         }
         self._sizes = {
             "tc_monitor": {"flow_table": config.probes.flows.table_entries},

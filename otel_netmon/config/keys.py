@@ -197,11 +197,8 @@ def suggest(name: str) -> str:
     if similar is not None:
         return f"; did you mean {parent}.{similar}?" if parent else f"; did you mean {similar}?"
     near = [key for key in KEYS if key.partition(".")[0] == name.partition(".")[0]]
-    elsewhere = (
-        next((item for item in known if item.rpartition(".")[2] == last), None)
-        or nearest(name, near)
-        or nearest(name, KEYS)
-    )
+    namesakes = [item for item in known if item.rpartition(".")[2] == last]
+    elsewhere = nearest(name, namesakes) or next(iter(namesakes), None) or nearest(name, near) or nearest(name, KEYS)
     if elsewhere is not None:
         return f"; did you mean {elsewhere}?"
     return f"; {parent} has {', '.join(item.rpartition('.')[2] for item in siblings)}" if parent and siblings else ""

@@ -124,6 +124,10 @@ def test_set_reads_text_by_the_type_of_the_key() -> None:
     ("text", "expected"),
     [
         ("flows.top_k", "--set flows.top_k: expected KEY=VALUE"),
+        (
+            "probes.dsn.enabled=true",
+            "--set probes.dsn.enabled: unknown key 'probes.dsn.enabled'; did you mean probes.dns.enabled?",
+        ),
         ("flows.topk=1", "--set flows.topk: unknown key 'flows.topk'; did you mean flows.top_k?"),
         ("flows=1", "--set flows: unknown key 'flows'; it is a section, set one of its keys"),
         ("flows.top_k=x", "--set flows.top_k: expected an integer from 0 to 100000, got 'x'"),
