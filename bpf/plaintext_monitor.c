@@ -14,14 +14,6 @@
 #define PASS 1
 #define PAYLOAD_ELSEWHERE
 
-/* skb->cb[index], as in tc_monitor. */
-#define control(skb, index)                                                                                            \
-	({                                                                                                             \
-		u64 word;                                                                                              \
-		asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(word) : "r"(skb), "i"(48 + 4 * (index)));                 \
-		(u32) word;                                                                                            \
-	})
-
 static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *to, const u32 length)
 {
 	return bpf_skb_load_bytes(skb, offset, to, length);
@@ -42,7 +34,7 @@ static __always_inline u32 transport_payload(const struct packet *p, u32 length)
 
 static __always_inline int payload_load(struct __sk_buff *skb, u32 offset, void *to, u32 length);
 
-#include "messages.h"
+#include "at_interface.h"
 #include "sessions.h"
 #include "calls.h"
 #include "http2.h"

@@ -17,11 +17,18 @@ static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *t
 }
 
 #include "packet.h"
+#include "look.h"
 #include "unreachable.h"
 #include "connections.h"
+#include "at_socket.h"
 #include "life.h"
 #include "segments.h"
 #include "udp.h"
+#include "dns.h"
+#include "http2.h"
+#include "stream.h"
+#include "http.h"
+#include "socket_messages.h"
 
 int netmon_sockops(struct bpf_sock_ops *ctx)
 {
@@ -66,10 +73,13 @@ int netmon_ingress(struct __sk_buff *skb)
 
 	if (!segment_read(skb, &s))
 		return PASS;
-	if (s.protocol == PROTOCOL_TCP)
+	if (s.protocol == PROTOCOL_TCP) {
 		segment_received(skb, &s);
-	else if (s.protocol == PROTOCOL_UDP)
+		socket_segment(skb, &s, NETMON_RECEIVE);
+	} else if (s.protocol == PROTOCOL_UDP) {
 		udp_datagram(skb, &s, NETMON_RECEIVE);
+		socket_datagram(skb, &s, NETMON_RECEIVE);
+	}
 	return PASS;
 }
 
@@ -79,13 +89,51 @@ int netmon_egress(struct __sk_buff *skb)
 
 	if (!segment_read(skb, &s))
 		return PASS;
-	if (s.protocol == PROTOCOL_TCP)
+	if (s.protocol == PROTOCOL_TCP) {
 		segment_sent(skb, &s);
-	else if (s.protocol == PROTOCOL_UDP)
+		socket_segment(skb, &s, NETMON_TRANSMIT);
+	} else if (s.protocol == PROTOCOL_UDP) {
 		udp_datagram(skb, &s, NETMON_TRANSMIT);
-	else if (s.protocol == (s.v6 ? PROTOCOL_ICMPV6 : PROTOCOL_ICMP))
+		socket_datagram(skb, &s, NETMON_TRANSMIT);
+	} else if (s.protocol == (s.v6 ? PROTOCOL_ICMPV6 : PROTOCOL_ICMP))
 		unreachable_note(skb, s.at, s.v6);
 	return PASS;
+}
+
+/* ---- messages: called for a packet in the place of what follows, as in tc_monitor.c */
+
+int netmon_dns(struct __sk_buff *skb)
+{
+	dns(skb);
+	message_release(skb);
+	return PASS;
+}
+
+int netmon_stream(struct __sk_buff *skb)
+{
+	stream(skb);
+	message_release(skb);
+	return PASS;
+}
+
+int netmon_http(struct __sk_buff *skb)
+{
+	http(skb);
+	message_release(skb);
+	return PASS;
+}
+
+int netmon_http2(struct __sk_buff *skb)
+{
+	http2(skb);
+	message_release(skb);
+	return PASS;
+}
+
+/* Run by the reader: a program of tc, which may give a number. */
+int netmon_quiet(struct __sk_buff *skb)
+{
+	return http_quiet_keys(skb);
 }
 
 /* ---- processes */
@@ -223,6 +271,8 @@ static __always_inline void released(struct bpf_sock *ctx)
 		unplaced = connections_unplaced.lookup(&cookie);
 		if (unplaced)
 			unplaced->released = 1;
+		else
+			streams_close(cookie); /* no hook tells its end */
 		return;
 	}
 	row->closer_tgid = bpf_get_current_pid_tgid() >> 32;

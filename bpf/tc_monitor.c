@@ -11,14 +11,6 @@
 #define CONTEXT struct __sk_buff
 #define VERDICT -1
 
-/* skb->cb[index], as one load: the compiler would compute an address in the context, which the verifier refuses. */
-#define control(skb, index)                                                                                            \
-	({                                                                                                             \
-		u64 word;                                                                                              \
-		asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(word) : "r"(skb), "i"(48 + 4 * (index)));                 \
-		(u32) word;                                                                                            \
-	})
-
 static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *to, const u32 length)
 {
 	return bpf_skb_load_bytes(skb, offset, to, length);
@@ -33,8 +25,9 @@ static __always_inline int frame_load(struct __sk_buff *skb, u32 offset, void *t
 
 #include "packet.h"
 #include "counters.h"
+#include "look.h"
 #include "flows.h"
-#include "messages.h"
+#include "at_interface.h"
 #include "dns.h"
 #include "unreachable.h"
 #include "http2.h"
@@ -167,7 +160,7 @@ static __always_inline void count_total(u32 ifindex, u8 direction, const struct 
  */
 static __always_inline void look_into(struct __sk_buff *skb, const struct packet *p, u32 length)
 {
-	u8 protocols = message_protocols(p);
+	u8 protocols = message_protocols(p->flow.source_port, p->flow.destination_port);
 
 	if (late_replay() && !late_decapsulate() && !protocols && may_be_tunnel(p)) {
 		asm volatile("*(u32 *)(%0 + 64) = %1" : : "r"(skb), "r"(REPLAY_COUNTED) : "memory");
@@ -246,8 +239,7 @@ int netmon_dns(struct __sk_buff *skb)
 /* Likewise for packets without ports; of those with one port of 0, which a message may be in, the other program hears. */
 int netmon_errors(struct __sk_buff *skb)
 {
-	u32 only = 0;
-	struct message_scratch *s = message_scratch.lookup(&only);
+	struct message_scratch *s = message_scratch_of(skb);
 
 	if (!s)
 		return VERDICT;

@@ -219,7 +219,8 @@ static __always_inline void dns_datagram(struct __sk_buff *skb, struct message_s
 		__builtin_memcpy(key.server, s->message.destination, 16);
 		key.client_port = s->message.source_port;
 		key.server_port = s->message.destination_port;
-		dns_query(s, &key, flags);
+		if (!dns_is_told_elsewhere(s, &key, 1))
+			dns_query(s, &key, flags);
 		return;
 	}
 	__builtin_memcpy(key.client, s->message.destination, 16);
@@ -230,6 +231,8 @@ static __always_inline void dns_datagram(struct __sk_buff *skb, struct message_s
 		return;
 	if (question && dns_take_query(s, &key))
 		message_emit(s, NETMON_MESSAGE_DNS_ANSWER, NETMON_COUNT_DNS_ANSWERS); /* whatever its header counts */
+	else if (question && dns_is_told_elsewhere(s, &key, 0))
+		return;
 	else if (fits)
 		message_emit(s, NETMON_MESSAGE_DNS_RESPONSE, NETMON_COUNT_DNS_RESPONSES);
 	else
@@ -248,6 +251,7 @@ static __always_inline void dns_segment(struct __sk_buff *skb, struct message_sc
 		return;
 	if (flags & TCP_SYN)
 		s->message.sequence++;
+	flags |= dns_begins(s);
 	if (late_replay() && message_piece_goes_on(skb)) {
 		flags &= ~TCP_FIN;
 		whole = left;
@@ -266,6 +270,7 @@ static __always_inline void dns_segment(struct __sk_buff *skb, struct message_sc
 			return;
 		s->offset += captured;
 		s->message.sequence += captured;
+		flags &= ~TCP_SYN;
 		whole -= captured;
 		left -= captured;
 	}

@@ -13,8 +13,6 @@
 
 BPF_TABLE("hash", struct netmon_flow_key, struct netmon_flow, flow_table, FLOW_TABLE_ENTRIES);
 
-#define PAYLOAD_CUT 0xffffffffU /* the IP packet ends inside the transport header: no receiver takes it */
-
 /* A lookup that finds nothing in a full table touches two cold cache lines and their page tables; this touches one warm. */
 BPF_TABLE("array", u32, struct netmon_filter, flow_filter, 1);
 
@@ -101,51 +99,6 @@ static __always_inline void tcp_sequence(struct netmon_flow *flow, const struct 
 	}
 }
 
-/* Octets behind the transport header by the IP header, of a frame of this length. */
-static __always_inline u32 transport_payload(const struct packet *p, u32 length)
-{
-	u32 header = p->headers - p->network_offset;
-	u32 network = p->network_length;
-	u32 present = length - p->network_offset;
-
-	/* Offloads leave the IP length at 0 where it does not fit (BIG TCP, TSO seen by a capture); some headers lie. */
-	if (!network || network > present)
-		network = present;
-	return network >= header ? network - header : PAYLOAD_CUT;
-}
-
-/*
- * 1 where a packet of a flow in this state may carry a message that is told by its content: a TCP segment with payload or
- * the end of a connection, a UDP datagram. Without a branch, as the verifier would follow both ways to the end.
- */
-static __always_inline u8 may_be_message(const struct packet *p, u32 payload, u8 state)
-{
-	u32 is_udp = (((u32)p->flow.protocol ^ PROTOCOL_UDP) - 1) >> 31;
-	u64 any = payload | (p->tcp_flags & (TCP_FIN | TCP_RST)) | is_udp;
-	u8 open = ~(u32)state / NETMON_SEQUENCE_DECIDED & 1;
-
-	if (!late_streams())
-		return LOOK_NOWHERE;
-	asm volatile("%0 += %1\n%0 >>= 32" : "+r"(any) : "r"(0xffffffffULL));
-	return any & open;
-}
-
-/* Likewise of a flow that is known: which program looks at it. */
-static __always_inline u8 where_to_look(const struct packet *p, const struct netmon_flow *flow, u32 payload)
-{
-	u32 state = flow->sequence_state;
-	u32 look = may_be_message(p, payload, state);
-	u32 goes_on, is_before, skips;
-
-	if (!late_http() || state < NETMON_SEQUENCE_SKIP)
-		return look;
-	/* Of HTTP/1, what ends before stream_next is skipped, but for the end of a connection; without a branch, likewise. */
-	goes_on = ((p->tcp_flags & (TCP_FIN | TCP_RST)) - 1U) >> 31; /* neither */
-	is_before = (p->sequence + payload - flow->stream_next) >> 31;
-	skips = state / NETMON_SEQUENCE_SKIP & is_before & goes_on;
-	return look * (skips ^ 1) * (LOOK_STREAM + state / NETMON_SEQUENCE_HTTP_CLIENT);
-}
-
 /* 1: counted in a flow, and p->look said; 0: it had no place. */
 static __always_inline int count_flow(struct __sk_buff *skb, struct packet *p, u32 length, u32 payload,
 				      const struct netmon_counters *amount)
@@ -176,7 +129,7 @@ static __always_inline int count_flow(struct __sk_buff *skb, struct packet *p, u
 			fresh.ingress_ifindex = skb->ingress_ifindex;
 		if (p->tcp)
 			tcp_sequence(&fresh, p, payload, amount->packets + amount->extra_packets);
-		p->look = may_be_message(p, payload, fresh.sequence_state);
+		p->look = may_be_message(p->flow.protocol, p->tcp_flags, payload, fresh.sequence_state);
 		error = flow_table.insert(&p->flow, &fresh);
 		if (!error) {
 			__sync_fetch_and_add(&state->inserts, 1);
@@ -205,7 +158,8 @@ static __always_inline int count_flow(struct __sk_buff *skb, struct packet *p, u
 		flow->ingress_ifindex = skb->ingress_ifindex;
 	if (p->tcp)
 		tcp_sequence(flow, p, payload, amount->packets + amount->extra_packets);
-	p->look = where_to_look(p, flow, payload);
+	p->look = where_to_look(p->flow.protocol, p->tcp_flags, p->sequence + payload, payload, flow->sequence_state,
+				flow->stream_next);
 	return 1;
 }
 

@@ -109,9 +109,9 @@ static __always_inline void http_forget(struct message_scratch *s, struct http_c
 }
 
 /* The state of a direction: which bits it loses and gets. */
-static __always_inline void http_mark(const struct netmon_flow_key *key, u8 without, u8 with)
+static __always_inline void http_mark(struct message_scratch *s, const struct netmon_flow_key *key, u8 without, u8 with)
 {
-	struct netmon_flow *flow = flow_table.lookup((struct netmon_flow_key *)key);
+	stream_state *flow = stream_of(s, key);
 
 	if (flow)
 		flow->sequence_state = (flow->sequence_state & ~without) | with;
@@ -120,9 +120,9 @@ static __always_inline void http_mark(const struct netmon_flow_key *key, u8 with
 #define HTTP_BITS (NETMON_SEQUENCE_HTTP_CLIENT | NETMON_SEQUENCE_HTTP_SERVER | NETMON_SEQUENCE_SKIP)
 
 /* Nothing in this direction that ends before a sequence number is looked at, or all is. */
-static __always_inline void http_skip(const struct netmon_flow_key *key, u32 next, int skip)
+static __always_inline void http_skip(struct message_scratch *s, const struct netmon_flow_key *key, u32 next, int skip)
 {
-	struct netmon_flow *flow = flow_table.lookup((struct netmon_flow_key *)key);
+	stream_state *flow = stream_of(s, key);
 
 	if (!flow)
 		return;
@@ -229,7 +229,7 @@ static __always_inline void http_tell(struct message_scratch *s, struct http_con
 	if (head > HTTP_HEAD_MAX)
 		head = HTTP_HEAD_MAX;
 	if (c->phase == HTTP_ANSWERING && !(flags & NETMON_HTTP_COMPLETE)) {
-		struct netmon_flow *flow = flow_table.lookup(&c->server);
+		stream_state *flow = stream_of(s, &c->server);
 
 		/* Of what is skipped, the flow knows how much there was. */
 		if (flow && (s32)(flow->next_sequence - fin - c->response_next) < 0)
@@ -248,9 +248,10 @@ static __always_inline void http_tell(struct message_scratch *s, struct http_con
 		message_count(NETMON_COUNT_HTTP_LOST_RING, 1);
 }
 
-static __always_inline void http_leave_flow(const struct netmon_flow_key *key, u8 with, u8 stage)
+static __always_inline void http_leave_flow(struct message_scratch *s, const struct netmon_flow_key *key, u8 with,
+					    u8 stage)
 {
-	struct netmon_flow *flow = flow_table.lookup((struct netmon_flow_key *)key);
+	stream_state *flow = stream_of(s, key);
 
 	if (!flow)
 		return;
@@ -262,8 +263,8 @@ static __always_inline void http_leave_flow(const struct netmon_flow_key *key, u
 
 static __always_inline void http_leave(struct message_scratch *s, struct http_connection *c, u8 with, u8 stage)
 {
-	http_leave_flow(&c->client, with, stage);
-	http_leave_flow(&c->server, with, stage);
+	http_leave_flow(s, &c->client, with, stage);
+	http_leave_flow(s, &c->server, with, stage);
 	http_forget(s, c);
 }
 
@@ -542,7 +543,7 @@ static __always_inline void http_act(struct __sk_buff *skb, struct message_scrat
 	if (s->acts & HTTP_TELL)
 		http_tell(s, c, s->now, s->how, s->from_server && (s->packet.tcp_flags & TCP_FIN));
 	if (s->acts & (HTTP_SKIP | HTTP_UNSKIP))
-		http_skip(&s->packet.flow, s->skip_to, s->acts & HTTP_SKIP);
+		http_skip(s, &s->packet.flow, s->skip_to, s->acts & HTTP_SKIP);
 	if (s->acts & (HTTP_LEAVE | HTTP_DECIDE | HTTP_WHOLE))
 		http_leave(s, c, s->acts & HTTP_DECIDE ? NETMON_SEQUENCE_DECIDED : 0,
 			   s->acts & HTTP_WHOLE ? NETMON_STREAM_WHOLE : 0);
@@ -624,8 +625,8 @@ static __always_inline struct http_connection *http_recognise(struct __sk_buff *
 	__builtin_memcpy(&c->server, &s->other, sizeof(c->server));
 	c->phase = HTTP_IDLE;
 	c->request_next = s->packet.sequence;
-	http_mark(&c->client, HTTP_BITS | NETMON_SEQUENCE_DECIDED, NETMON_SEQUENCE_HTTP_CLIENT);
-	http_mark(&c->server, HTTP_BITS | NETMON_SEQUENCE_DECIDED, NETMON_SEQUENCE_HTTP_SERVER);
+	http_mark(s, &c->client, HTTP_BITS | NETMON_SEQUENCE_DECIDED, NETMON_SEQUENCE_HTTP_CLIENT);
+	http_mark(s, &c->server, HTTP_BITS | NETMON_SEQUENCE_DECIDED, NETMON_SEQUENCE_HTTP_SERVER);
 	return c;
 }
 
@@ -637,7 +638,7 @@ static __always_inline struct http_connection *http_recognise_answer(struct mess
 	if (!c)
 		return 0;
 	__builtin_memcpy(&c->server, &s->packet.flow, sizeof(c->server));
-	http_mark(&c->server, HTTP_BITS | NETMON_SEQUENCE_DECIDED, NETMON_SEQUENCE_HTTP_SERVER);
+	http_mark(s, &c->server, HTTP_BITS | NETMON_SEQUENCE_DECIDED, NETMON_SEQUENCE_HTTP_SERVER);
 	return c;
 }
 
@@ -652,8 +653,7 @@ static __always_inline struct http_connection *http_new(struct __sk_buff *skb, s
 
 static __always_inline void http(struct __sk_buff *skb)
 {
-	u32 only = 0;
-	struct message_scratch *s = message_scratch.lookup(&only);
+	struct message_scratch *s = message_scratch_of(skb);
 	struct http_connection *c;
 
 	if (!s)
@@ -671,7 +671,7 @@ static __always_inline void http(struct __sk_buff *skb)
 	} else {
 		c = http_find(s, s->from_server);
 		if (!c) /* it had no place, or was forgotten: what comes next is looked at */
-			http_mark(&s->packet.flow, HTTP_BITS, 0);
+			http_mark(s, &s->packet.flow, HTTP_BITS, 0);
 	}
 	if (!c)
 		return;
@@ -706,7 +706,7 @@ static __always_inline int http_quiet(struct message_scratch *s, const struct ne
 				      u64 forget)
 {
 	struct http_connection *c = http_connections.lookup((struct netmon_flow_key *)key);
-	struct netmon_flow *flow;
+	stream_state *flow;
 	u64 since;
 
 	if (!c)
@@ -715,7 +715,7 @@ static __always_inline int http_quiet(struct message_scratch *s, const struct ne
 	if (since < (c->phase == HTTP_OPEN_ANSWER ? quiet : forget))
 		return 0;
 	if (c->phase == HTTP_ANSWERING || c->phase == HTTP_IN_BODY) { /* of bodies nothing is looked at but the flow */
-		flow = flow_table.lookup(c->phase == HTTP_ANSWERING ? &c->server : &c->client);
+		flow = stream_of(s, c->phase == HTTP_ANSWERING ? &c->server : &c->client);
 		if (flow && flow->packets != c->packets) {
 			c->packets = flow->packets;
 			c->last_ns = now;
@@ -743,8 +743,8 @@ static __always_inline int http_quiet_keys(struct __sk_buff *skb)
 	u64 quiet = (u64)control(skb, 1) * 1000000;
 	u64 forget = (u64)control(skb, 2) * 1000000;
 	u64 now = bpf_ktime_get_ns();
-	u32 only = 0;
-	struct message_scratch *s = message_scratch.lookup(&only);
+	u32 which = READER_SCRATCH;
+	struct message_scratch *s = message_scratch.lookup(&which);
 	int i, changed = 0;
 
 	if (!s)

@@ -66,7 +66,7 @@ static __always_inline int http2_begins(struct __sk_buff *skb, struct message_sc
  * Whether a segment of a connection that was not seen from its begin on may be HTTP/2: a frame of the connection, or a head
  * that begins with a pseudo-header field. User space looks closer.
  */
-static __always_inline int http2_continues(struct __sk_buff *skb, struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline int http2_continues(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow)
 {
 	u8 head[16];
 
@@ -79,8 +79,7 @@ static __always_inline int http2_continues(struct __sk_buff *skb, struct message
 }
 
 /* Both directions are followed from here on; begun: the segment begins with the preface. */
-static __always_inline void http2_open(struct message_scratch *s, struct netmon_flow *flow, struct netmon_flow *other,
-				       u32 begun)
+static __always_inline void http2_open(struct message_scratch *s, stream_state *flow, stream_state *other, u32 begun)
 {
 	flow->stream_looked = 0;
 	flow->stream_handed = begun ? HTTP2_PREFACE_LENGTH : 0;
@@ -129,8 +128,8 @@ static __always_inline void http2_emit(struct __sk_buff *skb, struct message_scr
  * A header is over, and its payload begins at s->at. Of one that does not leave, and ends its stream, the length is told when
  * its last octet has passed; of others, that end nothing, at once.
  */
-static __always_inline void http2_payload(struct message_scratch *s, struct netmon_flow *flow, u32 length,
-					  u32 is_left_out, u32 ends)
+static __always_inline void http2_payload(struct message_scratch *s, stream_state *flow, u32 length, u32 is_left_out,
+					  u32 ends)
 {
 	u32 at = s->at, end = at + length, carried = s->carried;
 
@@ -164,7 +163,7 @@ static __always_inline u32 http2_is_left_out(u32 type, u32 length)
 }
 
 /* One header, or an octet of one that is cut. */
-static __always_inline void http2_header(struct __sk_buff *skb, struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline void http2_header(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow)
 {
 	u32 at = s->at, seen = s->seen;
 	u8 head[16] = {};
@@ -203,7 +202,7 @@ static __always_inline void http2_header(struct __sk_buff *skb, struct message_s
 }
 
 /* Where in a segment the next header is. */
-static __always_inline void http2_enter(struct __sk_buff *skb, struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline void http2_enter(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow)
 {
 	u32 at = flow->stream_next - s->packet.sequence;
 	u32 carried = s->carried;
@@ -255,7 +254,7 @@ static __always_inline void http2_enter(struct __sk_buff *skb, struct message_sc
 }
 
 /* What is known at the end of a segment. */
-static __always_inline void http2_leave(struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline void http2_leave(struct message_scratch *s, stream_state *flow)
 {
 	if (s->seen < HTTP2_HEADER_LENGTH && s->at <= s->carried && s->what != NETMON_STREAM_HTTP2_LOST)
 		flow->stream_next = s->packet.sequence + s->at;
@@ -270,14 +269,13 @@ static __always_inline void http2_leave(struct message_scratch *s, struct netmon
 
 static __always_inline void http2(struct __sk_buff *skb)
 {
-	u32 only = 0;
-	struct message_scratch *s = message_scratch.lookup(&only);
-	struct netmon_flow *flow;
+	struct message_scratch *s = message_scratch_of(skb);
+	stream_state *flow;
 	u32 i;
 
 	if (!s)
 		return;
-	flow = flow_table.lookup(&s->packet.flow);
+	flow = stream_of(s, &s->packet.flow);
 	if (!flow)
 		return;
 	if (!s->resumes) {

@@ -25,5 +25,6 @@ NETMON_LATE(netns, "0x4e45544d4f4e0007")       /* 1: sockops may ask for the coo
 NETMON_LATE(streams, "0x4e45544d4f4e0008") /* 1: the program for protocols that are told by their content is there */
 NETMON_LATE(handshake_bytes, "0x4e45544d4f4e0009") /* of a direction of a TLS handshake; at most 65535 */
 NETMON_LATE(http, "0x4e45544d4f4e000a")		   /* 1: HTTP/1 is followed */
+NETMON_LATE(messages, "0x4e45544d4f4e0010")	   /* 1: the hooks of sockets look for messages */
 
 #endif

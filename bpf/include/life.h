@@ -29,8 +29,12 @@ static __always_inline u64 life_netns(struct bpf_sock_ops *ctx)
 static __always_inline void life_addresses(operation *ctx, u32 *local, u32 *remote)
 {
 	if (ctx->family == AF_INET) {
-		v4_mapped(local, ctx->local_ip4);
-		v4_mapped(remote, ctx->remote_ip4);
+		u32 mine = ctx->local_ip4, theirs = ctx->remote_ip4;
+
+		asm volatile(""
+			     : "+r"(mine), "+r"(theirs)); /* or both ways share a load at an address that is computed */
+		v4_mapped(local, mine);
+		v4_mapped(remote, theirs);
 	} else {
 		local[0] = ctx->local_ip6[0];
 		local[1] = ctx->local_ip6[1];
@@ -85,6 +89,19 @@ static __always_inline struct netmon_connection_totals *life_totals(u8 role, u8 
 
 /* ---- opened and established */
 
+/* Messages are looked for from the first octet of each direction on. What is acknowledged of a client is its SYN as well. */
+static __always_inline void life_streams(operation *ctx, u64 cookie, const u8 role)
+{
+	u32 local[4], remote[4];
+	u64 acked = ctx->bytes_acked, received = ctx->bytes_received;
+
+	if (!late_messages())
+		return;
+	life_addresses(ctx, local, remote);
+	streams_open(cookie, local, remote, bpf_htons(ctx->local_port) | (ctx->remote_port & 0xffff0000),
+		     ctx->snd_una - (u32)acked - (role == NETMON_ROLE_SERVER), ctx->rcv_nxt - (u32)received - 1, role);
+}
+
 /* connect() sends the SYN: addresses and ports are known. */
 static __always_inline void life_connect(struct bpf_sock_ops *ctx)
 {
@@ -117,6 +134,7 @@ static __always_inline void life_active(struct bpf_sock_ops *ctx)
 	struct unplaced *unplaced;
 	u64 now = bpf_ktime_get_ns();
 
+	life_streams(ctx, cookie, NETMON_ROLE_CLIENT);
 	if (!row) {
 		unplaced = connections_unplaced.lookup(&cookie);
 		if (unplaced) {
@@ -184,6 +202,7 @@ static __always_inline void life_passive(struct bpf_sock_ops *ctx)
 	u32 slot = cookie % SYN_TIMES;
 	u64 now;
 
+	life_streams(fields, cookie, NETMON_ROLE_SERVER);
 	if (!row) {
 		connection_unplaced(cookie, NETMON_ROLE_SERVER);
 		life_totals(NETMON_ROLE_SERVER, NETMON_ENDING_NONE);
@@ -431,6 +450,13 @@ static __always_inline int life_fin_taken(operation *ctx, u8 old, u8 seen, u32 s
 	       (seen && sequence == ctx->rcv_nxt);
 }
 
+/* Where RST is still to be sent, messages end with it. */
+static __always_inline void life_streams_end(u64 cookie, const struct marks *marks, u8 ending)
+{
+	if (ending != NETMON_ENDING_RESET_LOCAL || marks->reset_sent)
+		streams_close(cookie);
+}
+
 static __always_inline void life_close_unplaced(operation *ctx, u64 cookie, u8 old)
 {
 	struct unplaced *unplaced = connections_unplaced.lookup(&cookie);
@@ -453,6 +479,7 @@ static __always_inline void life_close_unplaced(operation *ctx, u64 cookie, u8 o
 	if (received && life_fin_taken(ctx, old, unplaced->fin_seen, unplaced->fin_sequence))
 		received--;
 	totals = life_totals(unplaced->role, ending);
+	life_streams_end(cookie, &marks, ending);
 	connections_unplaced.delete(&cookie);
 	if (!totals)
 		return;
@@ -483,6 +510,7 @@ static __always_inline void life_close(operation *ctx, struct netmon_connection 
 		row->icmp_type = marks.icmp_type;
 		row->icmp_code = marks.icmp_code;
 	}
+	life_streams_end(row->cookie, &marks, ending);
 	if (ending == NETMON_ENDING_RESET_LOCAL)
 		row->reset_sent = 1; /* it follows */
 	if (life_is_orderly(ending))

@@ -7,7 +7,23 @@
 #ifndef NETMON_MESSAGES_H
 #define NETMON_MESSAGES_H
 
-/* Per CPU, filled by message() for the program that is called next. A record is message and what of payload is used. */
+/* skb->cb[index], as one load: the compiler would compute an address in the context, which the verifier refuses. */
+#define control(skb, index)                                                                                            \
+	({                                                                                                             \
+		u64 word;                                                                                              \
+		asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(word) : "r"(skb), "i"(48 + 4 * (index)));                 \
+		(u32) word;                                                                                            \
+	})
+
+/* A socket by its cookie, and whom it talks to. */
+struct socket_peer {
+	u64 cookie;
+	u32 address[4];
+	u16 port;
+	u16 reserved[3]; /* 0 */
+};
+
+/* Per CPU, filled for the program that is called next. A record is message and what of payload is used. */
 struct message_scratch {
 	struct netmon_message message;
 	u8 payload[NETMON_MESSAGE_BYTES_MAX];
@@ -39,14 +55,15 @@ struct message_scratch {
 	volatile u16 how;
 	volatile u8 acts;
 	volatile u8 from_server;
-	volatile u8 is_long; /* a head that is not read to its end */
-	volatile u32 from;   /* of HTTP/2, see http2.h: where what is handed over next begins */
-	volatile u32 after;  /* what is at its end */
-	volatile u8 flush;   /* it is handed over in the next step */
-	volatile u8 what;    /* NETMON_STREAM_HTTP2* */
-	volatile u8 closes;  /* FIN or RST are told */
-	volatile u8 resumes; /* the program has called itself */
-	u64 unannounced;     /* bytes in the ring since its consumer was called by this CPU */
+	volatile u8 is_long;	   /* a head that is not read to its end */
+	volatile u32 from;	   /* of HTTP/2, see http2.h: where what is handed over next begins */
+	volatile u32 after;	   /* what is at its end */
+	volatile u8 flush;	   /* it is handed over in the next step */
+	volatile u8 what;	   /* NETMON_STREAM_HTTP2* */
+	volatile u8 closes;	   /* FIN or RST are told */
+	volatile u8 resumes;	   /* the program has called itself */
+	struct socket_peer socket; /* whose state is looked up */
+	u64 unannounced;	   /* bytes in the ring since its consumer was called by this CPU */
 };
 
 /*
@@ -63,7 +80,7 @@ static __always_inline void message_tell_headers(struct __sk_buff *skb, u64 head
 }
 
 BPF_TABLE("array", u32, struct netmon_ports, message_ports, 1);
-BPF_TABLE("percpu_array", u32, struct message_scratch, message_scratch, 1);
+BPF_TABLE("percpu_array", u32, struct message_scratch, message_scratch, MESSAGE_SCRATCHES);
 BPF_TABLE("percpu_array", u32, u64, message_counts, NETMON_COUNT_NUMBER);
 BPF_PROG_ARRAY(message_programs, 8);
 BPF_RINGBUF_OUTPUT(messages, (1 << 20) / PAGE_SIZE); /* the loader sets the real size */
@@ -83,53 +100,28 @@ static __always_inline u64 port_index(u16 port)
 }
 
 /* NETMON_PORT_* of both ports of a packet. */
-static __always_inline u8 message_protocols(const struct packet *p)
+static __always_inline u8 message_protocols(u16 source_port, u16 destination_port)
 {
 	u32 only = 0;
 	struct netmon_ports *ports = message_ports.lookup(&only);
-	u64 source = port_index(p->flow.source_port);
-	u64 destination = port_index(p->flow.destination_port);
+	u64 source = port_index(source_port);
+	u64 destination = port_index(destination_port);
 
 	if (!ports || (!port_may_have_messages(ports, source) && !port_may_have_messages(ports, destination)))
 		return 0;
 	return ports->protocols[source] | ports->protocols[destination];
 }
 
-/*
- * Calls the program for what may be in this packet; returns where there is none. All accounting is done before: nothing
- * runs behind the program that is called. What needs a decision is left to it, because here the verifier would follow it
- * once for each way through the parser.
- */
-static __always_inline void message(struct __sk_buff *skb, const struct packet *p, u32 length, u8 protocols)
-{
-	struct message_scratch *s;
-	u32 only = 0;
+/* Both ways of seeing packets have these. */
+static __always_inline struct message_scratch *message_scratch_of(struct __sk_buff *skb);
+static __always_inline void message_seen_at(struct __sk_buff *skb, struct message_scratch *s);
 
-	if (!protocols && !(late_streams() && p->look != LOOK_NOWHERE))
-		return;
-	s = message_scratch.lookup(&only);
-	if (!s)
-		return;
-	s->packet.flow = p->flow;
-	s->packet.network_offset = p->network_offset;
-	s->packet.network_length = p->network_length;
-	s->packet.headers = p->headers;
-	s->packet.sequence = p->sequence;
-	s->packet.tcp_flags = p->tcp_flags;
-	s->packet.tcp = p->tcp;
-	s->packet.tcp_header = p->tcp_header;
-	s->packet.look = p->look;
-	s->length = length;
-	s->protocols = protocols;
-	if (late_replay()) {
-		s->skipped = message_piece_skips(skb);
-		message_tell_headers(skb, p->tcp ? p->headers : 0);
-	}
-	if (protocols & NETMON_PORT_NONE)
-		message_programs.call(skb, NETMON_PROGRAM_ERRORS);
+/* Calls the program for what may be in this packet, by its ports and then by what its direction was found to carry. */
+static __always_inline void message_call(struct __sk_buff *skb, u8 protocols, u8 look)
+{
 	if (protocols)
 		message_programs.call(skb, NETMON_PROGRAM_DNS);
-	else if (!late_http() || p->look == LOOK_STREAM)
+	else if (!late_http() || look == LOOK_STREAM)
 		message_programs.call(skb, NETMON_PROGRAM_STREAM);
 	else
 		message_programs.call(skb, NETMON_PROGRAM_HTTP);
@@ -154,8 +146,7 @@ static __always_inline void message_skip(struct packet *p, u32 skipped)
 /* In the program that was called: the packet that message() saw, with the head of its record begun. 0: there is none. */
 static __always_inline struct message_scratch *message_begin(struct __sk_buff *skb)
 {
-	u32 only = 0;
-	struct message_scratch *s = message_scratch.lookup(&only);
+	struct message_scratch *s = message_scratch_of(skb);
 	struct packet *p;
 
 	if (!s)
@@ -168,11 +159,10 @@ static __always_inline struct message_scratch *message_begin(struct __sk_buff *s
 	s->offset = p->headers;
 	s->message.time_ns = message_clock(skb);
 	s->message.request_time_ns = s->message.first_request_time_ns = 0;
-	s->message.cgroup = 0;
+	message_seen_at(skb, s);
 	__builtin_memcpy(s->message.source, p->flow.source, 16);
 	__builtin_memcpy(s->message.destination, p->flow.destination, 16);
 	s->message.ifindex = p->flow.ifindex;
-	s->message.ingress_ifindex = p->flow.flags & NETMON_FLOW_FORWARDED ? skb->ingress_ifindex : 0;
 	s->message.sequence = p->tcp ? p->sequence : 0;
 	s->message.acknowledgment = s->message.initial_sequence = 0;
 	s->message.sequence_state = 0;
@@ -216,7 +206,7 @@ static __always_inline void message_count(u32 what, u64 many)
 	u64 *count = message_counts.lookup(&what);
 
 	if (count)
-		*count += many;
+		MESSAGE_ADD(count, many);
 }
 
 /*

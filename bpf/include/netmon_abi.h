@@ -49,6 +49,12 @@ enum netmon_reason {
 	NETMON_REASON_IPV6_VERSION = 11,
 };
 
+/*
+ * A key or message of this namespace is of no interface but of a socket: ifindex holds the lower 32 bits of its cookie, and
+ * flags of a flow's key and ingress_ifindex the rest. No cookie has more than 40 bits.
+ */
+#define NETMON_NAMESPACE_SOCKET 255
+
 /* netmon_flow_key.flags */
 #define NETMON_FLOW_FORWARDED 1 /* transmitted, but not made here: it came in by an interface of this namespace */
 
@@ -205,7 +211,7 @@ struct netmon_message {
 	__u64 time_ns;
 	__u64 request_time_ns;	     /* DNS_ANSWER: the last copy of the query before it; otherwise 0 */
 	__u64 first_request_time_ns; /* DNS_ANSWER: the first copy; otherwise 0 */
-	__u64 cgroup;		     /* cgroup v2 id of the local end, 0 where it is not known */
+	__u64 cgroup;		     /* of a socket its cgroup v2 id, otherwise 0 */
 	__u32 source[4];
 	__u32 destination[4];
 	__u32 ifindex;
@@ -216,8 +222,9 @@ struct netmon_message {
 	__u32 payload_length;	/* by the packet's headers; of several records of a packet: from sequence to its end */
 	__u32 retries;		/* DNS_ANSWER: copies of the query after the first */
 	__u16 captured_length;	/* at most payload_length */
-	__u8 tcp_flags;		/* RFC 9293 order, FIN = 1; of several records of a packet FIN is in the last alone */
-	__u8 sequence_state;	/* STREAM: as in netmon_flow, 0 where the packet is in no flow */
+	__u8 tcp_flags; /* RFC 9293 order, FIN = 1; of several records of a packet FIN is in the last alone; of a DNS_SEGMENT
+			   of a socket SYN is in that of the first octets, as the packet with SYN is not seen */
+	__u8 sequence_state; /* STREAM: as in netmon_flow, 0 where the packet is in no flow */
 	__u16 source_port;
 	__u16 destination_port;
 	__u8 protocol;	/* IANA protocol number: 6 or 17 */
@@ -255,7 +262,11 @@ enum netmon_message_count {
 	NETMON_COUNT_HTTP_LOST_TABLE = 23,	 /* requests for whose connection http_connections had no place */
 	NETMON_COUNT_HTTP_WHOLE = 24,		 /* connections of HTTP that are handed over whole */
 	NETMON_COUNT_HTTP_LOST_LIMIT = 25,	 /* ... of which one direction was longer than the limit */
-	NETMON_COUNT_NUMBER = 26,
+	NETMON_COUNT_STREAM_LOST_TABLE = 26,	 /* segments of connections for which socket_streams had no place */
+	NETMON_COUNT_STREAM_LOST_EARLY = 27,	 /* segments with payload that came before their connection was there */
+	NETMON_COUNT_LOST_NESTED = 28,		 /* packets of DNS that interrupted too many others on their CPU */
+	NETMON_COUNT_STREAM_LOST_NESTED = 29,	 /* likewise of other protocols */
+	NETMON_COUNT_NUMBER = 30,
 };
 
 /* netmon_http.flags */

@@ -26,40 +26,9 @@
 #define TLS_HEARTBEAT 24
 #define DTLS_CONNECTION_ID 25
 
-static __always_inline void stream_decide(struct netmon_flow *flow)
+static __always_inline void stream_decide(stream_state *flow)
 {
 	flow->sequence_state |= NETMON_SEQUENCE_DECIDED;
-}
-
-/* The flow of the other direction, and s->other its key; a mirror port and a replay receive both. */
-static __always_inline struct netmon_flow *stream_other(struct message_scratch *s)
-{
-	const struct netmon_flow_key *key = &s->packet.flow;
-	struct netmon_flow_key *other = &s->other;
-	struct netmon_flow *flow;
-
-	__builtin_memcpy(other->source, key->destination, 16);
-	__builtin_memcpy(other->destination, key->source, 16);
-	other->ifindex = key->ifindex;
-	other->source_port = key->destination_port;
-	other->destination_port = key->source_port;
-	other->protocol = key->protocol;
-	other->namespace = key->namespace;
-	other->direction = NETMON_RECEIVE;
-	other->flags = 0;
-	if (!late_replay()) {
-		other->direction = !key->direction;
-		flow = flow_table.lookup(other);
-		if (flow || key->direction == NETMON_TRANSMIT)
-			return flow;
-		other->flags = NETMON_FLOW_FORWARDED;
-		flow = flow_table.lookup(other);
-		if (flow)
-			return flow;
-		other->flags = 0;
-		other->direction = NETMON_RECEIVE;
-	}
-	return flow_table.lookup(other);
 }
 
 /*
@@ -95,13 +64,13 @@ static __always_inline void stream_hand_over(struct __sk_buff *skb, struct messa
  * All payload, the ends of connections that had any, and where no flow knows the first sequence number, its SYN. These
  * functions give 1 where something is to be handed over, with octets, told and flags set.
  */
-static __always_inline int stream_replay(struct __sk_buff *skb, struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline int stream_replay(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow)
 {
 	u32 whole = s->told;
 
 	s->octets = message_present(skb, s);
 	if (flow) {
-		struct netmon_flow *other = stream_other(s);
+		stream_state *other = stream_other(s);
 
 		if (whole) {
 			if (flow->stream_looked != 255)
@@ -141,8 +110,7 @@ static __always_inline u32 tls_old_hello(const u8 *head)
 }
 
 /* Whether TLS begins with this segment; then the flow says where its next record header is. */
-static __always_inline int tls_begins(struct __sk_buff *skb, struct message_scratch *s, struct netmon_flow *flow,
-				      u32 length)
+static __always_inline int tls_begins(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow, u32 length)
 {
 	int is_first =
 		(flow->sequence_state & NETMON_SEQUENCE_INITIAL) && s->message.sequence == flow->initial_sequence + 1;
@@ -171,7 +139,7 @@ static __always_inline int tls_begins(struct __sk_buff *skb, struct message_scra
 }
 
 /* One record header, or an octet of one that is cut: s->at goes on to the next one, or what may leave ends before it. */
-static __always_inline void tls_header(struct __sk_buff *skb, struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline void tls_header(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow)
 {
 	u32 at = s->at, seen = s->seen, left = s->octets - at;
 	u32 size = seen || left < TLS_HEADER_LENGTH ? 1 : TLS_HEADER_LENGTH;
@@ -215,7 +183,7 @@ static __always_inline void tls_header(struct __sk_buff *skb, struct message_scr
 }
 
 /* Follows the record headers that are in a segment; then s->octets of it may leave. */
-static __always_inline void tls_follow(struct __sk_buff *skb, struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline void tls_follow(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow)
 {
 	u32 at = flow->stream_next - s->message.sequence;
 	u32 i;
@@ -247,7 +215,7 @@ static __always_inline void tls_follow(struct __sk_buff *skb, struct message_scr
 }
 
 /* Leaves of s->octets what may still be handed over; the flow is decided when that is less. */
-static __always_inline void stream_limit(struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline void stream_limit(struct message_scratch *s, stream_state *flow)
 {
 	u32 handed = flow->stream_handed;
 	u32 limit = late_handshake_bytes();
@@ -262,7 +230,7 @@ static __always_inline void stream_limit(struct message_scratch *s, struct netmo
 }
 
 /* HTTP that is handed over whole, up to a limit of 1 MiB a direction. */
-static __always_inline int stream_whole(struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline int stream_whole(struct message_scratch *s, stream_state *flow)
 {
 	u32 handed = flow->stream_handed + (s->octets + 15) / 16;
 
@@ -301,11 +269,10 @@ static __always_inline int stream_may_be_http(struct __sk_buff *skb, struct mess
 }
 
 /* Likewise HTTP/2; then both flows say so. */
-static __always_inline int stream_may_be_http2(struct __sk_buff *skb, struct message_scratch *s,
-					       struct netmon_flow *flow)
+static __always_inline int stream_may_be_http2(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow)
 {
 	int begins = http2_begins(skb, s);
-	struct netmon_flow *other = 0;
+	stream_state *other = 0;
 
 	if (begins || http2_continues(skb, s, flow)) {
 		other = stream_other(s);
@@ -324,7 +291,7 @@ static __always_inline void stream_http2(struct __sk_buff *skb, struct message_s
 }
 
 /* What was looked at in vain; the flow is decided when it was often. */
-static __always_inline void stream_in_vain(struct netmon_flow *flow)
+static __always_inline void stream_in_vain(stream_state *flow)
 {
 	if (++flow->stream_looked < STREAM_LOOKED_MAX)
 		return;
@@ -332,11 +299,11 @@ static __always_inline void stream_in_vain(struct netmon_flow *flow)
 	message_count(NETMON_COUNT_STREAM_NOTHING, 1);
 }
 
-static __always_inline int stream_segment(struct __sk_buff *skb, struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline int stream_segment(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow)
 {
 	u32 whole = s->told;
 	u8 is_end = s->flags & (TCP_FIN | TCP_RST);
-	struct netmon_flow *other = 0;
+	stream_state *other = 0;
 
 	s->octets = whole;
 	if (late_http() && flow->stream_stage == NETMON_STREAM_WHOLE)
@@ -397,7 +364,7 @@ static __always_inline int dtls_record(const u8 *head)
 }
 
 /* Leaves of s->octets of a datagram the records before application data, and the header of that. */
-static __always_inline void dtls_follow(struct __sk_buff *skb, struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline void dtls_follow(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow)
 {
 	u32 i;
 
@@ -425,7 +392,7 @@ static __always_inline void dtls_follow(struct __sk_buff *skb, struct message_sc
 		s->octets = s->at;
 }
 
-static __always_inline int quic_or_dtls(struct __sk_buff *skb, struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline int quic_or_dtls(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow)
 {
 	u8 stage = flow ? flow->stream_stage : 0;
 	u8 head[16];
@@ -442,7 +409,7 @@ static __always_inline int quic_or_dtls(struct __sk_buff *skb, struct message_sc
 	return 0;
 }
 
-static __always_inline void stream_datagram(struct __sk_buff *skb, struct message_scratch *s, struct netmon_flow *flow)
+static __always_inline void stream_datagram(struct __sk_buff *skb, struct message_scratch *s, stream_state *flow)
 {
 	int what;
 
@@ -475,12 +442,12 @@ static __always_inline void stream_datagram(struct __sk_buff *skb, struct messag
 static __always_inline void stream(struct __sk_buff *skb)
 {
 	struct message_scratch *s = message_begin(skb);
-	struct netmon_flow *flow;
+	stream_state *flow;
 	u32 acknowledgment;
 
 	if (!s || s->message.payload_length == PAYLOAD_CUT)
 		return;
-	flow = flow_table.lookup(&s->packet.flow);
+	flow = stream_of_packet(s);
 	if (flow ? flow->sequence_state & NETMON_SEQUENCE_DECIDED : !late_replay())
 		return;
 	if (!s->packet.tcp) {
@@ -498,7 +465,8 @@ static __always_inline void stream(struct __sk_buff *skb)
 		s->message.sequence++;
 	s->told = s->message.payload_length;
 	s->flags = s->message.tcp_flags;
-	if (late_replay() ? stream_replay(skb, s, flow) : flow && stream_segment(skb, s, flow))
+	if (late_replay() ? stream_replay(skb, s, flow)
+			  : flow && stream_segment(skb, s, flow) && !stream_is_told_elsewhere(flow))
 		stream_hand_over(skb, s);
 }
 

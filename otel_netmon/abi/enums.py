@@ -18,6 +18,9 @@ QUIET_KEYS_MAX = 8
 SWEEP_HEADER_SIZE = 16
 FILTER_SIZE = 8 + 262144
 
+NAMESPACE_SOCKET = 255
+"""The namespace of messages that were seen at a socket."""
+
 FLOW_FORWARDED = 1
 
 SEQUENCE_INITIAL = 2
@@ -165,7 +168,11 @@ class MessageCount(IntEnum):
     HTTP_LOST_TABLE = 23
     HTTP_WHOLE = 24
     HTTP_LOST_LIMIT = 25
-    NUMBER = 26
+    STREAM_LOST_TABLE = 26
+    STREAM_LOST_EARLY = 27
+    LOST_NESTED = 28
+    STREAM_LOST_NESTED = 29
+    NUMBER = 30
 
 
 class Role(IntEnum):
@@ -298,6 +305,7 @@ class Late(IntEnum):
     STREAMS = 8
     HANDSHAKE_BYTES = 9
     HTTP = 10
+    MESSAGES = 16
 
 
 LATE_MARK = 0x4E45544D4F4E0000
@@ -312,6 +320,7 @@ LATE_DEFAULTS: dict[Late, int] = {
     Late.STREAMS: 0,
     Late.HANDSHAKE_BYTES: 1 << 14,
     Late.HTTP: 0,
+    Late.MESSAGES: 0,
 }
 
 PROTOCOL_TCP = 6

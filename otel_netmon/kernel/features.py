@@ -241,11 +241,12 @@ def cgroup_hooks(loaded: LoadedImage) -> str:
     if mount is None:
         raise KernelLacksError("cgroup v2 is not mounted", "mount -t cgroup2 none /sys/fs/cgroup")
     folder = tempfile.mkdtemp(prefix="otel-netmon-", dir=mount.path)
+    hooks = {name: hook for name, hook in CGROUP_HOOKS.items() if name in loaded.image.programs}
     refused = []
     try:
         cgroup = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for name, hook in CGROUP_HOOKS.items():
+            for name, hook in hooks.items():
                 try:
                     links.detach(links.attach_cgroup(cgroup, hook, loaded.program_that_fits(name)[0]))
                 except links.Refused as reason:
@@ -256,7 +257,7 @@ def cgroup_hooks(loaded: LoadedImage) -> str:
         os.rmdir(folder)
     if refused:
         raise KernelLacksError(f"refused: {', '.join(refused)}", "the probe connections runs without these")
-    return f"{len(CGROUP_HOOKS)} hooks of a cgroup made for it"
+    return f"{len(hooks)} hooks of a cgroup made for it"
 
 
 def drop_hook(loaded: LoadedImage) -> str:

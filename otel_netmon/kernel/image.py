@@ -63,6 +63,11 @@ SOURCES: dict[str, dict[str, int]] = {
         "netmon_bind6": syscalls.PROG_TYPE_CGROUP_SOCK,
         "netmon_socket": syscalls.PROG_TYPE_CGROUP_SOCK,
         "netmon_release": syscalls.PROG_TYPE_CGROUP_SOCK,
+        "netmon_dns": syscalls.PROG_TYPE_CGROUP_SKB,
+        "netmon_stream": syscalls.PROG_TYPE_CGROUP_SKB,
+        "netmon_http": syscalls.PROG_TYPE_CGROUP_SKB,
+        "netmon_http2": syscalls.PROG_TYPE_CGROUP_SKB,
+        "netmon_quiet": syscalls.PROG_TYPE_SCHED_CLS,
     },
     "drop_monitor": {
         "netmon_drop": syscalls.PROG_TYPE_RAW_TRACEPOINT,
@@ -101,6 +106,15 @@ CGROUP_HOOKS: dict[str, int] = {
     "netmon_sealed": syscalls.ATTACH_CGROUP_INET_EGRESS,
 }
 """Program -> the hook of a cgroup it is for (enum bpf_attach_type): it is loaded for that one and attached there."""
+
+def attach_type(name: str, program: Program) -> int:
+    """Gives the hook that a program is loaded for, 0 where its type has one only.
+
+    Those for packets of sockets are loaded for one hook and attached to both: they call the same programs, and from Linux 6.18 on
+    only programs for the same hook may call each other.
+    """
+    return 0 if program.kind == syscalls.PROG_TYPE_CGROUP_SKB else CGROUP_HOOKS.get(name, 0)
+
 
 TAIL_CALLS: dict[str, tuple[str, int]] = {
     "netmon_dns": ("message_programs", PROGRAM_DNS),

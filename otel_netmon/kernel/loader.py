@@ -150,9 +150,7 @@ class LoadedImage:
         source = self.image.programs[name]
         code = image.patch(source.instructions, tuple(self.maps[m.name] for m in self.image.maps), late)
         try:
-            return syscalls.program_load(
-                source.kind, code, name, log_level, attach_type=image.CGROUP_HOOKS.get(name, 0)
-            )
+            return syscalls.program_load(source.kind, code, name, log_level, attach_type=image.attach_type(name, source))
         except syscalls.VerifierRefusal as refusal:
             if refusal.errno in (errno.EPERM, errno.ENOSYS):
                 raise _explain(OSError(refusal.errno, os.strerror(refusal.errno)), f"loading {name}") from refusal

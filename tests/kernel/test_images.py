@@ -82,6 +82,8 @@ def test_the_verifier_looks_at_few_instructions(capsys: pytest.CaptureFixture[st
                     if (not attached and (l2, inner, fast) != (14, 0, 1)) or (replay and not replayed):
                         continue
                     late = {Late.L2_LENGTH: l2, Late.DECAPSULATE: inner, Late.REPLAY: replay, Late.FAST_PATH: fast}
+                    if name == "socket_monitor":
+                        late |= {Late.MESSAGES: 1, Late.STREAMS: 1, Late.HTTP: 1}
                     if name == "plaintext_monitor":
                         late |= {Late.HTTP: 1, Late.HANDSHAKE_BYTES: 0}
                     fd = programs.loaded.program(program, late)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.abi.enums import ConnectionCount, Ending, Late, Role
+from otel_netmon.cgroup_attachments import ORDER
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.kernel import image, links, loader, syscalls
 from otel_netmon.kernel.cgroup import find_cgroup2
@@ -88,7 +89,7 @@ class SocketPrograms:
         folder: Path,
         *,
         sizes: Mapping[str, int] | None = None,
-        hooks: tuple[str, ...] = tuple(image.CGROUP_HOOKS),
+        hooks: tuple[str, ...] = ORDER,
         late: Mapping[Late, int] | None = None,
         shared: Mapping[str, int] | None = None,
     ) -> None:
