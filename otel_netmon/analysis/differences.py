@@ -15,8 +15,12 @@ _SHIFT = np.uint64(29)
 
 def fingerprints(keys: npt.NDArray[Any], seed: int) -> npt.NDArray[np.uint64]:
     """Gives a 64-bit hash of each key (itemsize a multiple of 4 bytes, no padding); shape (n,)."""
-    words = np.ascontiguousarray(keys).view("<u4").reshape(len(keys), keys.dtype.itemsize // 4)
-    result = np.full(len(keys), seed, np.uint64)
+    return word_fingerprints(np.ascontiguousarray(keys).view("<u4").reshape(len(keys), keys.dtype.itemsize // 4), seed)
+
+
+def word_fingerprints(words: npt.NDArray[np.uint32], seed: int) -> npt.NDArray[np.uint64]:
+    """The same of keys that are rows of words, shape (n, words)."""
+    result = np.full(len(words), seed, np.uint64)
     for column in words.T:
         result ^= column
         result *= _MULTIPLIER

@@ -32,7 +32,6 @@ _HEAD_OCTETS = layout.MESSAGE.itemsize
 _MDNS_PORT, _LLMNR_PORT = (5353).to_bytes(2, "big"), (5355).to_bytes(2, "big")
 _BY_PORT: dict[bytes, Protocol] = {_MDNS_PORT: "mdns", _LLMNR_PORT: "llmnr"}
 _END_OF_TIME = 1 << 63
-_AT_ONCE = 2048
 _NO_MESSAGES = Messages(np.empty(0, layout.MESSAGE), b"", np.empty(0, np.int64))
 
 
@@ -83,7 +82,7 @@ class Result(NamedTuple):
 
 
 class DnsAnalysis:
-    """State of DNS over time, bounded.
+    """State of DNS over time, bounded. It costs least where it is given AT_ONCE records.
 
     Over UDP the kernel has paired query and answer; over TCP, and where a query goes to a group, that is done here.
 
@@ -103,6 +102,8 @@ class DnsAnalysis:
         streams: the connections; its ``counts`` tell what they lost.
         totals: over all lookups given.
     """
+
+    AT_ONCE = 4096
 
     def __init__(self, timeout_ns: int, counts: EdgeCounts) -> None:
         self.messages: Counter[str] = Counter()
@@ -146,15 +147,15 @@ class DnsAnalysis:
     def updates(self, messages: Messages, expired: OpenQueries, now_ns: int) -> Iterator[Result]:
         """Takes what the kernel told since the last call, a part at a time.
 
-        What is known of a full ring of messages that all differ takes 20 MB; of a part of them it takes two.
+        What is known of a full ring of messages that all differ takes 20 MB; of a part of them it takes four.
 
         Args:
             messages, expired, now_ns: see ``update``.
         """
-        last = max(0, len(messages.heads) - 1) // _AT_ONCE * _AT_ONCE
-        for at in range(0, last, _AT_ONCE):
+        last = max(0, len(messages.heads) - 1) // self.AT_ONCE * self.AT_ONCE
+        for at in range(0, last, self.AT_ONCE):
             # Time does not pass: what somebody has waited for may be in a part that comes.
-            yield self.update(messages.part(slice(at, at + _AT_ONCE)), NO_QUERIES, self._now_ns)
+            yield self.update(messages.part(slice(at, at + self.AT_ONCE)), NO_QUERIES, self._now_ns)
         yield self.update(messages.part(slice(last, None)), expired, now_ns)
 
     def update(self, messages: Messages, expired: OpenQueries, now_ns: int) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.analysis.connection_index import ENDS, TCP, UDP, ends_between
-from otel_netmon.analysis.differences import group
+from otel_netmon.analysis.differences import word_fingerprints
 from otel_netmon.analysis.dns_answers import Alike, AnsweredLookups
 from otel_netmon.analysis.dns_lookups import Lookup
 from otel_netmon.decode import dns_numbers as numbers
@@ -22,11 +23,11 @@ Cgroups = Callable[[npt.NDArray[Any], npt.NDArray[np.int64]], npt.NDArray[np.uin
 _HEARD = np.dtype(
     [("ends", ENDS), ("cgroup", "<u8"), ("lesson", "<u4"), ("pad", "<u4"), ("since_ns", "<i8"), ("until_ns", "<i8")]
 )
-_ASKED = np.dtype([("ends", ENDS), ("cgroup", "<u8"), ("lesson", "<u4")])
-_CLIENT = np.dtype([("client", "u1", 16), ("cgroup", "<u8"), ("lesson", "<u4")])
+_ADDRESS_WORDS, _CGROUP_WORD, _ASKED_WORDS = 4, ENDS.itemsize // 4, ENDS.itemsize // 4 + 3
 _WAITING_MAX = 1 << 15
 _LESSONS_MAX = 1 << 12
 _NOTHING = -1
+_SEED = int.from_bytes(os.urandom(8), "little")
 
 
 class Lesson(NamedTuple):
@@ -111,7 +112,7 @@ class WaitingAnswers:
         """Puts together what is alike where much waits; gives what must be taken now all the same."""
         if self._count <= _WAITING_MAX:
             return []
-        self._keep(_merged(self._all(), _ASKED, self._together_ns))
+        self._keep(self._alike_once(self._all()))
         if self._count <= _WAITING_MAX // 2:
             return []
         rows = self._with_cgroups(self._waiting[0])
@@ -135,7 +136,11 @@ class WaitingAnswers:
             self._lessons, self._places, self._alike = [], {}, None
         return taught
 
+    def _alike_once(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return _merged(rows, _asked(rows), self._together_ns)
+
     def _append(self, rows: npt.NDArray[Any]) -> None:
+        rows = self._alike_once(rows)
         self._waiting.append(rows)
         self._count += len(rows)
 
@@ -153,7 +158,7 @@ class WaitingAnswers:
         return rows
 
     def _taught(self, rows: npt.NDArray[Any]) -> list[Taught]:
-        rows = _merged(rows, _CLIENT, self._together_ns)
+        rows = _merged(rows, _client(rows), self._together_ns)
         clients = np.ascontiguousarray(rows["ends"]["local"]).tobytes()
         columns = (rows[name].tolist() for name in ("cgroup", "lesson", "since_ns", "until_ns"))
         return [
@@ -226,21 +231,30 @@ def _chain(answers: tuple[Record, ...], name: str) -> dict[str, int]:
     return chain
 
 
-def _merged(rows: npt.NDArray[Any], alike: np.dtype[Any], together_ns: int) -> npt.NDArray[Any]:
-    """Makes one row of those that are alike in these fields and no further apart, from the first to the last of them.
+def _merged(rows: npt.NDArray[Any], alike: npt.NDArray[np.uint32], together_ns: int) -> npt.NDArray[Any]:
+    """Makes one row of those that are alike in these words (shape (n, words)) and no further apart, from the first to the last.
 
     Those that came last, come last.
     """
     if not len(rows):
         return rows
-    who = np.empty(len(rows), alike)
-    for field in alike.names or ():
-        who[field] = rows["ends"]["local"] if field == "client" else rows[field]
-    _, groups = group(who)
-    order = np.lexsort((rows["until_ns"], rows["since_ns"], groups))
-    rows, groups = rows[order], groups[order]
-    apart = (groups[1:] != groups[:-1]) | (rows["since_ns"][1:] - rows["until_ns"][:-1] > together_ns)
+    marks = word_fingerprints(alike, _SEED)
+    order = np.argsort(marks, kind="stable")
+    marks, alike, since, until = marks[order], alike[order], rows["since_ns"][order], rows["until_ns"][order]
+    apart = (marks[1:] != marks[:-1]) | (since[1:] - until[:-1] > together_ns)
+    apart |= (alike[1:] != alike[:-1]).any(axis=1)  # one mark of two that are not alike
     first = np.flatnonzero(np.concatenate([[True], apart]))
-    made: npt.NDArray[Any] = rows[first]
-    made["until_ns"] = np.maximum.reduceat(rows["until_ns"], first)
+    made: npt.NDArray[Any] = rows[order[first]]
+    made["since_ns"], made["until_ns"] = np.minimum.reduceat(since, first), np.maximum.reduceat(until, first)
     return made[np.lexsort((np.maximum.reduceat(order, first), made["until_ns"]))]
+
+
+def _asked(rows: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """Who asked whom, from which socket, and was told what."""
+    return rows.view("<u4").reshape(len(rows), -1)[:, :_ASKED_WORDS]
+
+
+def _client(rows: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+    """Who was told what."""
+    words = rows.view("<u4").reshape(len(rows), -1)
+    return np.concatenate([words[:, :_ADDRESS_WORDS], words[:, _CGROUP_WORD:_ASKED_WORDS]], axis=1)

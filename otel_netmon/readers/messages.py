@@ -54,9 +54,8 @@ def joined(parts: Sequence[Messages]) -> Messages:
         return parts[0]
     ends = np.cumsum([0, *(len(part.data) for part in parts)])
     starts = [part.starts + end for part, end in zip(parts, ends[:-1].tolist(), strict=True)]
-    return Messages(
-        np.concatenate([part.heads for part in parts]), b"".join([part.data for part in parts]), np.concatenate(starts)
-    )
+    heads = np.concatenate([part.heads for part in parts], dtype=layout.MESSAGE)  # with its dtype: ports stay in network order
+    return Messages(heads, b"".join([part.data for part in parts]), np.concatenate(starts))
 
 
 class HttpMessages(NamedTuple):

@@ -25,7 +25,7 @@ from otel_netmon.otel.histograms import Distribution
 from otel_netmon.otel.points import Point, Points
 from otel_netmon.otel.series import Diversity, diversity
 from otel_netmon.otel.spans import Sought
-from otel_netmon.readers.messages import NO_QUERIES, Messages, OpenQueries, OpenQueryReader
+from otel_netmon.readers.messages import NO_QUERIES, Messages, OpenQueries, OpenQueryReader, joined
 from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources import messages as ring
 from otel_netmon.sources.message_edges import MessageEdges
@@ -84,6 +84,7 @@ class DnsSource:
         self._start_ns = start_ns
         self._expired: OpenQueries | None = None
         self._expired_ns = 0
+        self._waiting: list[Messages] = []
         self._answers = (0, 0)
         self._ratio: float | None = None
         self._earlier: Counter[str] = Counter()  # what processes before this one lost
@@ -106,11 +107,19 @@ class DnsSource:
         """Takes what has timed out, before the ring is drained: an answer that came is there."""
         self._expired = self._take_expired(time.monotonic_ns())
 
-    def take(self, messages: Messages) -> None:
-        """Takes the records of a drain."""
+    def take(self, messages: Messages, *, at_once: bool = False) -> None:
+        """Takes the records of a drain; they are looked at when there are many, or once a second: few cost as much.
+
+        Args:
+            at_once: they are looked at now.
+        """
+        if len(messages.heads):
+            self._waiting.append(messages)
+        many = sum([len(each.heads) for each in self._waiting])
         expired, self._expired = self._expired, None
-        if expired is None and not len(messages.heads):
+        if expired is None and (not many or (many < DnsAnalysis.AT_ONCE and not at_once)):
             return
+        messages, self._waiting = joined(self._waiting) if many else messages, []
         now_ns = time.monotonic_ns()
         offset_ns = time.time_ns() - now_ns
         for result in self._analysis.updates(messages, NO_QUERIES if expired is None else expired, now_ns):

@@ -101,7 +101,7 @@ class MessageProbes:
                 source.prepare()
         drained = self._ring.drain(counting=counting)
         if self.dns is not None:
-            self.dns.take(drained.dns)
+            self.dns.take(drained.dns, at_once=counting)
         if self._streams is None:
             return
         now_ns = time.monotonic_ns()

@@ -47,7 +47,7 @@ class Probe(DnsSource):
 
     def drain(self) -> None:
         self.prepare()
-        self.take(self.ring.drain().dns)
+        self.take(self.ring.drain().dns, at_once=True)
 
     def stages(self) -> dict[tuple[str, str], StageStatus]:
         return {**super().stages(), ("ring", "dns_messages"): self.ring.stage(DNS)}

@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from otel_netmon.abi.enums import Direction, MessageKind, TcpFlags
-from otel_netmon.analysis import dns, dns_pairing, dns_waiting
+from otel_netmon.analysis import dns_pairing, dns_waiting
 from otel_netmon.analysis.dns import DnsAnalysis, Result
 from otel_netmon.analysis.dns_lookups import Lookup, TruncatedLookup
 from otel_netmon.decode.dns import Question
@@ -688,7 +688,7 @@ def test_every_message_is_counted_once(probe: Probe) -> None:
 def test_in_parts_it_is_the_same(at_once: int, probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for the reasons of responses that came at one moment with what explains them: who is read first decides."""
     whole = [lookup._replace(reason=None) for lookup in play(probe)]
-    monkeypatch.setattr(dns, "_AT_ONCE", at_once)
+    monkeypatch.setattr(DnsAnalysis, "AT_ONCE", at_once)
     in_parts = Probe(parts=True)
     assert Counter(lookup._replace(reason=None) for lookup in play(in_parts)) == Counter(whole)
     assert in_parts.became() == probe.became()
@@ -699,7 +699,7 @@ def test_in_parts_it_is_the_same(at_once: int, probe: Probe, monkeypatch: pytest
 
 def test_in_parts_nobody_has_waited_too_long_for_what_is_in_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A query over TCP, and messages of which the last is its answer: drained after the timeout, given before it."""
-    monkeypatch.setattr(dns, "_AT_ONCE", 2)
+    monkeypatch.setattr(DnsAnalysis, "AT_ONCE", 2)
     probe = Probe(parts=True)
     connection = TcpConnection(40_000)
     assert probe.take(connection.client(prefixed(d.query(7, "www.example")), T), now_ns=T) == []
