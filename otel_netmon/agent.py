@@ -32,6 +32,7 @@ from otel_netmon.kernel.hooks import TC_HOOKS
 from otel_netmon.kernel.interfaces import Added, Event, Interface, InterfaceTable, Removed, Renamed
 from otel_netmon.kernel.namespaces import open_netdev, open_proc_net, open_rtnetlink, open_sock_diag
 from otel_netmon.loading import Images, load_images
+from otel_netmon.plaintext_attachments import PlaintextAttachments
 from otel_netmon.readers.netstat import FILES as NETSTAT_FILES
 from otel_netmon.selfmon.journal import Journal
 
@@ -130,13 +131,17 @@ class Supervisor:
         )
         self._sockets = CgroupAttachments(self._config, self._images.loaded.get("socket_monitor"))
         self._drops = DropMonitor(self._images.loaded.get("drop_monitor"))
-        for each in (self._attachments, self._sockets, self._drops):
+        self._plaintext = PlaintextAttachments(
+            self._config, self._images.loaded.get("plaintext_monitor"), self._journal
+        )
+        for each in (self._attachments, self._sockets, self._drops, self._plaintext):
             self._attached.callback(each.close)
         self._leave_to_parent = (
             # A copy of a link in another process would keep the program attached after the supervisor is gone.
             self._attachments.leave_to_parent,
             self._sockets.leave_to_parent,
             self._drops.leave_to_parent,
+            self._plaintext.leave_to_parent,
             # A copy of an open namespace would keep the namespace after the supervisor has let go of it.
             self._close_table,
         )
@@ -214,13 +219,8 @@ class Supervisor:
                 self._signalled(number)
             if self._stop_reason is not None:
                 return
-            now = time.monotonic()
-            times = [self._restart_at] if self._restart_at is not None else []
-            if self._config.interfaces.namespaces:
-                times.append(refresh_at)
-            if self._duration is not None:
-                times.append(self._started + self._duration)
-            ready = self._selector.select(max(0.0, min(times) - now) if times else None)
+            due = self._next_due(refresh_at)
+            ready = self._selector.select(None if due == float("inf") else max(0.0, due - time.monotonic()))
             now = time.monotonic()
             for key, _ in ready:
                 if key.fd == wake:
@@ -234,6 +234,8 @@ class Supervisor:
                 refresh_at = now + REFRESH_SECONDS
                 if self._apply(self._table.refresh()):
                     self._tell_interfaces()
+            if now >= self._plaintext.look_at and self._plaintext.look(now):
+                self._tell_interfaces()
             self._watch()
             if self._restart_at is not None and now >= self._restart_at and self._stop_reason is None:
                 self._start_child()
@@ -241,6 +243,17 @@ class Supervisor:
                 self._tell_interfaces()
             if self._duration is not None and now >= self._started + self._duration:
                 self._stop_reason = "duration"
+
+    def _next_due(self, refresh_at: float) -> float:
+        """When there is something to do that nobody will tell of, by time.monotonic()."""
+        times = [self._plaintext.look_at]
+        if self._restart_at is not None:
+            times.append(self._restart_at)
+        if self._config.interfaces.namespaces:
+            times.append(refresh_at)
+        if self._duration is not None:
+            times.append(self._started + self._duration)
+        return min(times)
 
     def _signalled(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
@@ -399,9 +412,10 @@ class Supervisor:
             ("connections", enabled.connections.enabled, self._sockets.state),
             ("netstat", enabled.netstat.enabled, partial(self._attachments.state, ())),
             ("drops", enabled.drops.enabled, self._drops.state),
+            ("tls_plaintext", enabled.tls_plaintext != "off", self._plaintext.state),
         ):
             if not on:
-                state = ("off", "not_enabled", f"probes.{name}.enabled is false")
+                state = ("off", "not_enabled", _switched_off(name))
             elif name in self._images.failed:
                 state = ("off", *self._images.failed[name])
             else:
@@ -514,6 +528,10 @@ class Supervisor:
             else:
                 with contextlib.suppress(BlockingIOError):
                     self._postponed += os.read(key.fd, 4096)
+
+
+def _switched_off(probe: str) -> str:
+    return "probes.tls_plaintext is off" if probe == "tls_plaintext" else f"probes.{probe}.enabled is false"
 
 
 def _close_files(files: list[Files]) -> None:

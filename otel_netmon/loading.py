@@ -30,7 +30,7 @@ UNPLACED_MIN, UNPLACED_MAX = 1 << 12, 1 << 20
 UDP_SHARE = 4
 """A quarter of what TCP connections get is for UDP sockets."""
 
-OPTIONAL = frozenset({"drops"})
+OPTIONAL = frozenset({"drops", "tls_plaintext"})
 """Probes that need a privilege which the others can do without (CAP_PERFMON): without it they are off, no more."""
 
 
@@ -82,6 +82,7 @@ def load_images(config: Config, journal: Journal) -> Images:
                     raise  # nothing can run without privilege
                 _refused(images, journal, needed.probe, error)
         _let_into_messages(config, images, journal)
+        _let_into_plaintext(config, images, journal)
         _load_hooks(config, images, journal)
     except BaseException:
         images.close()
@@ -108,6 +109,12 @@ def _needed(config: Config, images: Images) -> list[Needed]:
             result.append(Needed("connections", "socket_monitor", _socket_sizes(config)))
     if probes.drops.enabled:
         result.append(Needed("drops", "drop_monitor", {}))
+    if probes.tls_plaintext != "off":
+        if probes.http.enabled and probes.flows.enabled:
+            sizes = {"http_connections": HTTP_CONNECTIONS_MAX, "messages": probes.dns.ring_bytes}
+            result.append(Needed("tls_plaintext", "plaintext_monitor", sizes))
+        else:
+            images.failed["tls_plaintext"] = ("needs_http", "probes.http tells what is found, and that probe is off")
     return result
 
 
@@ -230,6 +237,20 @@ def _let_into_streams(tc: loader.LoadedImage, config: Config, images: Images, jo
         for name, enabled in (("tls", probes.tls.enabled), ("http", http)):
             if enabled:
                 _refused(images, journal, name, error)
+
+
+def _let_into_plaintext(config: Config, images: Images, journal: Journal) -> None:
+    """Lets the programs at OpenSSL call those that follow HTTP; where the kernel refuses one, the probe is off."""
+    plaintext = images.loaded.get("plaintext_monitor")
+    if plaintext is None:
+        return
+    late = {Late.WAKEUP: wakeup_bytes(config.probes.dns.ring_bytes), Late.HANDSHAKE_BYTES: 0, Late.HTTP: 1}
+    try:
+        for program in (HTTP_PROGRAM, HTTP2_PROGRAM, STREAM_PROGRAM):
+            plaintext.program(program, late)
+    except NetmonError as error:
+        _refused(images, journal, "tls_plaintext", error)
+        images.loaded.pop("plaintext_monitor").close()
 
 
 def _load_hooks(config: Config, images: Images, journal: Journal) -> None:

@@ -77,12 +77,12 @@ class PlaintextAttachments:
 
     Attributes:
         files: with OpenSSL.
-        look_at: when ``look`` is due (time.monotonic()); None where there is nothing to look for.
+        look_at: when ``look`` is due, by time.monotonic(); never where there is nothing to look for.
     """
 
     def __init__(self, config: Config, image: LoadedImage | None, journal: Journal) -> None:
         self.files: dict[FileKey, Watched] = {}
-        self.look_at: float | None = None
+        self.look_at = float("inf")
         self._without: dict[FileKey, float] = {}  # files that have no OpenSSL, and when they were found last
         self._image = image
         self._journal = journal
