@@ -238,6 +238,8 @@ def test_the_counts_by_state_are_those_of_ss_at_fifty_moments_of_churn() -> None
     generator = random.Random(5)  # noqa: S311 - variety, not secrets
     with veth_pair() as (left, right, pair), cgroup() as folder:
         quick_to_give_up(left, "left")
+        for netns in (left, right):
+            netns.run("sysctl", "-qw", "net.ipv4.tcp_fin_timeout=600")  # what nobody accepts stays half closed meanwhile
         right.run("iptables", "-A", "INPUT", "-p", "tcp", "--dport", str(SILENT_PORT), "-j", "DROP")
         with worker(folder, left) as client, worker(folder, right) as server:
             port = server.do("listen", family=4, address="")["port"]
@@ -265,7 +267,7 @@ def test_the_counts_by_state_are_those_of_ss_at_fifty_moments_of_churn() -> None
                         client.do("drop")
                         server.do("accept", port=port, count=3)
                     for netns in (left, right):
-                        deadline = time.monotonic() + 5
+                        deadline = time.monotonic() + SECONDS
                         while (have := states(running, netns)) != (want := ss(netns)):
                             assert time.monotonic() < deadline, (netns.name, have, want)
                         seen |= want
