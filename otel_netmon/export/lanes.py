@@ -9,6 +9,15 @@ from otel_netmon.export.requests import Outcome, Signal
 from otel_netmon.export.storage import Source
 from otel_netmon.selfmon.journal import EventLog
 
+_REMEDIES = {
+    "connection": "start a receiver at this endpoint, or name another one as the endpoint",
+    "tls": "certificate, client_certificate and insecure say what is trusted; http:// in the endpoint is without TLS",
+    "timeout": "look at the way to the receiver, or raise timeout_seconds",
+}
+"""By the reason of an outcome; the keys are those of the destination, of ``otlp`` for the first one."""
+
+_REMEDY = "the receiver says what it lacks; it is tried again until it answers"
+
 State = Literal["starting", "delivering", "failing", "rejected"]
 
 NOT_IMPLEMENTED: Final = frozenset({"404", "UNIMPLEMENTED"})
@@ -54,7 +63,8 @@ class Lane:
         self.not_before, self._asked_until = now + wait, now + asked
         self.state = "failing"
         if self._is_news(""):
-            log.warning("otlp.failing", signal=self.signal.word, reason=outcome.reason, detail=outcome.detail)
+            told = {"signal": self.signal.word, "reason": outcome.reason, "detail": outcome.detail}
+            log.warning("otlp.failing", **told, remedy=_REMEDIES.get(outcome.reason, _REMEDY))
 
     def answered(self, outcome: Outcome, log: EventLog) -> None:
         """A request was taken or refused for good."""

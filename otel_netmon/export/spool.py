@@ -21,7 +21,7 @@ import structlog
 from otel_netmon.export.requests import Request, Signal
 from otel_netmon.export.spool_counts import Counts, Tally
 from otel_netmon.export.spool_cursor import Cursor
-from otel_netmon.export.spool_folder import take_lock, unusable
+from otel_netmon.export.spool_folder import remedy_of, take_lock, unusable
 from otel_netmon.export.spool_format import SIGNALS, compress
 from otel_netmon.export.spool_lane import Entry, Lane
 from otel_netmon.selfmon.status import SpoolStatus
@@ -305,7 +305,9 @@ class Spool:
         """Tells a trouble once until it is over."""
         if kind not in self._troubles:
             self._troubles.add(kind)
-            _log.error(f"spool.{kind}_failing", **self._words(error), consequence=consequence)
-
-    def _words(self, error: OSError) -> dict[str, str]:
-        return {"directory": str(self.directory), "error": error.strerror or str(error)}
+            words = {
+                "directory": str(self.directory),
+                "error": error.strerror or str(error),
+                "remedy": remedy_of(error),
+            }
+            _log.error(f"spool.{kind}_failing", **words, consequence=consequence)

@@ -32,8 +32,13 @@ def unusable(what: str, directory: Path, error: OSError) -> SpoolError:
     """
     return SpoolError(
         f"cannot {what} the spool {error.filename or directory}: {error.strerror or error}",
-        _REMEDIES.get(error.errno or 0, _OTHER_REMEDY),
+        remedy_of(error),
     )
+
+
+def remedy_of(error: OSError) -> str:
+    """What can be done about something that the system does not let a spool do."""
+    return _REMEDIES.get(error.errno or 0, _OTHER_REMEDY)
 
 
 def take_lock(path: Path, wait_seconds: float) -> int:

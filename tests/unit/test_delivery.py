@@ -360,6 +360,7 @@ def test_the_log_tells_each_change_of_state_once() -> None:
             rig.delivery.offer(snapshot(number, at=END + number))
             rig.run(10.0)
     assert [entry["event"] for entry in logs] == ["otlp.failing", "otlp.delivering", "otlp.rejected", "otlp.delivering"]
+    assert logs[0]["remedy"]
     assert rig.delivery.health.states == {METRICS: "delivering"}
 
 

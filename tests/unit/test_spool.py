@@ -449,7 +449,11 @@ def test_a_cursor_that_cannot_be_written_is_told_once_and_nothing_is_deleted(
         assert spool.append(metrics(20))
         assert drain(spool) == [20]
     assert len(segments(spool.directory)) == 1
-    assert [entry["event"] for entry in logs] == ["spool.cursor_failing"]
+    (told,) = logs
+    assert (told["event"], told["remedy"].partition(",")[0]) == (
+        "spool.cursor_failing",
+        "mount its file system for writing",
+    )
 
 
 def test_segments_that_cannot_be_deleted_stop_the_writing_before_anything_is_given_up(
