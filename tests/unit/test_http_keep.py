@@ -123,7 +123,6 @@ def test_all_slow_ones_over_the_live_percentile_of_their_kind() -> None:
     """What is usual for one route is slow for another one."""
     probe = Probe(KeepRule(0, 1000))
     probe.take([got("/items/1", milliseconds=2)] * 997 + [got("/users/1", milliseconds=200)] * 997)
-    began = time.monotonic()
     mixed = [got("/items/1", milliseconds=20)] * 7 + [got("/users/1", milliseconds=200)] * 97
     assert told(probe.take([*mixed, *[got("/users/1", milliseconds=999)] * 3])) == {
         ("GET /items/{id}", None): 7,
@@ -147,6 +146,7 @@ def test_a_uniform_share_of_the_rest_with_the_rate_on_it(share: float, rate: str
 def test_within_the_limit_of_a_second_of_all_kinds_together() -> None:
     """Errors go last, and those that stay say for how many they stand."""
     probe = Probe(KeepRule(1, 101, slow_ns=10**15))
+    began = time.monotonic()
     mixed = [got("/items/1")] * 499 + [got("/users/1", 500)] * 53 + [got("/items/1")] * 499
     batches = probe.take(mixed, [call("Add", 14) for _ in range(31)])
     assert told(batches)["GET /users/{id}", "500"] == 53
