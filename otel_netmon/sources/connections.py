@@ -257,18 +257,13 @@ class ConnectionSource:
         spans, self._spans = self._spans, []
         return spans
 
-    def resources_of(self, ends: npt.NDArray[Any], times_ns: npt.NDArray[np.int64]) -> list[bytes]:
-        """The encoded resource of whose each end is, nothing where that is not known.
+    def cgroups_of(self, ends: npt.NDArray[Any], times_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+        """The cgroup at the local end of each, 0 where that is not known.
 
         Args:
             ends: analysis.connection_index.ENDS, shape (n,), seen from the end that is asked for.
             times_ns: when a packet was there, CLOCK_MONOTONIC, before the last reading.
         """
-        numbers = self.index.find(ends, times_ns, any_address=False).number
-        return [self.owners.known_resource(number) for number in numbers.tolist()]
-
-    def cgroups_of(self, ends: npt.NDArray[Any], times_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-        """The cgroup at the local end of each, 0 where that is not known; as ``resources_of``."""
         return self.index.find(ends, times_ns, any_address=False).cgroup
 
     def take_events(self) -> list[Event]:
