@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +12,7 @@ import numpy.typing as npt
 from otel_netmon.abi import layout
 from otel_netmon.abi.enums import MessageKind
 from otel_netmon.analysis.dns_answers import Alike, AnsweredLookups, EdgeCounts, counted
-from otel_netmon.analysis.dns_lookups import Ends, Lookup, LookupTotals, Protocol, Seen, Transport
+from otel_netmon.analysis.dns_lookups import Ends, Lookup, LookupTotals, Protocol, Seen, Transport, seen_at
 from otel_netmon.analysis.dns_pairing import Pairing
 from otel_netmon.analysis.dns_search import Search, Searches
 from otel_netmon.analysis.dns_stream import StreamMessage
@@ -23,43 +22,12 @@ from otel_netmon.analysis.dns_waiting import WaitingQuery
 from otel_netmon.analysis.tcp_stream import Segment
 from otel_netmon.decode import dns_numbers as numbers
 from otel_netmon.decode.dns import Fault, Message, decode, read_question
-from otel_netmon.readers.messages import NO_QUERIES, Messages, OpenQueries
+from otel_netmon.readers.messages import NO_QUERIES, Head, Messages, OpenQueries, read_head
 
-_HEAD = Struct("<QQQQ16s16sIIIIIIIHBB2s2sBBBB").unpack_from
-"""layout.MESSAGE; the ports stay two octets each, as they are in an end."""
-
-_HEAD_OCTETS = layout.MESSAGE.itemsize
 _MDNS_PORT, _LLMNR_PORT = (5353).to_bytes(2, "big"), (5355).to_bytes(2, "big")
 _BY_PORT: dict[bytes, Protocol] = {_MDNS_PORT: "mdns", _LLMNR_PORT: "llmnr"}
 _END_OF_TIME = 1 << 63
 _NO_MESSAGES = Messages(np.empty(0, layout.MESSAGE), b"", np.empty(0, np.int64))
-
-
-class _Head(NamedTuple):
-    """A record's head, by the names of layout.MESSAGE."""
-
-    time_ns: int
-    request_time_ns: int
-    first_request_time_ns: int
-    cgroup: int
-    source: bytes
-    destination: bytes
-    ifindex: int
-    ingress_ifindex: int
-    sequence: int
-    acknowledgment: int
-    initial_sequence: int
-    payload_length: int
-    retries: int
-    captured_length: int
-    tcp_flags: int
-    sequence_state: int
-    source_port: bytes
-    destination_port: bytes
-    protocol: int
-    kind: int
-    direction: int
-    namespace: int
 
 
 class Result(NamedTuple):
@@ -168,18 +136,15 @@ class DnsAnalysis:
         """
         self._now_ns = now_ns
         is_answer = messages.heads["kind"] == MessageKind.DNS_ANSWER
-        which = np.flatnonzero(is_answer)
-        answered, which = self._answers(messages, which)
+        answered, which = self._answers(messages.where(is_answer), np.flatnonzero(is_answer))
         truncated = np.flatnonzero(answered.column("truncated"))
         by_record = dict(zip(which[truncated].tolist(), truncated.tolist(), strict=True))
-        data = messages.data
         # In the order of the packets: a query over TCP comes after the answer over UDP that was truncated.
         for index in sorted([*np.flatnonzero(~is_answer).tolist(), *by_record]):
             if index in by_record:
                 self._pairing.truncated(answered.lookup(by_record[index]))
             else:
-                head = _Head._make(_HEAD(data, int(messages.starts[index]) - _HEAD_OCTETS))
-                self._record(head, messages.payload(index))
+                self._record(read_head(messages.data, int(messages.starts[index])), messages.payload(index))
         if self._alike.is_full:
             self._alike = Alike()
         return self._end(answered, expired, now_ns)
@@ -193,9 +158,9 @@ class DnsAnalysis:
         return self._end(self._answers(_NO_MESSAGES, np.empty(0, np.intp))[0], expired, _END_OF_TIME)
 
     def _answers(self, messages: Messages, which: npt.NDArray[np.intp]) -> tuple[AnsweredLookups, npt.NDArray[np.intp]]:
-        """Gives the records of the kind DNS_ANSWER that are lookups and count, and which they are."""
-        places = self._alike.find(messages, which)
-        every = AnsweredLookups(messages.heads[which], places, messages.starts[which], messages.data, self._alike)
+        """Gives the answers, records of the kind DNS_ANSWER, that are lookups and count, and which of all records they are."""
+        places = self._alike.find(messages)
+        every = AnsweredLookups(messages.heads, places, messages.starts, messages.data, self._alike)
         readable = every.column("readable")
         read = every.where(readable)
         self._pairing.answered(asked_of_answers(read.heads, read.ids, read.column("question")))
@@ -237,16 +202,8 @@ class DnsAnalysis:
             lookups = sorted([*lookups, *others], key=lambda lookup: lookup.end_ns)
         return [search for lookup in lookups for search in self._searches.add(lookup)]
 
-    def _record(self, head: _Head, payload: bytes) -> None:
-        seen = Seen(
-            head.namespace,
-            head.ifindex,
-            head.direction,
-            head.ingress_ifindex,
-            head.cgroup,
-            head.source + head.source_port,
-            head.destination + head.destination_port,
-        )
+    def _record(self, head: Head, payload: bytes) -> None:
+        seen = seen_at(head)
         if head.kind == MessageKind.DNS_SEGMENT:
             segment = Segment(head.time_ns, head.sequence, None, head.tcp_flags, head.payload_length, payload)
             for found in self.streams.feed(seen, segment):

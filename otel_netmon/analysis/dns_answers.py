@@ -7,18 +7,16 @@ lookups are asked for are columns; one of them becomes a ``Lookup`` only where s
 from __future__ import annotations
 
 from collections.abc import Callable
-from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from otel_netmon.abi import layout
 from otel_netmon.analysis.differences import group
-from otel_netmon.analysis.dns_lookups import Ends, Lookup, answered, label_number, question_number
+from otel_netmon.analysis.dns_lookups import Lookup, answered, label_number, question_number, seen_at
 from otel_netmon.decode import dns_numbers as numbers
 from otel_netmon.decode.dns import Fault, Message, decode
-from otel_netmon.readers.messages import Messages
+from otel_netmon.readers.messages import Messages, read_head
 
 ALIKE = np.dtype(
     [
@@ -43,10 +41,6 @@ _OCTETS_MAX = 1 << 18
 """What is known is forgotten, between two drains of the ring, when it is more than this."""
 
 _SIDE = np.dtype([("namespace", "<u4"), ("ifindex", "<u4"), ("direction", "<u4"), ("ingress_ifindex", "<u4")])
-_HEAD_OCTETS = layout.MESSAGE.itemsize
-_HEAD = Struct("<QQQQ16s16sIIIIIIIHBB2s2sBBBB").unpack_from
-"""layout.MESSAGE; the ports stay two octets each, as they are in an end."""
-
 _UNREADABLE = (0, 0, 0, 0, 0, False, False, False, False)
 
 EdgeCounts = Callable[[int, int, int, int], bool]
@@ -72,12 +66,10 @@ class Alike:
         """Whether it is time to begin anew: with the next messages there is another one."""
         return len(self.messages) > _MESSAGES_MAX or self._octets > _OCTETS_MAX
 
-    def find(self, messages: Messages, which: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    def find(self, messages: Messages) -> npt.NDArray[np.intp]:
         """Gives the places of the messages of records; those that are new get one."""
-        data = messages.data
-        heads = messages.heads[which]
+        heads, data, starts = messages
         captured = heads["captured_length"].astype(np.int64)
-        starts = messages.starts[which]
         begins, ends = (starts + _ID_OCTETS).tolist(), (starts + captured).tolist()
         keys: list[bytes | tuple[bytes, int]] = [data[a:b] for a, b in zip(begins, ends, strict=True)]
         for index in np.flatnonzero(heads["payload_length"] > captured).tolist():
@@ -174,13 +166,11 @@ class AnsweredLookups(NamedTuple):
     def lookup(self, index: int) -> Lookup:
         """Gives one of them whole."""
         start = int(self.starts[index])
-        time_ns, _, first_ns, cgroup, source, destination, ifindex, _, _, _, _, _, retries, _, _, _, *rest = _HEAD(
-            self.data, start - _HEAD_OCTETS
-        )
-        source_port, destination_port, _, _, _, namespace = rest
-        ends = Ends(namespace, ifindex, destination + destination_port, source + source_port)
+        head = read_head(self.data, start)
+        ends = seen_at(head).ends(is_response=True)
         message = self.message(index)._replace(id=int.from_bytes(self.data[start : start + _ID_OCTETS], "big"))
-        return answered("dns", "udp", ends, cgroup, message, first_ns, time_ns, retries)
+        first_ns = head.first_request_time_ns
+        return answered("dns", "udp", ends, head.cgroup, message, first_ns, head.time_ns, head.retries)
 
 
 def counted(heads: npt.NDArray[Any], counts: EdgeCounts) -> npt.NDArray[np.bool_]:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from otel_netmon.decode import dns_numbers as numbers
 from otel_netmon.decode.dns import TRUNCATED_FLAG, Fault, Message, Question
 from otel_netmon.decode.dns_records import Record
+from otel_netmon.readers.messages import Head
 
 Protocol = Literal["dns", "mdns", "llmnr"]
 Transport = Literal["udp", "tcp"]
@@ -51,6 +52,19 @@ class Seen(NamedTuple):
         if is_response:
             return Ends(self.namespace, self.ifindex, self.destination, self.source)
         return Ends(self.namespace, self.ifindex, self.source, self.destination)
+
+
+def seen_at(head: Head) -> Seen:
+    """Gives where the packet of a record was seen."""
+    return Seen(
+        head.namespace,
+        head.ifindex,
+        head.direction,
+        head.ingress_ifindex,
+        head.cgroup,
+        head.source + head.source_port,
+        head.destination + head.destination_port,
+    )
 
 
 class TruncatedLookup(NamedTuple):

@@ -95,16 +95,16 @@ class WaitingAnswers:
     def add_many(self, answered: AnsweredLookups) -> None:
         """Takes answers over UDP, likewise."""
         lessons = self._lessons_of(answered)
-        which = np.flatnonzero(lessons != _NOTHING)
-        if not len(which):
+        teaching = lessons != _NOTHING
+        if not teaching.any():
             return
-        heads = answered.heads[which]
-        rows = np.zeros(len(which), _HEARD)
+        heads, lessons = answered.where(teaching).heads, lessons[teaching]
+        rows = np.zeros(len(heads), _HEARD)
         ends = rows["ends"]
         for end, side in (("local", "destination"), ("remote", "source")):
             ends[end], ends[f"{end}_port"] = heads[side], heads[f"{side}_port"]
         ends["protocol"] = UDP
-        rows["cgroup"], rows["lesson"] = heads["cgroup"], lessons[which]
+        rows["cgroup"], rows["lesson"] = heads["cgroup"], lessons
         rows["since_ns"] = rows["until_ns"] = heads["time_ns"]
         self._append(rows)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,40 @@ COPIES_TIMEOUTS_MAX = 10
 """A query that is repeated again and again stays one lookup for this many timeouts."""
 
 _HEAD_WORDS = layout.MESSAGE.itemsize // 8
+_HEAD_OCTETS = layout.MESSAGE.itemsize
+_UNPACK_HEAD = Struct("<QQQQ16s16sIIIIIIIHBB2s2sBBBB").unpack_from
+
+
+class Head(NamedTuple):
+    """The head of one record, by the names of layout.MESSAGE; addresses and ports are octets in network order."""
+
+    time_ns: int
+    request_time_ns: int
+    first_request_time_ns: int
+    cgroup: int
+    source: bytes
+    destination: bytes
+    ifindex: int
+    ingress_ifindex: int
+    sequence: int
+    acknowledgment: int
+    initial_sequence: int
+    payload_length: int
+    retries: int
+    captured_length: int
+    tcp_flags: int
+    sequence_state: int
+    source_port: bytes
+    destination_port: bytes
+    protocol: int
+    kind: int
+    direction: int
+    namespace: int
+
+
+def read_head(data: bytes, start: int) -> Head:
+    """Gives the head of the record whose payload begins at `start`; much less work than a row of an array."""
+    return Head._make(_UNPACK_HEAD(data, start - _HEAD_OCTETS))
 
 
 class Messages(NamedTuple):
@@ -54,7 +89,9 @@ def joined(parts: Sequence[Messages]) -> Messages:
         return parts[0]
     ends = np.cumsum([0, *(len(part.data) for part in parts)])
     starts = [part.starts + end for part, end in zip(parts, ends[:-1].tolist(), strict=True)]
-    heads = np.concatenate([part.heads for part in parts], dtype=layout.MESSAGE)  # with its dtype: ports stay in network order
+    heads = np.concatenate(
+        [part.heads for part in parts], dtype=layout.MESSAGE
+    )  # with its dtype: ports stay in network order
     return Messages(heads, b"".join([part.data for part in parts]), np.concatenate(starts))
 
 
