@@ -48,7 +48,8 @@ class HttpColumns:
         outcome: uint8, a place in OUTCOMES.
         lasted_ns: int64, as ``HttpRequest.lasted_ns``.
         first_byte_ns, request_body, response_body: int64, UNKNOWN where that is not known.
-        servers: uint8, shape (n, 18): address and port in network order.
+        servers: uint8, shape (n, 18): address and port in network order, all 0 where they are not known.
+        secure: bool, through TLS.
         parents: what their traceparent says.
         request: gives one of them whole.
     """
@@ -63,6 +64,7 @@ class HttpColumns:
     request_body: npt.NDArray[np.int64]
     response_body: npt.NDArray[np.int64]
     servers: npt.NDArray[np.uint8]
+    secure: npt.NDArray[np.bool_]
     parents: TraceParents
     request: Callable[[int], HttpRequest]
 
@@ -85,6 +87,7 @@ class HttpColumns:
             self.request_body[which],
             self.response_body[which],
             self.servers[which],
+            self.secure[which],
             self.parents.where(which),
             lambda at: self.request(int(which[at])),
         )
@@ -95,9 +98,13 @@ class HttpRecords:
 
     Attributes:
         heads: layout.MESSAGE, of the client's direction; http: layout.HTTP.
+
+    Args:
+        is_secure: they went through TLS.
     """
 
-    def __init__(self, messages: HttpMessages) -> None:
+    def __init__(self, messages: HttpMessages, *, is_secure: bool = False) -> None:
+        self._is_secure = is_secure
         self.heads, self.http = messages.heads, messages.http
         self._data, self._starts = messages.data, messages.starts
         self._ends = messages.starts + messages.lengths
@@ -124,6 +131,7 @@ class HttpRecords:
             request_body=self._bodies[0],
             response_body=self._bodies[1],
             servers=_ends(heads["destination"], heads["destination_port"]),
+            secure=np.full(len(heads), self._is_secure),
             parents=parents_of_heads(self._data, self._starts, self._ends, marked),
             request=self._request,
         )
@@ -196,6 +204,7 @@ class HttpRecords:
             unknown=self._unknown(at) + (unknown_fields(head) if head is not None else ("method", "target", "host")),
             end_ns=int(seen["time_ns"]),
             connection=connection,
+            is_secure=self._is_secure,
         )
 
     def _unknown(self, at: int) -> tuple[str, ...]:
@@ -217,6 +226,7 @@ def columns_of(requests: Sequence[HttpRequest], alike: AlikeRequests) -> HttpCol
         request_body=np.array([_size(each, "request_body_octets") for each in requests], np.int64),
         response_body=np.array([_size(each, "response_body_octets") for each in requests], np.int64),
         servers=servers,
+        secure=np.array([each.is_secure for each in requests], np.bool_),
         parents=parents_of_requests(requests),
         request=requests.__getitem__,
     )

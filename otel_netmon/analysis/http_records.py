@@ -14,13 +14,17 @@ the response had ended; nobody answered until the request was given up, or the c
 end was not seen."""
 
 
+UNPLACED = bytes(18)
+"""Address and port of an end that nobody knows: of a TLS session whose connection was not found."""
+
+
 class HttpRequest(NamedTuple):
     """One request.
 
     A field that is None was not sent, or could not be known: then its name stands in `unknown`.
 
     Attributes:
-        client, server: address and port, 18 octets in network order, IPv4 as v4-mapped IPv6.
+        client, server: address and port, 18 octets in network order, IPv4 as v4-mapped IPv6; both UNPLACED or none.
         method: as sent, in its case (RFC 9110, section 9.1).
         target: the request target as sent (RFC 9112, section 3.2), or ``:path``; of CONNECT its authority.
         host: the Host field or ``:authority`` as sent.
@@ -39,6 +43,7 @@ class HttpRequest(NamedTuple):
         end_ns: when its outcome was there: the last octet of either side, the reset, the end of the connection or of waiting.
         grpc_timeout_ns: how long a gRPC client waits, as it tells the server.
         connection: where it was seen; None where nobody asked.
+        is_secure: it went through TLS.
         unknown: names of attributes that were sent but could not be known, because the connection was joined in the middle,
             octets were lost or a head was too long.
     """
@@ -69,6 +74,7 @@ class HttpRequest(NamedTuple):
     end_ns: int = 0
     grpc_timeout_ns: int | None = None
     connection: ConnectionInfo | None = None
+    is_secure: bool = False
 
     @property
     def duration_ns(self) -> int | None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from otel_netmon.analysis.differences import fingerprints, group
 from otel_netmon.analysis.http_alike import METHODS, VERSIONS, Sight
 from otel_netmon.analysis.http_columns import UNKNOWN, HttpColumns
+from otel_netmon.analysis.http_records import UNPLACED
 from otel_netmon.analysis.name_table import name_number
 from otel_netmon.analysis.routes import LearnedRoutes
 from otel_netmon.analysis.series_family import DistributionSeries
@@ -24,10 +25,11 @@ SERIES = np.dtype(
         ("method", "u1"),
         ("version", "u1"),
         ("outcome", "u1"),
-        ("reserved", "u1"),
+        ("secure", "u1"),
     ]
 )
-"""The identity of a series: names by their numbers, route 0 without one; places in METHODS, VERSIONS and OUTCOMES."""
+"""The identity of a series: names by their numbers, route 0 without one, server 0 and port 0 where they are not known; places in
+METHODS, VERSIONS and OUTCOMES; whether through TLS."""
 
 DISTRIBUTIONS: Final = ("duration", "first_byte", "request_body", "response_body")
 _SIGHTING = np.dtype(
@@ -35,7 +37,7 @@ _SIGHTING = np.dtype(
         ("place", "<u4"),
         ("status", "<u2"),
         ("outcome", "u1"),
-        ("reserved", "u1"),
+        ("secure", "u1"),
         ("server", "u1", 18),
         ("padding", "<u2"),
     ]
@@ -130,21 +132,21 @@ class HttpSeries(DistributionSeries):
     ) -> tuple[int, ...]:
         sight, status = sights[requests.places[at]], int(requests.status[at])
         end = requests.servers[at].tobytes()
-        name, port = self._address_text(end[:16]), int.from_bytes(end[16:], "big")
+        name, port = "" if end == UNPLACED else self._address_text(end[:16]), int.from_bytes(end[16:], "big")
         if sight.server is not None and not self._is_server:
             name, port = sight.server.host, port if sight.server.port is None else sight.server.port
         route = sight.template
         if route is None and sight.path is not None and learned is not None:
             route = learned.template(sight.path, was_found=0 < status < _FOUND_BELOW, number=number)
         return (
-            self._names["server"].number(name, self._now_ns),
+            self._names["server"].number(name, self._now_ns) if name else 0,
             0 if route is None else self._names["route"].number(route, self._now_ns),
             port,
             status,
             METHODS.index(sight.method),
             VERSIONS.index(sight.version),
             int(requests.outcome[at]),
-            0,
+            int(requests.secure[at]),
         )
 
     def _measure(self, requests: HttpColumns, rows: npt.NDArray[np.intp]) -> None:
@@ -161,4 +163,5 @@ def _sightings(requests: HttpColumns) -> npt.NDArray[Any]:
     sightings = np.zeros(len(requests), _SIGHTING)
     sightings["place"], sightings["status"] = requests.places, requests.status
     sightings["outcome"], sightings["server"] = requests.outcome, requests.servers
+    sightings["secure"] = requests.secure
     return sightings

@@ -19,23 +19,22 @@ from otel_netmon.analysis.name_table import OTHER
 from otel_netmon.analysis.routes import LearnedRoutes
 from otel_netmon.analysis.sampling import KeepRule, Reason, trace_randomness
 from otel_netmon.analysis.series_family import DistributionReading
-from otel_netmon.decode.authority import read_authority
-from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.kept_spans import KeptSpans, identifiers, randomness_of
 from otel_netmon.otel.points import HistogramSeries
+from otel_netmon.otel.request_ends import end_attributes
 from otel_netmon.otel.request_spans import sought_spans
 from otel_netmon.otel.series_sets import OVERFLOW, SeriesSets
 from otel_netmon.otel.spans import Description
 from otel_netmon.otel.trace_context import randomness
 
 FIRST_BYTE = "netmon.http.time_to_first_byte"
-SCHEME = "http"
+SCHEMES = ("http", "https")
 
 _SERVER_ERRORS_FROM, _CLIENT_ERRORS_FROM = 500, 400
 _NO_NAME = "HTTP"  # of a span whose method is not known
-_PORT = 80
+_PORTS = {"http": 80, "https": 443}
 
 
 def metrics_of(side: str) -> tuple[str, ...]:
@@ -75,15 +74,17 @@ class HttpPoints:
         }
 
     def _attributes(self, identity: tuple[Any, ...], names: Mapping[str, Mapping[int, str]]) -> dict[str, Value]:
-        server, route, port, status, method, version, outcome, _ = identity
+        server, route, port, status, method, version, outcome, secure = identity
         is_server = self._side == "server"
-        attributes: dict[str, Value] = {"http.request.method": METHODS[method], "url.scheme": SCHEME}
+        attributes: dict[str, Value] = {"http.request.method": METHODS[method], "url.scheme": SCHEMES[secure]}
         if status:
             attributes["http.response.status_code"] = status
         if route and names["route"][route] != OTHER:
             attributes["http.route" if is_server else "url.template"] = names["route"][route]
-        attributes["server.address"] = names["server"][server]
-        attributes["server.port"] = port
+        if server:
+            attributes["server.address"] = names["server"][server]
+        if port:
+            attributes["server.port"] = port
         attributes["network.protocol.version"] = VERSIONS[version]
         error = error_type(status, outcome, is_server=is_server)
         if error is not None:
@@ -174,7 +175,7 @@ def _describe(request: HttpRequest, sight: Sight, learned: LearnedRoutes | None,
         # What a route leaves of a path is no identifier.
         shown = folded_path(path) if route is None else route
         attributes["url.path"] = shown
-        if not is_server:
+        if not is_server and "server.address" in attributes:
             attributes["url.full"] = _url(attributes, shown)
     error = error_type(request.status or 0, OUTCOMES.index(request.outcome), is_server=is_server)
     if error is not None:
@@ -184,25 +185,15 @@ def _describe(request: HttpRequest, sight: Sight, learned: LearnedRoutes | None,
 
 
 def _span_attributes(request: HttpRequest, sight: Sight, route: str | None, *, is_server: bool) -> dict[str, Value]:
-    server = read_authority(request.host)
-    port = int.from_bytes(request.server[16:], "big")
-    peer = request.client if is_server else request.server
-    attributes: dict[str, Value] = {"http.request.method": sight.method, "url.scheme": SCHEME}
+    attributes: dict[str, Value] = {"http.request.method": sight.method, "url.scheme": SCHEMES[request.is_secure]}
     if sight.method == METHODS[0] and request.method is not None:
         attributes["http.request.method_original"] = request.method
     if request.status is not None:
         attributes["http.response.status_code"] = request.status
     if route is not None:
         attributes["http.route" if is_server else "url.template"] = route
-    attributes |= {
-        "server.address": address_text(request.server[:16]) if server is None else server.host,
-        "server.port": port if server is None or server.port is None else server.port,
-        "client.address": address_text(request.client[:16]),
-        "client.port": int.from_bytes(request.client[16:], "big"),
-        "network.peer.address": address_text(peer[:16]),
-        "network.peer.port": int.from_bytes(peer[16:], "big"),
-        "network.protocol.version": request.version,
-    }
+    attributes |= end_attributes(request, is_server=is_server)
+    attributes["network.protocol.version"] = request.version
     for name, octets in (("request", request.request_body_octets), ("response", request.response_body_octets)):
         if request.outcome == "answered" and f"{name}_body_octets" not in request.unknown:
             attributes[f"http.{name}.body.size"] = octets
@@ -214,6 +205,6 @@ def _span_attributes(request: HttpRequest, sight: Sight, route: str | None, *, i
 
 
 def _url(attributes: dict[str, Value], path: str) -> str:
-    host, port = str(attributes["server.address"]), attributes["server.port"]
+    scheme, host, port = str(attributes["url.scheme"]), str(attributes["server.address"]), attributes.get("server.port")
     named = f"[{host}]" if ":" in host else host
-    return f"{SCHEME}://{named}{path}" if port == _PORT else f"{SCHEME}://{named}:{port}{path}"
+    return f"{scheme}://{named}{path}" if port in (None, _PORTS[scheme]) else f"{scheme}://{named}:{port}{path}"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_netmon.analysis.http_records import HttpRequest, Outcome
+from otel_netmon.analysis.http_records import UNPLACED, HttpRequest, Outcome
 from otel_netmon.analysis.name_table import OTHER as OTHER_NAME
 from otel_netmon.analysis.rpc import OTHER, GrpcCall, error_type, status_name
 from otel_netmon.analysis.rpc_series import NO_STATUS, OUTCOMES
@@ -23,6 +23,7 @@ from otel_netmon.otel.attributes import Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.kept_spans import KeptSpans
 from otel_netmon.otel.points import HistogramSeries
+from otel_netmon.otel.request_ends import end_attributes
 from otel_netmon.otel.request_spans import kept_spans
 from otel_netmon.otel.series_sets import OVERFLOW, SeriesSets
 from otel_netmon.otel.spans import Describe, Description
@@ -74,12 +75,12 @@ def _result(status: int | None, outcome: Outcome, *, is_server: bool) -> dict[st
     return attributes
 
 
-def server_of(request: HttpRequest) -> tuple[str, int]:
-    """Gives address and port of the server as the client names it, or as it is reached."""
+def server_of(request: HttpRequest) -> tuple[str, int] | None:
+    """Gives address and port of the server as the client names it, or as it is reached; None where neither is known."""
     named = read_authority(request.host)
     port = int.from_bytes(request.server[16:], "big")
     if named is None:
-        return address_text(request.server[:16]), port
+        return None if request.server == UNPLACED else (address_text(request.server[:16]), port)
     return named.host, port if named.port is None else named.port
 
 
@@ -120,21 +121,11 @@ def _describe(request: HttpRequest, call: GrpcCall, *, is_server: bool) -> Descr
 
 
 def _call_attributes(request: HttpRequest, call: GrpcCall, *, is_server: bool) -> dict[str, Value]:
-    server, port = server_of(request)
-    peer = request.client if is_server else request.server
     attributes: dict[str, Value] = {"rpc.system.name": SYSTEM, "rpc.method": OTHER}
     if call.method is not None:
         attributes["rpc.method" if call.is_recognised else "rpc.method_original"] = call.method
-    attributes |= {
-        "server.address": server,
-        "server.port": port,
-        "client.address": address_text(request.client[:16]),
-        "client.port": int.from_bytes(request.client[16:], "big"),
-        "network.peer.address": address_text(peer[:16]),
-        "network.peer.port": int.from_bytes(peer[16:], "big"),
-        "network.protocol.name": "http",
-        "network.protocol.version": request.version,
-    }
+    attributes |= end_attributes(request, is_server=is_server)
+    attributes |= {"network.protocol.name": "http", "network.protocol.version": request.version}
     if request.unknown:
         attributes["netmon.http.unknown"] = ",".join(request.unknown)
     return attributes
