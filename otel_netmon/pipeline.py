@@ -46,6 +46,7 @@ from otel_netmon.otel.series import SeriesBudget
 from otel_netmon.otel.status_rows import flow_rows, interface_rows
 from otel_netmon.selfmon import logging
 from otel_netmon.selfmon.lazy import without_masked_arrays
+from otel_netmon.selfmon.memory import Keeping
 from otel_netmon.selfmon.status import ExportStatus, FlowsStatus, ProbeStatus, StageStatus, Status, build
 from otel_netmon.sources.probes import NamespaceFiles, Sources
 
@@ -92,6 +93,7 @@ class Pipeline:
         self._attempts = Distribution("otel.sdk.exporter.operation.duration", self._process_start_ns)
         self._checkpoint = Checkpoint(checkpoint)
         self._save_failed = False
+        self._memory = Keeping()
         resource = build_resource(config.resource.attributes)
         self._server = (
             Server(
@@ -182,6 +184,7 @@ class Pipeline:
                 elif key.fd in alarms:
                     alarms[key.fd].clear()
                     next_drain = now
+                    self._memory.busy()
                 elif key.fd == told:
                     self._save_told(key.fd)
                 else:
@@ -271,6 +274,7 @@ class Pipeline:
         self._receivers.offer_events(self._events.probes(self._sources.probes(self._probes), now_ns))
         folded = self._budget.folded(self._sources.diversity())
         self._receivers.offer_events(self._events.folded(folded, self._config.limits.series, now_ns))
+        self._memory.cycle()
         self._durations.record([({}, time.perf_counter() - began)])
 
     def _hand_on_spans(self) -> None:
@@ -347,6 +351,9 @@ class Pipeline:
             routes=http.routes() if http is not None else None,
             export=export,
         )
+        tls = self._sources.messages.tls if self._sources.messages is not None else None
+        if tls is not None and tls.servers.active is not None:
+            document["certificates"] = tls.servers.active.status()
         if self._sources.connections is not None:
             document["connections"] = self._sources.connections.status()
         return document

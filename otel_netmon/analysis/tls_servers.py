@@ -32,10 +32,16 @@ class Server(NamedTuple):
 
 
 class ServerCertificate(NamedTuple):
-    """The certificate that a server showed last, and when, Unix seconds."""
+    """The certificate that a server showed last.
+
+    Attributes:
+        seen_seconds: when the server was seen last, Unix time.
+        is_asked_for: it was shown to a handshake of the agent's own.
+    """
 
     certificate: Certificate
     seen_seconds: float
+    is_asked_for: bool = False
 
 
 class ServerCertificates:
@@ -59,23 +65,44 @@ class ServerCertificates:
     def see(self, server: Server, handshake: TlsHandshake, now_seconds: float) -> Certificate | None:
         """Takes what a handshake showed; gives the server's certificate, None where it is sealed or cannot be read."""
         leaf = handshake.leaf
-        if leaf is None:
-            return None
-        self._servers[server] = ServerCertificate(leaf, now_seconds)
+        if leaf is not None:
+            self._keep(server, ServerCertificate(leaf, now_seconds))
+        elif (last := self._servers.get(server)) is not None and last.is_asked_for:
+            self._keep(server, last._replace(seen_seconds=now_seconds))
+        return leaf
+
+    def take(self, server: Server, certificate: Certificate, now_seconds: float) -> None:
+        """Takes what a server showed to a handshake of the agent's own."""
+        self._keep(server, ServerCertificate(certificate, now_seconds, is_asked_for=True))
+
+    def shows(self, server: Server) -> bool:
+        """Whether a server has shown its certificate in the clear of late."""
+        last = self._servers.get(server)
+        return last is not None and not last.is_asked_for
+
+    def _keep(self, server: Server, last: ServerCertificate) -> None:
+        self._servers[server] = last
         self._servers.move_to_end(server)
         if len(self._servers) > self._limit:
             self._servers.popitem(last=False)
             self.evicted += 1
-        return leaf
 
-    def current(self, now_seconds: float) -> list[tuple[Server, Certificate]]:
+    def asked_for(self) -> dict[Server, ServerCertificate]:
+        """Those that were shown to handshakes of the agent's own."""
+        return {server: last for server, last in self._servers.items() if last.is_asked_for}
+
+    def restore(self, server: Server, last: ServerCertificate) -> None:
+        """Takes what another process knew."""
+        self._keep(server, last)
+
+    def current(self, now_seconds: float) -> list[tuple[Server, ServerCertificate]]:
         """The servers that are known and the certificates they showed last; forgets those not seen for a day."""
         while self._servers:
             server, last = next(iter(self._servers.items()))
             if last.seen_seconds >= now_seconds - FORGOTTEN_SECONDS:
                 break
             del self._servers[server]
-        return [(server, last.certificate) for server, last in self._servers.items()]
+        return list(self._servers.items())
 
 
 class Told:

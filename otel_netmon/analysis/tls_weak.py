@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from otel_netmon.analysis.tls_handshakes import TlsHandshake
 from otel_netmon.decode.tls_ciphers import cipher_name
 from otel_netmon.decode.tls_numbers import TLS12, scheme_name, version_age
-from otel_netmon.decode.x509 import Certificate
+from otel_netmon.decode.x509 import Certificate, RefusedCertificate
 
 
 class Weakness(enum.StrEnum):
@@ -72,12 +72,37 @@ def weaknesses(handshake: TlsHandshake, thresholds: Thresholds, now_seconds: flo
             found[Weakness.SMALL_GROUP] = None
         if exchange.scheme is not None:
             found |= dict.fromkeys(_of_hash(scheme_name(exchange.scheme).rpartition("_")[2]))
-    for place, certificate in enumerate(handshake.chain):
-        if isinstance(certificate, Certificate):
-            found |= dict.fromkeys(_of_certificate(certificate, thresholds))
-            if place == 0:
-                found |= dict.fromkeys(_of_leaf(certificate, handshake.server_name, now_seconds))
+    found |= dict.fromkeys(_of_chain(handshake.chain, handshake.server_name, thresholds, now_seconds))
     return tuple(found)
+
+
+def chain_weaknesses(
+    chain: Sequence[Certificate | RefusedCertificate],
+    server_name: str | None,
+    thresholds: Thresholds,
+    now_seconds: float,
+) -> tuple[Weakness, ...]:
+    """What is weak about certificates, each kind once.
+
+    Args:
+        chain: the server's own first.
+        server_name: that was asked for.
+        now_seconds: Unix time.
+    """
+    return tuple(dict.fromkeys(_of_chain(chain, server_name, thresholds, now_seconds)))
+
+
+def _of_chain(
+    chain: Sequence[Certificate | RefusedCertificate],
+    server_name: str | None,
+    thresholds: Thresholds,
+    now_seconds: float,
+) -> Iterator[Weakness]:
+    for place, certificate in enumerate(chain):
+        if isinstance(certificate, Certificate):
+            yield from _of_certificate(certificate, thresholds)
+            if place == 0:
+                yield from _of_leaf(certificate, server_name, now_seconds)
 
 
 @lru_cache(512)

@@ -227,6 +227,15 @@ class TlsProbe(Section, frozen=True):
             le=100_000,
         ),
     ] = 256
+    certificate: Annotated[
+        Literal["passive", "active"],
+        Meta(
+            description="`passive`: certificates are those in the clear, which they are up to TLS 1.2, and the agent sends nothing. "
+            "`active`: with a server that clients reach by TLS 1.3 alone the agent makes one handshake of its own a day, to where "
+            "a client was answered and by the name it asked for, for as many servers as `server_names` and at most one in two "
+            "seconds. Servers behind STARTTLS or in other network namespaces are not asked."
+        ),
+    ] = "passive"
     minimum_version: Annotated[Literal["1.0", "1.1", "1.2", "1.3"], Meta(description="Older versions are weak.")] = (
         "1.2"
     )

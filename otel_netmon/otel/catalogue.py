@@ -164,6 +164,13 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         "tls.server.issuer": Attribute(
             "Issuer of the server's certificate.", str, ("CN=R3,O=Let's Encrypt,C=US",), "semconv"
         ),
+        "netmon.tls.certificate.source": Attribute(
+            "`active`: the certificate was shown to a handshake of the agent's own (probes.tls.certificate). Left out where it was "
+            "in the clear in somebody's.",
+            str,
+            ("active",),
+            "netmon",
+        ),
         "netmon.tls.weakness": Attribute(
             "What is weak: `old_version`, `export_cipher`, `rc4`, `des`, `3des`, `null_cipher`, `anonymous`, `md5_signature`, "
             "`sha1_signature`, `small_key` and `small_group` (fewer bits than configured), `self_signed`, `wrong_name`, `expired`, "
@@ -175,7 +182,7 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         "netmon.stage": Attribute(
             "Stage of the pipeline.",
             str,
-            ("kernel", "ring", "decode", "identity", "sampling", "queue", "spool", "export"),
+            ("kernel", "ring", "decode", "identity", "active", "sampling", "queue", "spool", "export"),
             "netmon",
         ),
         "netmon.outcome": Attribute("What became of the items.", str, ("delivered", "dropped"), "netmon"),
@@ -598,14 +605,15 @@ def _tls_metrics() -> Iterable[Metric]:
     yield Metric(
         "netmon.tls.certificate.expiry", "s", "gauge", float,
         "Time until the certificate ends that the server showed last, below zero when it has ended. Certificates are in the clear "
-        "up to TLS 1.2. Of as many servers as probes.tls.server_names, for a day after the last handshake.",
-        ("server.address", "server.port", "tls.server.issuer"),
+        "up to TLS 1.2; of servers of TLS 1.3 they are there where the agent asks for them itself. Of as many servers as "
+        "probes.tls.server_names, for a day after the last handshake.",
+        ("server.address", "server.port", "tls.server.issuer", "netmon.tls.certificate.source"),
     )  # fmt: skip
     yield Metric(
         "netmon.tls.weak", "{handshake}", "counter", int,
         "Handshakes with something weak about what the server chose or showed, by kind; one may count under several. And requests "
         "in the clear to where TLS is spoken.",
-        ("netmon.tls.weakness",),
+        ("netmon.tls.weakness", "netmon.tls.certificate.source"),
     )  # fmt: skip
     yield Metric(
         "netmon.tls.datagram_hellos", "{hello}", "counter", int,
@@ -777,7 +785,13 @@ EVENTS: Mapping[str, EventType] = MappingProxyType(
                 "tls.server.not_before",
                 "tls.server.not_after",
                 "tls.server.hash.sha256",
+                "netmon.tls.certificate.source",
             ),
+        ),
+        "netmon.tls.certificate.unread": EventType(
+            "A server showed no certificate to a handshake of the agent's own (probes.tls.certificate). Told when it was asked, at "
+            "most once a day.",
+            ("server.address", "server.port", "netmon.reason"),
         ),
         "netmon.tls.weak": EventType(
             "What a server chose or showed is weak. Told once a day for each server and kind.",
@@ -792,6 +806,7 @@ EVENTS: Mapping[str, EventType] = MappingProxyType(
                 "tls.server.not_before",
                 "tls.server.not_after",
                 "tls.server.hash.sha256",
+                "netmon.tls.certificate.source",
             ),
         ),
         "netmon.series.folded": EventType(

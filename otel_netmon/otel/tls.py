@@ -6,7 +6,6 @@ Names: OpenTelemetry semantic conventions for TLS (``tls.*``); what they do not 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -24,30 +23,25 @@ from otel_netmon.analysis.tls_series import (
     error_text,
     lasted_ns,
 )
-from otel_netmon.analysis.tls_servers import Server
+from otel_netmon.analysis.tls_servers import Server, ServerCertificate
 from otel_netmon.analysis.tls_weak import Weakness
 from otel_netmon.decode.tls_ciphers import cipher_name
-from otel_netmon.decode.tls_numbers import SSL3, group_name, version_name
-from otel_netmon.decode.x509 import Certificate
+from otel_netmon.decode.tls_numbers import SSL3, group_name
 from otel_netmon.enrich.addresses import address_text
 from otel_netmon.otel.attributes import AttributeSet, Tag, Value, encode
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.kept_spans import KeptSpans, kept_roots
 from otel_netmon.otel.points import HistogramSeries, NumberSeries, Point
 from otel_netmon.otel.series_sets import OVERFLOW, SeriesSets
-from otel_netmon.otel.spans import Event, Severity, Sought, SpanKind
+from otel_netmon.otel.spans import Sought, SpanKind
+from otel_netmon.otel.tls_events import ASKED_FOR, certificate_attributes, version_text
 
 DURATION = "netmon.tls.handshake.duration"
 EXPIRY = "netmon.tls.certificate.expiry"
 WEAK = "netmon.tls.weak"
 HELLOS = "netmon.tls.datagram_hellos"
-EXPIRING_EVENT = "netmon.tls.certificate.expiring"
-WEAK_EVENT = "netmon.tls.weak"
 SPAN_NAME = "TLS handshake"
 CARRIERS = ("quic", "dtls")
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY = 86_400.0
 
 
 def server_at(end: bytes) -> Server:
@@ -82,7 +76,7 @@ class TlsPoints:
 
 
 def expiry_points(
-    certificates: Iterable[tuple[Server, Certificate]], now_seconds: float, start_ns: int
+    certificates: Iterable[tuple[Server, ServerCertificate]], now_seconds: float, start_ns: int
 ) -> dict[str, list[Point]]:
     """Gives netmon.tls.certificate.expiry: the time left, below zero of one that has ended."""
     return {
@@ -91,19 +85,25 @@ def expiry_points(
                 {
                     "server.address": server.name,
                     "server.port": server.port,
-                    "tls.server.issuer": certificate.issuer,
+                    "tls.server.issuer": last.certificate.issuer,
+                    **(ASKED_FOR if last.is_asked_for else {}),
                 },
-                certificate.not_after - now_seconds,
+                last.certificate.not_after - now_seconds,
                 start_ns,
             )
-            for server, certificate in certificates
+            for server, last in certificates
         ]
     }
 
 
-def weak_points(counts: Mapping[Weakness, int], start_ns: int) -> dict[str, list[Point]]:
-    """Gives netmon.tls.weak, of every kind."""
-    return {WEAK: [Point({"netmon.tls.weakness": kind.value}, counts.get(kind, 0), start_ns) for kind in Weakness]}
+def weak_points(
+    counts: Mapping[Weakness, int], asked_for: Mapping[Weakness, int], start_ns: int
+) -> dict[str, list[Point]]:
+    """Gives netmon.tls.weak, of every kind, and of those found by handshakes of the agent's own."""
+    points = [Point({"netmon.tls.weakness": kind.value}, counts.get(kind, 0), start_ns) for kind in Weakness]
+    for kind, many in asked_for.items():
+        points.append(Point({"netmon.tls.weakness": kind.value, **ASKED_FOR}, many, start_ns))
+    return {WEAK: points}
 
 
 def hello_points(series: SeriesReading, names: Mapping[int, str]) -> dict[str, NumberSeries]:
@@ -122,7 +122,7 @@ def _series_attributes(identity: tuple[Any, ...], names: Mapping[str, Mapping[in
     server, protocol, version, cipher, error, answered, resumed = identity
     attributes: dict[str, Value] = {"server.address": names["server"][server]}
     if answered:
-        attributes["tls.protocol.version"] = _version(version)
+        attributes["tls.protocol.version"] = version_text(version)
         attributes["tls.cipher"] = cipher_name(cipher)
     if protocol:
         attributes["tls.next_protocol"] = names["protocol"][protocol]
@@ -131,11 +131,6 @@ def _series_attributes(identity: tuple[Any, ...], names: Mapping[str, Mapping[in
     if error != NO_ERROR:
         attributes["error.type"] = error_text(error)
     return attributes
-
-
-def _version(version: int) -> str:
-    """The number alone, as the conventions want it."""
-    return "3" if version == SSL3 else version_name(version)
 
 
 def tls_spans(
@@ -203,7 +198,7 @@ def _span_attributes(
         "tls.resumed": handshake.resumed,
         "tls.client.ja3": handshake.ja3,
         "netmon.tls.client.ja4": handshake.ja4,
-        "netmon.tls.client.version": _version(hello.version),
+        "netmon.tls.client.version": version_text(hello.version),
         "netmon.tls.client.next_protocols": ",".join(hello.alpn)[:256] or None,
         "tls.server.ja3s": handshake.ja3s,
         "tls.curve": None if handshake.group is None else group_name(handshake.group),
@@ -218,11 +213,11 @@ def _span_attributes(
     }
     if answer is not None:
         attributes["tls.protocol.name"] = "ssl" if answer.version <= SSL3 else "tls"
-        attributes["tls.protocol.version"] = _version(answer.version)
+        attributes["tls.protocol.version"] = version_text(answer.version)
         attributes["tls.cipher"] = cipher_name(answer.cipher)
         attributes["tls.next_protocol"] = answer.alpn
     if handshake.leaf is not None:
-        attributes |= _certificate_attributes(handshake.leaf)
+        attributes |= certificate_attributes(handshake.leaf)
     if error != NO_ERROR:
         attributes["error.type"] = error_text(error)
         attributes["netmon.tls.failed_by"] = "client" if handshake.failed_by_client else "server"
@@ -231,52 +226,3 @@ def _span_attributes(
 
 def _seconds(nanoseconds: int | None) -> float | None:
     return None if nanoseconds is None else nanoseconds / 1e9
-
-
-def _certificate_attributes(certificate: Certificate) -> dict[str, Value]:
-    return {
-        "tls.server.subject": certificate.subject,
-        "tls.server.issuer": certificate.issuer,
-        "tls.server.not_before": _stamp(certificate.not_before),
-        "tls.server.not_after": _stamp(certificate.not_after),
-        "tls.server.hash.sha256": certificate.sha256.upper(),
-    }
-
-
-def _stamp(seconds: int) -> str:
-    return (_EPOCH + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
-
-
-def _server_attributes(server: Server) -> dict[str, Value]:
-    return {"server.address": server.name, "server.port": server.port}
-
-
-def expiring_event(server: Server, certificate: Certificate, now_ns: int) -> Event:
-    """A server's certificate ends soon, or has ended."""
-    left = certificate.not_after - now_ns / 1e9
-    when = f"ends in {left / _DAY:.1f} days" if left >= 0 else f"ended {-left / _DAY:.1f} days ago"
-    return Event(
-        EXPIRING_EVENT,
-        now_ns,
-        Severity.WARN if left >= 0 else Severity.ERROR,
-        f"the certificate of {server.name} port {server.port} {when}, on {_stamp(certificate.not_after)}",
-        encode({**_server_attributes(server), **_certificate_attributes(certificate)}, Tag.LOG_RECORD),
-    )
-
-
-def weak_event(server: Server, kind: Weakness, handshake: TlsHandshake | None, now_ns: int) -> Event:
-    """Something of a server is weak; what is in the clear has no handshake."""
-    attributes: dict[str, Value] = {**_server_attributes(server), "netmon.tls.weakness": kind.value}
-    answer = handshake.answer if handshake is not None else None
-    if answer is not None:
-        attributes["tls.protocol.version"] = _version(answer.version)
-        attributes["tls.cipher"] = cipher_name(answer.cipher)
-    if handshake is not None and handshake.leaf is not None:
-        attributes |= _certificate_attributes(handshake.leaf)
-    return Event(
-        WEAK_EVENT,
-        now_ns,
-        Severity.WARN,
-        f"TLS of {server.name} port {server.port} is weak: {kind.value}",
-        encode(attributes, Tag.LOG_RECORD),
-    )

@@ -167,6 +167,19 @@ class RoutesStatus(TypedDict):
     learned: list[RouteStatus]
 
 
+class CertificatesStatus(TypedDict):
+    """Certificates that the agent asks servers for by handshakes of its own (``probes.tls.certificate: active``).
+
+    ``servers`` were asked within a day, ``waiting`` are due; ``read`` and ``unread``, by reason, are since the start.
+    """
+
+    source: Literal["active"]
+    servers: int
+    waiting: int
+    read: int
+    unread: dict[str, int]
+
+
 class SignalStatus(TypedDict):
     """Spans or log records: ``offered`` = ``delivered`` + the sum of ``dropped`` + ``pending``, those in a spool pending."""
 
@@ -246,12 +259,13 @@ class Status(_Always, total=False):
     """The whole document.
 
     ``series`` is absent where the agent is older than the budget of series, ``connections`` where it does not follow them,
-    ``routes`` without HTTP.
+    ``routes`` without HTTP, ``certificates`` unless the agent asks for them itself.
     """
 
     series: SeriesStatus
     connections: ConnectionsStatus
     routes: RoutesStatus
+    certificates: CertificatesStatus
 
 
 def build(  # noqa: PLR0913 - the parts of the document

@@ -19,11 +19,9 @@ from otel_netmon.analysis.tls_batches import TlsBatches
 from otel_netmon.analysis.tls_datagrams import DatagramHello, DatagramHellos, datagrams
 from otel_netmon.analysis.tls_handshakes import TlsHandshake
 from otel_netmon.analysis.tls_series import TlsSeries
-from otel_netmon.analysis.tls_servers import Server, ServerCertificates, TlsEnds, Told
+from otel_netmon.analysis.tls_servers import TlsEnds
 from otel_netmon.analysis.tls_tracker import TlsTracker
-from otel_netmon.analysis.tls_weak import Thresholds, Weakness, weaknesses
 from otel_netmon.config.model import Config
-from otel_netmon.decode.tls_numbers import TLS10, TLS11, TLS12, TLS13
 from otel_netmon.kernel.interfaces import Key
 from otel_netmon.otel import tls as told
 from otel_netmon.otel.catalogue import CATALOGUE
@@ -36,11 +34,9 @@ from otel_netmon.sources import messages as ring
 from otel_netmon.sources.dns_encrypted import EncryptedLookups
 from otel_netmon.sources.message_edges import MessageEdges
 from otel_netmon.sources.messages import MessageSource
+from otel_netmon.sources.tls_servers import TlsServers
 
 _HELLO = np.dtype([("server", "<u8"), ("carrier", "u1"), ("reserved", "u1", 3)])
-_VERSIONS = {"1.0": TLS10, "1.1": TLS11, "1.2": TLS12, "1.3": TLS13}
-_DAY_SECONDS = 86_400.0
-_EVENTS_MAX = 256
 _KERNEL_LOSSES = {
     MessageCount.STREAM_LOST_ORDER: "out_of_order",
     MessageCount.STREAM_LOST_LIMIT: "limit",
@@ -56,6 +52,9 @@ class TlsSource:
         config: the configuration.
         rule: which spans are kept.
         start_ns: Unix time at which the programs began to count.
+
+    Attributes:
+        servers: what servers show of themselves.
     """
 
     def __init__(self, messages: MessageSource, config: Config, rule: KeepRule, start_ns: int) -> None:
@@ -67,22 +66,14 @@ class TlsSource:
         idle_ns = round(config.limits.series_idle_seconds * 1e9)
         self._series = TlsSeries(CATALOGUE[told.DURATION].bounds, probe.server_names, start_ns, idle_ns)
         self._hellos = LastingSeries(_HELLO, 1, len(told.CARRIERS), 0, start_ns, idle_ns)
-        self._thresholds = Thresholds(
-            _VERSIONS[probe.minimum_version], probe.minimum_rsa_bits, probe.minimum_curve_bits, probe.minimum_group_bits
-        )
-        self._warning_seconds = probe.expiry_warning_days * _DAY_SECONDS
-        self._servers = ServerCertificates(probe.server_names)
-        self._told = Told()
+        self.servers = TlsServers(probe, self._tracker.certificates, start_ns)
         self._ends = TlsEnds()
-        self._weak: Counter[Weakness] = Counter()
         self._handshakes: Counter[str] = Counter()
         dns = config.probes.dns
         self._lookups = EncryptedLookups(dns.resolver_names, start_ns) if dns.enabled else None
         self._rule = rule
         self._points = told.TlsPoints()
         self._spans: list[Sought] = []
-        self._events: list[Event] = []
-        self._start_ns = start_ns
 
     def recogniser(self) -> Recogniser:
         """How TLS is recognised."""
@@ -128,14 +119,15 @@ class TlsSource:
                 seen = each.connection
                 if self._edges.counts_at(seen):
                     plain.append(each.server)
-        for end in plain:
-            self._weak[Weakness.PLAINTEXT] += 1
-            self._tell_weak(told.server_at(end), Weakness.PLAINTEXT, None, now_ns + offset_ns)
+        self.servers.plain(plain, now_ns + offset_ns)
+        self.servers.ask(now_ns, now_ns + offset_ns)
 
     def _is_counted(self, handshake: TlsHandshake) -> bool:
         seen = handshake.connection
         if handshake.outcome == "incomplete":
             self._handshakes["incomplete"] += 1
+        elif self.servers.active is not None and self.servers.active.is_own(handshake):
+            self._handshakes["own"] += 1
         elif not self._edges.counts_at(seen):
             self._handshakes["not_counted"] += 1
         else:
@@ -148,33 +140,16 @@ class TlsSource:
         if self._lookups is not None:
             self._lookups.take_handshakes(handshakes)
         servers = [told.server_of(each) for each in handshakes]
-        weak = [weaknesses(each, self._thresholds, unix_ns / 1e9) for each in handshakes]
-        for handshake, server, kinds in zip(handshakes, servers, weak, strict=True):
-            self._weak.update(kinds)
-            self._look_at(handshake, server, kinds, unix_ns)
+        weak = self.servers.look_at(handshakes, servers, unix_ns)
+        for handshake in handshakes:
+            if handshake.answer is not None and not handshake.connection.inside:
+                self._ends.see(handshake.connection.server, unix_ns / 1e9)
         rows = self._series.add(handshakes, [server.name for server in servers], unix_ns)
         spans = told.tls_spans(handshakes, servers, weak, self._rule, offset_ns, now_ns)
         if not len(spans.kept):
             return
         self._spans.append(spans.spans)
         self._series.offer_exemplars(rows[spans.kept], *spans.exemplars())
-
-    def _look_at(self, handshake: TlsHandshake, server: Server, kinds: tuple[Weakness, ...], unix_ns: int) -> None:
-        """Notes what a server showed, and what is to be told of it today."""
-        seconds = unix_ns / 1e9
-        if handshake.answer is not None and not handshake.connection.inside:
-            self._ends.see(handshake.connection.server, seconds)
-        leaf = self._servers.see(server, handshake, seconds)
-        has_room = len(self._events) < _EVENTS_MAX
-        ends_soon = leaf is not None and leaf.not_after < seconds + self._warning_seconds
-        if leaf is not None and ends_soon and has_room and self._told.is_new(seconds, server, leaf.sha256):
-            self._events.append(told.expiring_event(server, leaf, unix_ns))
-        for kind in kinds:
-            self._tell_weak(server, kind, handshake, unix_ns)
-
-    def _tell_weak(self, server: Server, kind: Weakness, handshake: TlsHandshake | None, unix_ns: int) -> None:
-        if len(self._events) < _EVENTS_MAX and self._told.is_new(unix_ns / 1e9, server, kind):
-            self._events.append(told.weak_event(server, kind, handshake, unix_ns))
 
     def _count_hellos(self, hellos: list[DatagramHello], unix_ns: int) -> None:
         if self._lookups is not None:
@@ -205,8 +180,7 @@ class TlsSource:
 
     def take_events(self) -> list[Event]:
         """The events since the last call."""
-        events, self._events = self._events, []
-        return events
+        return self.servers.take_events()
 
     def points(self, now_ns: int) -> dict[str, Points]:
         """The points of this cycle.
@@ -214,12 +188,10 @@ class TlsSource:
         Args:
             now_ns: Unix time.
         """
-        seconds, start_ns = now_ns / 1e9, self._start_ns
         points: dict[str, Points] = {
             **self._points.durations(self._series.reading()),
             **told.hello_points(self._hellos.reading(), self._series.servers.texts),
-            **told.weak_points(self._weak, start_ns),
-            **told.expiry_points(self._servers.current(seconds), seconds, start_ns),
+            **self.servers.points(now_ns),
         }
         if self._lookups is not None:
             points |= self._lookups.points()
@@ -232,8 +204,11 @@ class TlsSource:
         counts = self._messages.counts
         consumed = self._messages.consumed(ring.STREAMS)
         unread = {reason: self._datagrams.counts[reason] for reason in ("sealed", "unreadable")}
-        lost = {reason: self._handshakes[reason] for reason in ("incomplete", "not_counted")}
+        active = self.servers.active
+        reasons = ("incomplete", "not_counted") if active is None else ("incomplete", "not_counted", "own")
+        lost = {reason: self._handshakes[reason] for reason in reasons}
         return {
+            **({} if active is None else {("active", "tls_certificates"): active.stage()}),
             ("kernel", "stream_messages"): StageStatus(
                 delivered=self._messages.produced(ring.STREAMS) + counts[MessageCount.STREAM_LOST_RING],
                 dropped={reason: counts[what] for what, reason in _KERNEL_LOSSES.items()},
@@ -245,25 +220,29 @@ class TlsSource:
     def state(self) -> dict[str, dict[str, Any]]:
         """What another process needs to go on."""
         counts = {
-            **{f"weak.{kind.value}": count for kind, count in self._weak.items()},
             **{f"handshakes.{what}": count for what, count in self._handshakes.items()},
             **{f"datagrams.{what}": count for what, count in self._datagrams.counts.items()},
         }
         sealed = self._lookups.state() if self._lookups is not None else {}
-        return {**self._series.state(), **sealed, "tls.hellos": self._hellos.state(), "tls.counts": counts}
+        return {
+            **self._series.state(),
+            **sealed,
+            **self.servers.state(),
+            "tls.hellos": self._hellos.state(),
+            "tls.counts": counts,
+        }
 
     def restore(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Goes on where another process was, before the first drain."""
         self._series.restore(state)
         if self._lookups is not None:
             self._lookups.restore(state)
+        self.servers.restore(state)
         self._hellos.limit = len(state["tls.hellos"]["keys"])
         self._hellos.restore(state["tls.hellos"])
         for name, count in state["tls.counts"].items():
             table, _, what = name.partition(".")
-            if table == "weak":
-                self._weak[Weakness(what)] = count
-            elif table == "handshakes":
+            if table == "handshakes":
                 self._handshakes[what] = count
             else:
                 self._datagrams.counts[what] = count

@@ -13,7 +13,7 @@ from otel_netmon.analysis.name_table import OTHER, NameTable, name_number
 from otel_netmon.analysis.tcp_followers import ConnectionInfo
 from otel_netmon.analysis.tls_datagrams import CLIENTS_MAX, DatagramHello, DatagramHellos, datagrams
 from otel_netmon.analysis.tls_series import NO_ERROR, TlsSeries, error_number, error_text, lasted_ns
-from otel_netmon.analysis.tls_servers import Server, ServerCertificates, TlsEnds, Told
+from otel_netmon.analysis.tls_servers import Server, ServerCertificate, ServerCertificates, TlsEnds, Told
 from otel_netmon.analysis.tls_tracker import TlsTracker
 from otel_netmon.analysis.tls_weak import Thresholds, Weakness, weaknesses
 from otel_netmon.decode.quic import VERSION_1
@@ -130,8 +130,8 @@ def test_the_certificate_that_a_server_showed_last_is_known_for_a_day() -> None:
     assert servers.see(www, handshake(), NOW) == CERTIFICATE
     servers.see(www, handshake(chain=(renewed,)), NOW + 10)
     assert servers.see(Server("sealed.example", 443), handshake(answer=ANSWER_13, chain=()), NOW) is None
-    assert servers.current(NOW + 20) == [(www, renewed)]
-    assert servers.current(NOW + 10 + 86_400) == [(www, renewed)]
+    assert servers.current(NOW + 20) == [(www, ServerCertificate(renewed, NOW + 10))]
+    assert servers.current(NOW + 10 + 86_400) == [(www, ServerCertificate(renewed, NOW + 10))]
     assert servers.current(NOW + 11 + 86_400) == []
 
 

@@ -9,10 +9,10 @@ from otel_netmon.analysis.lasting import LastingSeries
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.analysis.tls_handshakes import TlsHandshake
 from otel_netmon.analysis.tls_series import TlsSeries
-from otel_netmon.analysis.tls_servers import Server
+from otel_netmon.analysis.tls_servers import Server, ServerCertificate
 from otel_netmon.analysis.tls_weak import Weakness
 from otel_netmon.decode.tls_handshake import KeyExchange
-from otel_netmon.otel import tls
+from otel_netmon.otel import tls, tls_events
 from otel_netmon.otel.attributes import AttributeSet, Tag, Value
 from otel_netmon.otel.catalogue import EVENTS
 from otel_netmon.otel.spans import Severity, SpanKind, StatusCode
@@ -110,20 +110,25 @@ def test_the_encoded_attributes_are_made_once_while_a_series_lives() -> None:
 
 def test_points_of_expiry() -> None:
     ended = CERTIFICATE._replace(not_after=NOW - 7, issuer="CN=Old")
-    found = tls.expiry_points([(WWW, CERTIFICATE), (Server("old.example", 443), ended)], NOW, UNIX)[tls.EXPIRY]
-    assert [
-        (point.attributes["server.address"], point.attributes["tls.server.issuer"], point.value) for point in found
-    ] == [
-        ("www.example", "CN=An Authority", 100 * 86_400),
-        ("old.example", "CN=Old", -7),
+    rows = [
+        (WWW, ServerCertificate(CERTIFICATE, NOW)),
+        (Server("old.example", 443), ServerCertificate(ended, NOW, is_asked_for=True)),
+    ]
+    keys = "server.address", "tls.server.issuer", "netmon.tls.certificate.source"
+    found = tls.expiry_points(rows, NOW, UNIX)[tls.EXPIRY]
+    assert [(*(point.attributes.get(key) for key in keys), point.value) for point in found] == [
+        ("www.example", "CN=An Authority", None, 100 * 86_400),
+        ("old.example", "CN=Old", "active", -7),
     ]
 
 
 def test_points_of_weaknesses_are_there_from_the_start() -> None:
-    found = tls.weak_points({Weakness.RC4: 3}, UNIX)[tls.WEAK]
-    assert {point.attributes["netmon.tls.weakness"]: point.value for point in found} == {
+    *passive, active = tls.weak_points({Weakness.RC4: 3}, {Weakness.EXPIRED: 2}, UNIX)[tls.WEAK]
+    assert {point.attributes["netmon.tls.weakness"]: point.value for point in passive} == {
         kind.value: 3 if kind is Weakness.RC4 else 0 for kind in Weakness
     }
+    assert active.attributes == {"netmon.tls.weakness": "expired", "netmon.tls.certificate.source": "active"}
+    assert active.value == 2
 
 
 def test_points_of_hellos() -> None:
@@ -233,16 +238,31 @@ def test_the_keep_rule_decides_and_keeps_errors() -> None:
     ],
 )
 def test_an_event_of_expiry(not_after: int, severity: Severity, words: str) -> None:
-    event = tls.expiring_event(WWW, CERTIFICATE._replace(not_after=not_after), UNIX)
-    assert (event.name, event.time_unix_nano, event.severity) == (tls.EXPIRING_EVENT, UNIX, severity)
+    event = tls_events.expiring_event(WWW, CERTIFICATE._replace(not_after=not_after), UNIX)
+    assert (event.name, event.time_unix_nano, event.severity) == (tls_events.EXPIRING_EVENT, UNIX, severity)
     assert event.body == f"the certificate of www.example port 8443 {words}"
     told = decoded(event.attributes, Tag.LOG_RECORD)
-    assert set(told) == set(EVENTS[event.name].attributes)
+    assert set(told) == set(EVENTS[event.name].attributes) - {"netmon.tls.certificate.source"}
 
 
 def test_an_event_of_weakness() -> None:
-    event = tls.weak_event(WWW, Weakness.RC4, handshake(), UNIX)
+    event = tls_events.weak_event(WWW, Weakness.RC4, handshake(), UNIX)
     assert event.body == "TLS of www.example port 8443 is weak: rc4"
     told = decoded(event.attributes, Tag.LOG_RECORD)
-    assert set(told) == set(EVENTS[event.name].attributes)
+    assert set(told) == set(EVENTS[event.name].attributes) - {"netmon.tls.certificate.source"}
     assert told["netmon.tls.weakness"] == "rc4"
+
+
+def test_events_of_what_the_agent_asked_for_say_so() -> None:
+    ending = tls_events.expiring_event(WWW, CERTIFICATE, UNIX, asked_for=True)
+    weak = tls_events.weak_certificate_event(WWW, Weakness.EXPIRED, CERTIFICATE, UNIX)
+    for event in (ending, weak):
+        told = decoded(event.attributes, Tag.LOG_RECORD)
+        assert told["netmon.tls.certificate.source"] == "active"
+        assert set(told) <= set(EVENTS[event.name].attributes)
+    unread = tls_events.unread_event(WWW, "refused", UNIX)
+    assert decoded(unread.attributes, Tag.LOG_RECORD) == {
+        "server.address": "www.example",
+        "server.port": 8443,
+        "netmon.reason": "refused",
+    }
