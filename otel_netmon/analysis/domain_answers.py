@@ -159,6 +159,7 @@ class WaitingAnswers:
 
     def _taught(self, rows: npt.NDArray[Any]) -> list[Taught]:
         rows = _merged(rows, _client(rows), self._together_ns)
+        rows = rows[np.argsort(rows["until_ns"], kind="stable")]
         clients = np.ascontiguousarray(rows["ends"]["local"]).tobytes()
         columns = (rows[name].tolist() for name in ("cgroup", "lesson", "since_ns", "until_ns"))
         return [
@@ -234,19 +235,23 @@ def _chain(answers: tuple[Record, ...], name: str) -> dict[str, int]:
 def _merged(rows: npt.NDArray[Any], alike: npt.NDArray[np.uint32], together_ns: int) -> npt.NDArray[Any]:
     """Makes one row of those that are alike in these words (shape (n, words)) and no further apart, from the first to the last.
 
-    Those that came last, come last.
+    They are in the order in which each came last.
     """
     if not len(rows):
         return rows
     marks = word_fingerprints(alike, _SEED)
     order = np.argsort(marks, kind="stable")
-    marks, alike, since, until = marks[order], alike[order], rows["since_ns"][order], rows["until_ns"][order]
-    apart = (marks[1:] != marks[:-1]) | (since[1:] - until[:-1] > together_ns)
-    apart |= (alike[1:] != alike[:-1]).any(axis=1)  # one mark of two that are not alike
-    first = np.flatnonzero(np.concatenate([[True], apart]))
+    marks, since, until = marks[order], rows["since_ns"][order], rows["until_ns"][order]
+    again = np.flatnonzero((marks[1:] == marks[:-1]) & (since[1:] - until[:-1] <= together_ns))
+    again = again[(alike[order[again + 1]] == alike[order[again]]).all(axis=1)]  # not one mark of two
+    if not len(again):
+        return rows
+    begins = np.ones(len(rows), np.bool_)
+    begins[again + 1] = False
+    first = np.flatnonzero(begins)
     made: npt.NDArray[Any] = rows[order[first]]
     made["since_ns"], made["until_ns"] = np.minimum.reduceat(since, first), np.maximum.reduceat(until, first)
-    return made[np.lexsort((np.maximum.reduceat(order, first), made["until_ns"]))]
+    return made[np.argsort(np.maximum.reduceat(order, first))]
 
 
 def _asked(rows: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
