@@ -63,7 +63,7 @@ class RecentLookups:
 
     def _forget(self) -> None:
         self._rows: list[npt.NDArray[Any]] = []
-        self._sorted: npt.NDArray[Any] | None = None
+        self._sorted: _Sorted | None = None
         self._answers: dict[tuple[bytes, ...], int] = {}
         self._alike: Alike | None = None
         self._names = np.zeros(0, np.uint64)
@@ -96,20 +96,21 @@ class RecentLookups:
             numbers_of: gives the numbers of the processes that asked.
         """
         found = np.full(len(addresses), UNKNOWN, np.int64)
-        rows = self._by_end()
-        if not len(rows):
+        if not self._rows or not len(addresses):
             return found
-        ends_ns = rows["end_ns"]
-        first = np.searchsorted(ends_ns, begin_ns - NEXT_NS, "left")
-        last = np.searchsorted(ends_ns, begin_ns, "right")
+        by = self._by_end()
+        rows = by.rows
+        first = np.searchsorted(rows["end_ns"], begin_ns - NEXT_NS, "left")
+        last = np.searchsorted(rows["end_ns"], begin_ns, "right")
+        wanted = self._places_of({each.tobytes() for each in addresses})
         candidates: dict[int, npt.NDArray[np.intp]] = {}
         for at in np.flatnonzero((last > first) & (numbers != 0)).tolist():
-            wanted = self._places_of(addresses[at].tobytes())
-            fits = np.flatnonzero(np.isin(rows["answer"][first[at] : last[at]], wanted))
-            if len(fits):
-                candidates[at] = first[at] + fits[-_CANDIDATES_MAX:]
+            answers = wanted[addresses[at].tobytes()]
+            fits = [by.of("answer", each, int(first[at]), int(last[at]))[-_CANDIDATES_MAX:] for each in answers]
+            if any(map(len, fits)):
+                candidates[at] = np.sort(np.concatenate(fits))[-_CANDIDATES_MAX:]
         matched = _last_of(candidates, numbers, _asked(rows, candidates, numbers_of))
-        pools = {at: _pool(rows, place, int(last[at])) for at, place in matched.items()}
+        pools = {at: _pool(by, place, int(last[at])) for at, place in matched.items()}
         known = _asked(rows, pools, numbers_of)
         for at, place in matched.items():
             own = [each for each in pools[at].tolist() if known[each] == numbers[at]]
@@ -122,15 +123,19 @@ class RecentLookups:
             del self._rows[0]
         self._sorted = None
 
-    def _by_end(self) -> npt.NDArray[Any]:
+    def _by_end(self) -> _Sorted:
         if self._sorted is None:
-            every = np.concatenate([np.zeros(0, _ROW), *self._rows], dtype=_ROW)
-            self._sorted = every[np.argsort(every["end_ns"], kind="stable")]
-            self._rows = [self._sorted] if len(every) else []
+            self._sorted = _Sorted(np.concatenate(self._rows, dtype=_ROW))
+            self._rows = [self._sorted.rows]
         return self._sorted
 
-    def _places_of(self, address: bytes) -> list[int]:
-        return [place for addresses, place in self._answers.items() if address in addresses]
+    def _places_of(self, wanted: set[bytes]) -> dict[bytes, list[int]]:
+        """The answers with each address."""
+        found: dict[bytes, list[int]] = {address: [] for address in wanted}
+        for addresses, place in self._answers.items():
+            for address in wanted.intersection(addresses):
+                found[address].append(place)
+        return found
 
     def _place(self, message: Message | Lookup) -> int:
         lesson = lesson_of(message.questions[0].name, message.answers) if message.questions else None
@@ -175,6 +180,27 @@ class RecentLookups:
         return rows
 
 
+class _Sorted:
+    """Lookups by their end, and by answer and label.
+
+    Attributes:
+        rows: _ROW, by end.
+    """
+
+    def __init__(self, rows: npt.NDArray[Any]) -> None:
+        self.rows = rows[np.argsort(rows["end_ns"], kind="stable")]
+        self._orders = {}
+        for field in ("answer", "label"):
+            order = np.argsort(self.rows[field], kind="stable")
+            self._orders[field] = order, self.rows[field][order]
+
+    def of(self, field: str, value: int, first: int, last: int) -> npt.NDArray[np.intp]:
+        """The places, in their order and within these bounds, where a field has a value."""
+        order, values = self._orders[field]
+        places = order[np.searchsorted(values, value, "left") : np.searchsorted(values, value, "right")]
+        return places[np.searchsorted(places, first) : np.searchsorted(places, last)]
+
+
 def _name_number(name: str) -> int:
     """64 bits that stand for a name, whatever its case, in this process."""
     return hash(name.lower()) & 0xFFFFFFFFFFFFFFFF
@@ -199,15 +225,16 @@ def _last_of(
     return found
 
 
-def _pool(rows: npt.NDArray[Any], place: int, last: int) -> npt.NDArray[np.intp]:
+def _pool(by: _Sorted, place: int, last: int) -> npt.NDArray[np.intp]:
     """The rows, of whatever process, that may be of the same search as one; those without an answer end late."""
+    rows = by.rows
     row = rows[place]
     first = int(np.searchsorted(rows["end_ns"], row["start_ns"] - _POOL_NS, "left"))
-    part = rows[first:]
-    like = (part["label"] == row["label"]) & (part["start_ns"] <= row["end_ns"])
-    like[last - first :] &= part["failed"][last - first :] != 0
-    places: npt.NDArray[np.intp] = first + np.flatnonzero(like)
-    return places[-_POOL_MAX:]
+    places = by.of("label", row["label"], first, len(rows))
+    part = rows[places]
+    like = (part["start_ns"] <= row["end_ns"]) & ((places < last) | (part["failed"] != 0))
+    found: npt.NDArray[np.intp] = places[like][-_POOL_MAX:]
+    return found
 
 
 def _together_ns(own: npt.NDArray[Any], row: Any, limit_ns: int) -> int:
