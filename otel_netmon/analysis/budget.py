@@ -25,17 +25,12 @@ class Family(NamedTuple):
     wanted: int
 
 
-def shortfall(limit: int, families: Sequence[Family]) -> int:
-    """Tells how many series are missing for every family's minimum; 0 when the limit is enough."""
-    return max(0, sum(min(family.minimum, family.wanted) for family in families) - limit)
-
-
 def share(limit: int, families: Sequence[Family]) -> dict[str, int]:
     """Gives each family its number of series; they add up to the limit, or to what is wanted if that is less.
 
     Weighted max-min fairness with minimums: each family gets the same number of series for each unit of weight, but no more
-    than it wants and no less than its minimum; what one leaves raises the others. Where the minimums exceed the limit (see
-    ``shortfall``), the families get their minimums in the order of weight, the first of equal ones first, until nothing is left.
+    than it wants and no less than its minimum; what one leaves raises the others. Where the minimums exceed the limit,
+    the families get their minimums in the order of weight, the first of equal ones first, until nothing is left.
     The same arguments give the same result, to the last series.
 
     Raises:

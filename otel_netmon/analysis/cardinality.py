@@ -1,4 +1,4 @@
-"""How many distinct values each attribute has had lately, and which attribute makes the series explode.
+"""How many distinct values each attribute has had lately: the one with most makes the series explode.
 
 HyperLogLog (Flajolet et al. 2007) over 64-bit hashes with 1,024 registers of a byte, and the estimator of Ertl (2017, "New cardinality
 estimation algorithms for HyperLogLog sketches"): one formula from a single value, where it is linear counting, to 2^64, without
@@ -7,7 +7,6 @@ correction tables. The standard error is 1.04 / sqrt(1024) = 3.3 %.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -56,16 +55,10 @@ def hash_column(values: npt.NDArray[Any], seed: int) -> npt.NDArray[np.uint64]:
     return mix(fingerprints(records, int(mix(np.array([seed], np.uint64))[0])))
 
 
-def hash_texts(values: Sequence[bytes], seed: int) -> npt.NDArray[np.uint64]:
-    """Gives a hash of each byte string, whatever its length; see ``hash_column``."""
-    digests = b"".join([hashlib.blake2b(value, digest_size=8).digest() for value in values])
-    return mix(np.frombuffer(digests, "<u8") ^ np.uint64(seed))
-
-
 class Cardinality:
     """Distinct values of each attribute and of the whole attribute set, over a window of one to two generations.
 
-    Takes 4 KiB for the whole set and 8 KiB for each column.
+    Takes 2 KiB for the whole set and 2 KiB for each column.
 
     Args:
         columns: the attributes.
@@ -81,24 +74,15 @@ class Cardinality:
         self.seed = int.from_bytes(os.urandom(8), "little") if seed is None else seed
         self._generation_ns = round(generation_seconds * 1e9)
         self._began_ns: int | None = None
-        # By generation (this one, the one before); the whole set, then each column, then the set without each column.
-        self._registers = np.zeros((2, 1 + 2 * len(self.columns), _REGISTERS), np.uint8)
-
-    def add(self, column: str, hashes: npt.NDArray[np.uint64], now_ns: int) -> None:
-        """Counts values of one attribute, or attribute sets under ``WHOLE_SET``.
-
-        Args:
-            hashes: shape (n,), from ``hash_column`` or ``hash_texts`` with this seed.
-            now_ns: a monotonic clock.
-        """
-        self._turn(now_ns)
-        self._observe(0 if column == WHOLE_SET else 1 + self.columns.index(column), hashes)
+        # By generation (this one, the one before); the whole set, then each column.
+        self._registers = np.zeros((2, 1 + len(self.columns), _REGISTERS), np.uint8)
 
     def add_sets(self, hashes: Mapping[str, npt.NDArray[np.uint64]], now_ns: int) -> None:
-        """Counts attribute sets: each attribute, the whole, and what would be left of the whole without each attribute.
+        """Counts attribute sets: each attribute, and the whole.
 
         Args:
-            hashes: of every column, all of shape (n,); see ``add``.
+            hashes: of every column, all of shape (n,), from ``hash_column`` with this seed.
+            now_ns: a clock.
         """
         self._turn(now_ns)
         salted = []
@@ -106,56 +90,13 @@ class Cardinality:
             self._observe(1 + number, hashes[column])
             # Salted, so that two columns with the same value do not look like two with the same other value.
             salted.append(mix(hashes[column] + np.uint64(_SALT * (number + 1) & (1 << 64) - 1)))
-        whole = np.add.reduce(salted)
-        self._observe(0, mix(whole))
-        for number, part in enumerate(salted):
-            self._observe(1 + len(self.columns) + number, mix(whole - part))
+        self._observe(0, mix(np.add.reduce(salted)))
 
     def estimate(self, now_ns: int) -> dict[str, float]:
         """Distinct values by column, and distinct sets as ``WHOLE_SET``, in the window that ends now."""
         self._turn(now_ns)
-        counts = self._estimates()
-        return {WHOLE_SET: counts[0], **dict(zip(self.columns, counts[1 : 1 + len(self.columns)], strict=True))}
-
-    def without(self, now_ns: int) -> dict[str, float]:
-        """By column, how many distinct sets there would be if it were left out: the exploding one has the lowest number."""
-        self._turn(now_ns)
-        return dict(zip(self.columns, self._estimates()[1 + len(self.columns) :], strict=True))
-
-    def merge(self, other: Cardinality, now_ns: int) -> None:
-        """Adds what another one, on the same clock, has seen: this generation to this one, the one before to the one before.
-
-        Raises:
-            ValueError: its columns or its seed differ.
-        """
-        if other.columns != self.columns or other.seed != self.seed:
-            raise ValueError("sketches of other columns or of another seed cannot be merged")
-        self._turn(now_ns)
-        other._turn(now_ns)
-        np.maximum(self._registers, other._registers, out=self._registers)
-
-    def state(self, now_ns: int) -> dict[str, npt.NDArray[np.uint8] | int | list[str]]:
-        """Everything that ``restore`` needs, as copies."""
-        age_ns = now_ns - self._turn(now_ns)
-        return {
-            "columns": list(self.columns),
-            "seed": self.seed,
-            "age_ns": age_ns,
-            "registers": self._registers.copy(),
-        }
-
-    def restore(self, state: Mapping[str, Any], now_ns: int) -> None:
-        """Takes over what ``state`` gave, the seed included, in place of all that is here; its age goes on from now.
-
-        Raises:
-            ValueError: it is of other columns.
-        """
-        registers = np.array(state["registers"], np.uint8)
-        if tuple(state["columns"]) != self.columns or registers.shape != self._registers.shape:
-            raise ValueError(f"the state is of the columns {list(state['columns'])}, not of {list(self.columns)}")
-        self.seed = int(state["seed"])
-        self._registers = registers
-        self._began_ns = now_ns - int(state["age_ns"])
+        counts = [_estimate(registers) for registers in self._registers.max(axis=0)]
+        return dict(zip((WHOLE_SET, *self.columns), counts, strict=True))
 
     def _turn(self, now_ns: int) -> int:
         """Begins a new generation when it is time; gives when this one began."""
@@ -172,9 +113,6 @@ class Cardinality:
         index = (hashes >> np.uint64(_REST_BITS)).astype(np.intp)
         rest = (hashes & np.uint64((1 << _REST_BITS) - 1)).astype(np.int64)
         np.maximum.at(self._registers[0, number], index, _leading_zeros(rest) + np.uint8(1))
-
-    def _estimates(self) -> list[float]:
-        return [_estimate(registers) for registers in self._registers.max(axis=0)]
 
 
 def _leading_zeros(rest: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

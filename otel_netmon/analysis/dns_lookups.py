@@ -188,11 +188,6 @@ class LookupTotals:
         ):
             self.counts[name] += count
 
-    @property
-    def nxdomain_ratio(self) -> float | None:
-        """Share of the answers that say that there is no such name; None without an answer."""
-        return self.counts["nxdomain"] / self.counts["answered"] if self.counts["answered"] else None
-
 
 def question_name(questions: tuple[Question, ...]) -> str:
     """Gives the name that is asked for, empty without a question."""

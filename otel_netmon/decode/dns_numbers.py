@@ -148,11 +148,6 @@ def class_name(number: int) -> str:
     return CLASS_NAMES.get(number) or f"CLASS{number}"
 
 
-def opcode_name(number: int) -> str:
-    """Gives the name of an operation code, ``OPCODEn`` where it has none."""
-    return OPCODE_NAMES.get(number) or f"OPCODE{number}"
-
-
 def rcode_name(number: int) -> str:
     """Gives the name of a response code, ``RCODEn`` where it has none."""
     return RCODE_NAMES.get(number) or f"RCODE{number}"

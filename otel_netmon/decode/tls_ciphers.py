@@ -178,9 +178,6 @@ def _read(table: str) -> dict[int, str]:
 
 CIPHER_NAMES: dict[int, str] = _read(_REGISTERED) | _read(_MET)
 
-SIGNALLING = frozenset((0x00FF, 0x5600))
-"""TLS_EMPTY_RENEGOTIATION_INFO_SCSV (RFC 5746) and TLS_FALLBACK_SCSV (RFC 7507): offered, never chosen."""
-
 
 def cipher_name(number: int) -> str:
     """``TLS_AES_128_GCM_SHA256``, …, ``0xNNNN``."""
