@@ -197,18 +197,6 @@ def _handshake_begin(data: bytes) -> bytes | None:
     return begin[:6]
 
 
-def begins_server_tls(data: bytes) -> bool | None:
-    """Whether what a server says begins with a ServerHello, or with an alert in the clear; None: too few octets."""
-    record = begins_record(data)
-    if not record:
-        return record
-    if data[0] == ContentType.ALERT:
-        return data[3] == 0 and data[4] == 2
-    if data[0] != ContentType.HANDSHAKE:
-        return False
-    return None if len(data) < 6 else data[5] in (HandshakeType.SERVER_HELLO, HandshakeType.HELLO_RETRY_REQUEST)
-
-
 def _is_version(version: int) -> bool:
     """Of a record: SSL 3 to TLS 1.3, and drafts that counted from 0x7f00; 0x0101 is TLCP (GB/T 38636)."""
     return 0x0300 <= version <= 0x0304 or version == 0x0101 or version >> 8 == 0x7F

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from otel_netmon.decode.tls import SSL2_HELLO, Records, begins_server_tls, begins_tls
+from otel_netmon.decode.tls import SSL2_HELLO, Records, begins_tls
 from otel_netmon.decode.tls_ciphers import CIPHER_NAMES, cipher_name
 from otel_netmon.decode.tls_handshake import (
     MESSAGE_OCTETS_MAX,
@@ -251,15 +251,6 @@ def test_what_begins_with_a_client_hello(octets: bytes) -> None:
 )
 def test_what_does_not(octets: bytes) -> None:
     assert begins_tls(octets) is False
-
-
-def test_what_a_server_begins_with() -> None:
-    assert begins_server_tls(t.record(t.HANDSHAKE, t.handshake(t.SERVER_HELLO, t.server_hello(4)))) is True
-    assert begins_server_tls(t.alert(70)) is True
-    assert begins_server_tls(t.sealed(60, t.ALERT)) is False
-    assert begins_server_tls(HELLO) is False
-    assert begins_server_tls(b"\x16\x03") is None
-    assert begins_server_tls(b"HTTP/1.1 400") is False
 
 
 def test_records_come_out_whatever_the_cuts() -> None:
