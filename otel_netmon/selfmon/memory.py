@@ -1,6 +1,6 @@
-"""How the C library keeps memory: given back at once, for a process that needs much for a moment once a cycle.
+"""How the C library keeps memory: given back at once at rest, for a process that needs much for a moment once a cycle; kept under load.
 
-Source: mallopt(3), PR_SET_THP_DISABLE of prctl(2). Measured in docs/decisions/0075-memory.md.
+Source: mallopt(3), malloc_trim(3), PR_SET_THP_DISABLE of prctl(2). Measured in docs/decisions/0075-memory.md.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes
 _PR_SET_THP_DISABLE = 41
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _OCTETS = 1 << 14
+_BUSY_MAPPED, _BUSY_KEPT = 1 << 18, 1 << 20
 
 
 def give_back_early() -> bool:
@@ -23,10 +24,34 @@ def give_back_early() -> bool:
     """
     library = ctypes.CDLL(None)
     library.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0)
-    mallopt = getattr(library, "mallopt", None)
-    if mallopt is None:
-        return False
-    return all(
-        mallopt(option, value)
-        for option, value in ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _OCTETS), (_TRIM_THRESHOLD, _OCTETS))
-    )
+    return _set_options((_ARENA_MAX, 1), (_MMAP_THRESHOLD, _OCTETS), (_TRIM_THRESHOLD, _OCTETS))
+
+
+class Keeping:
+    """Keeps the memory of a batch for the next one while batches follow each other; at rest all goes back, as ``give_back_early`` has it.
+
+    Each page that is given back is filled with zeros when it is needed again, which under load costs a third of the system's time.
+    """
+
+    def __init__(self) -> None:
+        self._keeps = False
+        self._wanted = False
+
+    def busy(self) -> None:
+        """There was a batch that could not wait."""
+        self._wanted = True
+        if not self._keeps:
+            self._keeps = _set_options((_MMAP_THRESHOLD, _BUSY_MAPPED), (_TRIM_THRESHOLD, _BUSY_KEPT))
+
+    def cycle(self) -> None:
+        """A cycle has ended: if there was no such batch in it, what was kept is given back."""
+        if self._keeps and not self._wanted:
+            self._keeps = False
+            _set_options((_MMAP_THRESHOLD, _OCTETS), (_TRIM_THRESHOLD, _OCTETS))
+            ctypes.CDLL(None).malloc_trim(0)
+        self._wanted = False
+
+
+def _set_options(*options: tuple[int, int]) -> bool:
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(option, value) for option, value in options)
