@@ -98,14 +98,21 @@ class Attribution:
         return Waited(owner.begin_ns, owner.established_ns, dns_ns, owner.connect_ns, tls_ns, tls_end_ns)
 
 
-def attribution(connections: ConnectionSource | None, messages: MessageProbes | None) -> Attribution:
-    """Who tells spans, with what is known where these probes run."""
+def attribution(
+    connections: ConnectionSource | None, messages: MessageProbes | None, *, sees_plaintext: bool
+) -> Attribution:
+    """Who tells spans, with what is known where these probes run.
+
+    Args:
+        sees_plaintext: requests that go through TLS are told, too.
+    """
     if connections is None:
         return Attribution(None, lambda _: b"")
-    lookups = None
-    if messages is not None and messages.http is not None and messages.dns is not None:
-        lookups = messages.dns.remember()
-    return Attribution(connections.index, connections.owners.known_resource, lookups)
+    lookups = handshakes = None
+    if messages is not None and messages.http is not None:
+        lookups = messages.dns.remember() if messages.dns is not None else None
+        handshakes = messages.tls.remember() if messages.tls is not None and sees_plaintext else None
+    return Attribution(connections.index, connections.owners.known_resource, lookups, handshakes)
 
 
 class _EverySought:

@@ -13,6 +13,7 @@ from otel_netmon.abi.enums import MessageCount
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.lasting import LastingSeries
+from otel_netmon.analysis.recent_handshakes import RecentHandshakes
 from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.analysis.tcp_followers import Recogniser
 from otel_netmon.analysis.tls_batches import TlsBatches
@@ -71,6 +72,7 @@ class TlsSource:
         self._handshakes: Counter[str] = Counter()
         dns = config.probes.dns
         self._lookups = EncryptedLookups(dns.resolver_names, start_ns) if dns.enabled else None
+        self._recent: RecentHandshakes | None = None
         self._rule = rule
         self._points = told.TlsPoints()
         self._spans: list[Sought] = []
@@ -88,6 +90,11 @@ class TlsSource:
         """Takes the edge rule: which interface tells a handshake that crosses several."""
         self._edges.update(edges)
 
+    def remember(self) -> RecentHandshakes:
+        """Remembers handshakes from now on, for those who ask which requests waited for them."""
+        self._recent = RecentHandshakes()
+        return self._recent
+
     def begin_cycle(self, handshakes: int, hellos: int) -> None:
         """Begins to read what is told, of so many series at most."""
         self._series.set_limit(handshakes)
@@ -100,7 +107,7 @@ class TlsSource:
             messages: of the kinds of streams; http: of requests of HTTP.
             now_ns: CLOCK_MONOTONIC.
         """
-        offset_ns = time.time_ns() - now_ns
+        offset_ns = time.time_ns() - time.monotonic_ns()  # now_ns is older: connections were followed since
         handshakes = [each for each in records if isinstance(each, TlsHandshake)]
         handshakes += self._tracker.advance(now_ns)
         counted = [each for each in handshakes if self._is_counted(each)]
@@ -139,6 +146,8 @@ class TlsSource:
         unix_ns = now_ns + offset_ns
         if self._lookups is not None:
             self._lookups.take_handshakes(handshakes)
+        if self._recent is not None:
+            self._recent.take(handshakes)
         servers = [told.server_of(each) for each in handshakes]
         weak = self.servers.look_at(handshakes, servers, unix_ns)
         for handshake in handshakes:
