@@ -99,9 +99,7 @@ class Sources:
         dns = self.messages.dns if self.messages is not None else None
         cgroups = self.connections.cgroups_of if self.connections is not None else None
         self._domains = DomainSource(dns.domains, cgroups, dns.folding, start_ns, idle_ns) if dns is not None else None
-        self._attribution = attribution(
-            self.connections, self.messages, sees_plaintext="plaintext_monitor" in maps
-        )
+        self._attribution = attribution(self.connections, self.messages, sees_plaintext="plaintext_monitor" in maps)
         self._waited: list[SpanBatch] = []
         self._young: list[ConnectionSpans] = []
         self._netstat = NetstatSource(boot_ns)
