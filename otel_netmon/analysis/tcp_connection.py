@@ -117,6 +117,11 @@ class Connection:
             if stream.waits:
                 self._deliver(way, stream.advance(now_ns, gap_ns))
 
+    def close(self, time_ns: int) -> None:
+        """Takes that both sides have ended it, and nothing that is missing will come."""
+        for way, stream in enumerate(self._streams):
+            self._deliver(way, [*stream.finish(), Piece(time_ns, end="fin")])
+
     def finish(self) -> None:
         """Ends it: nothing more comes."""
         for way, stream in enumerate(self._streams):

@@ -110,6 +110,15 @@ class Connections:
             self._evict(next(each for each, one in self._connections.items() if one.accounted), records)
         return records
 
+    def close(self, namespace: int, ifindex: int, one: bytes, other: bytes, time_ns: int) -> list[Any]:
+        """Takes that a connection between two ends is over in both directions; gives the records that this finishes."""
+        key = namespace, ifindex, *((one, other) if one < other else (other, one))
+        records: list[Any] = []
+        if key in self._connections:
+            self._connections[key].close(time_ns)
+            self._end(key, records)
+        return records
+
     def advance(self, now_ns: int) -> list[Any]:
         """Gives up on old gaps and forgets silent connections; gives the records that this finishes."""
         records: list[Any] = []

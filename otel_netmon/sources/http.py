@@ -17,7 +17,7 @@ from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.http_alike import AlikeRequests
 from otel_netmon.analysis.http_columns import HttpColumns, HttpRecords, columns_of
-from otel_netmon.analysis.http_records import HttpRequest
+from otel_netmon.analysis.http_records import UNPLACED, HttpRequest
 from otel_netmon.analysis.http_series import HttpSeries
 from otel_netmon.analysis.request_phases import EarlierRequests
 from otel_netmon.analysis.routes import LearnedRoutes, RouteRules
@@ -52,6 +52,7 @@ _KERNEL_LOSSES = {MessageCount.HTTP_LOST_TABLE: "table_full", MessageCount.HTTP_
 _BATCH = 8192
 _BATCH_NS = 900_000_000  # the ring is drained each second
 _NO_ROUTE = "routes_full"
+_UNPLACED = "connection_unknown"
 
 
 class HttpSource:
@@ -128,6 +129,20 @@ class HttpSource:
         if requests:
             self._take_requests(requests, offset_ns, now_ns)
 
+    def take_secure(self, messages: Messages, requests: Sequence[HttpRequest], now_ns: int) -> None:
+        """Takes requests that went through TLS: of kind HTTP, and those of connections that were followed.
+
+        Args:
+            now_ns: CLOCK_MONOTONIC.
+        """
+        offset_ns = time.time_ns() - time.monotonic_ns()
+        if len(messages.heads):
+            self._faults[_UNPLACED] += int(np.count_nonzero(messages.heads["destination_port"] == 0))
+            self._take_records(messages, offset_ns, now_ns, is_secure=True)
+        if requests:
+            self._faults[_UNPLACED] += sum([each.server == UNPLACED for each in requests])
+            self._take_requests(requests, offset_ns, now_ns)
+
     def _count_waiting(self, now_ns: int) -> None:
         """Counts the records of the last drains at once: to count few costs as much as to count many."""
         self._counted_ns = now_ns
@@ -135,10 +150,10 @@ class HttpSource:
             messages, self._waiting = joined(self._waiting), []
             self._take_records(messages, time.time_ns() - time.monotonic_ns(), now_ns)
 
-    def _take_records(self, messages: Messages, offset_ns: int, now_ns: int) -> None:
+    def _take_records(self, messages: Messages, offset_ns: int, now_ns: int, *, is_secure: bool = False) -> None:
         if self._alike.is_full:
             self._alike.clear()
-        records = HttpRecords(http_messages(messages))
+        records = HttpRecords(http_messages(messages), is_secure=is_secure)
         over = records.http["flags"] & HttpFlags.WHOLE == 0
         counted, is_server = self._sight(records.heads)
         counted &= over

@@ -34,6 +34,7 @@ from otel_netmon.sources.interfaces import InterfaceSource
 from otel_netmon.sources.message_probes import MessageProbes
 from otel_netmon.sources.messages import MessageSource
 from otel_netmon.sources.netstat import NetstatSource
+from otel_netmon.sources.plaintext import PlaintextSource
 from otel_netmon.sources.streams import StreamSource
 from otel_netmon.sources.tls import TlsSource
 from otel_netmon.sources.xdp import XdpSource
@@ -66,7 +67,7 @@ class Sources:
         drops: see ``DropSource``; None where no drops are counted.
 
     Attributes:
-        flows, messages, connections, xdp: None where the probe is off.
+        flows, messages, plaintext, connections, xdp: None where the probe is off.
     """
 
     def __init__(
@@ -102,6 +103,13 @@ class Sources:
         self._attribution = attribution(self.connections, self.messages, sees_plaintext="plaintext_monitor" in maps)
         self._waited: list[SpanBatch] = []
         self._young: list[ConnectionSpans] = []
+        http = self.messages.http if self.messages is not None else None
+        plaintext = maps.get("plaintext_monitor")
+        self.plaintext = (
+            PlaintextSource(plaintext, programs["plaintext_monitor"], config, http)
+            if plaintext is not None and http is not None
+            else None
+        )
         self._netstat = NetstatSource(boot_ns)
         self._drops = DropSource(maps["drop_monitor"], drops, start_ns) if drops is not None else None
         self.interfaces = InterfaceSource({}, boot_ns, start_ns)
@@ -139,6 +147,8 @@ class Sources:
         answers_ns = time.monotonic_ns()
         if self.messages is not None:
             self.messages.read(places, now_ns)  # after flows: the answer that a flow follows from is in the ring
+        if self.plaintext is not None:
+            self.plaintext.drain(counting=True)
         if self._config.probes.interfaces.enabled:
             self.interfaces.read(known, lambda: self._hook_totals(known))
         if self.xdp is not None:
@@ -190,12 +200,12 @@ class Sources:
     @property
     def alarms(self) -> list[RingAlarm]:
         """Each tells that a ring is filling up."""
-        alarms = [self.messages.alarm] if self.messages is not None else []
+        alarms = [source.alarm for source in (self.messages, self.plaintext) if source is not None]
         return alarms + (self.connections.alarms if self.connections is not None else [])
 
     def drain(self) -> None:
         """Empties the rings between two readings."""
-        for source in (self.messages, self.connections):
+        for source in (self.messages, self.plaintext, self.connections):
             if source is not None:
                 source.drain()
 
@@ -248,7 +258,7 @@ class Sources:
         stages: dict[tuple[str, str], StageStatus] = {}
         if self.flows is not None:
             stages["kernel", "packets"] = self.flows.stage()
-        for source in (self.messages, self.connections):
+        for source in (self.messages, self.plaintext, self.connections):
             if source is not None:
                 stages |= source.stages()
         if self.messages is not None or self.connections is not None:
@@ -273,7 +283,7 @@ class Sources:
     def map_sizes(self) -> dict[str, tuple[int, int]]:
         """Entries in use and capacity by name of the map."""
         sizes = self.flows.map_sizes() if self.flows is not None else {}
-        for source in (self.messages, self.connections):
+        for source in (self.messages, self.plaintext, self.connections):
             if source is not None:
                 sizes |= source.map_sizes()
         return sizes
@@ -304,13 +314,14 @@ class Sources:
         | DnsSource
         | TlsSource
         | HttpSource
+        | PlaintextSource
         | DomainSource
         | XdpSource
         | ConnectionSource
     ]:
         if self.messages is not None:
             yield from self.messages.lasting()
-        for source in (self.flows, self._domains, self.xdp, self.connections):
+        for source in (self.plaintext, self.flows, self._domains, self.xdp, self.connections):
             if source is not None:
                 yield source
 
