@@ -6,12 +6,13 @@ The first label of a name is a word and a number: ``ok7.shop.example`` is answer
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import selectors
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ import dns.rrset
 from support.netns import NetNs
 
 RCODES = {"ok": 0, "nx": 3, "fail": 2, "refused": 5}
+_PLAIN = {word.encode(): code for word, code in RCODES.items()}
+_QUERY_WORD = re.compile(rb"[a-z]+")
+_A = bytes([0, 1, 0, 1])
 WAIT_SECONDS = 10.0
 
 
@@ -37,18 +41,31 @@ def word_of(name: str) -> str:
 class Resolver:
     """Answers queries over UDP and TCP in a thread of its own.
 
-    ``ok``, ``nx``, ``fail``, ``refused``: with this code. ``lost``: never. ``late``: when ``release`` is called. ``twice``: two
-    times. ``wrongid``, ``wrongname``: with another one, and then right. ``again``: only the second copy. ``cut``: truncated over
+    ``ok``, ``nx``, ``fail``, ``refused``: with this code. ``lost``: never. ``late``: when ``release`` is called, or when it was held
+    for so long as is given. ``twice``: two times. ``wrongid``, ``wrongname``: with another one, and then right. ``again``: only the second copy. ``cut``: truncated over
     UDP, whole over TCP.
 
     Attributes:
         answered: answers that were right and in time, by transport and code.
+        words: queries over UDP, by word.
+        released: late answers that were sent.
     """
 
-    def __init__(self, namespace: NetNs, addresses: Sequence[str], ports: Sequence[int], answer: str) -> None:
+    def __init__(
+        self,
+        namespace: NetNs,
+        addresses: Sequence[str],
+        ports: Sequence[int],
+        answer: str,
+        hold_seconds: float | None = None,
+    ) -> None:
         self.answered: Counter[tuple[str, int]] = Counter()
+        self.words: Counter[str] = Counter()
+        self.released = 0
         self._answer = answer
-        self._held: list[tuple[socket.socket, bytes, Any]] = []
+        self._record = bytes([0xC0, 12]) + _A + (300).to_bytes(4, "big") + bytes([0, 4]) + socket.inet_aton(answer)
+        self._hold_seconds = hold_seconds
+        self._held: deque[tuple[float, socket.socket, bytes, Any]] = deque()
         self._copies: Counter[tuple[Any, bytes]] = Counter()
         self._selector = selectors.DefaultSelector()
         self._sockets: list[socket.socket] = []
@@ -73,10 +90,16 @@ class Resolver:
 
     def release(self) -> int:
         """Answers the late ones; gives how many."""
-        held, self._held = self._held, []
-        for sender, octets, client in held:
+        return self._release(math.inf)
+
+    def _release(self, until: float) -> int:
+        number = 0
+        while self._held and self._held[0][0] <= until:
+            _, sender, octets, client = self._held.popleft()
             sender.sendto(octets, client)
-        return len(held)
+            number += 1
+        self.released += number
+        return number
 
     def stop(self) -> None:
         """Ends the thread."""
@@ -87,7 +110,10 @@ class Resolver:
 
     def _run(self) -> None:
         while True:
-            for key, _ in self._selector.select():
+            ready_now = self._selector.select(None if self._hold_seconds is None else 0.05)
+            if self._hold_seconds is not None:
+                self._release(time.monotonic() - self._hold_seconds)
+            for key, _ in ready_now:
                 ready = key.fileobj
                 assert isinstance(ready, socket.socket)
                 if key.data == "stop":
@@ -115,6 +141,21 @@ class Resolver:
         ready.sendall(len(octets).to_bytes(2, "big") + octets)
 
     def _datagram(self, ready: socket.socket, octets: bytes, client: Any) -> None:
+        found = _QUERY_WORD.match(octets, 13)
+        word = b"" if found is None else found[0]
+        self.words[word.decode()] += 1
+        code = _PLAIN.get(word)
+        end = octets.find(b"\0", 12) + 5
+        if code is None or octets[end - 4 : end] != _A:
+            self._odd(ready, octets, client)
+            return
+        # Made of octets: thousands a second.
+        answers = bytes([0, 1, 0, 1 if code == 0 else 0, 0, 0, 0, 0])
+        self.answered["udp", code] += 1
+        head = octets[:2] + bytes([0x81, 0x80 | code]) + answers
+        ready.sendto(head + octets[12:end] + (self._record if code == 0 else b""), client)
+
+    def _odd(self, ready: socket.socket, octets: bytes, client: Any) -> None:
         def send(message: dns.message.Message) -> None:
             ready.sendto(message.to_wire(), client)
 
@@ -124,7 +165,7 @@ class Resolver:
         if word == "lost":
             return
         if word == "late":
-            self._held.append((ready, answer.to_wire(), client))
+            self._held.append((time.monotonic(), ready, answer.to_wire(), client))
             return
         if word == "again":
             self._copies[client, octets] += 1
@@ -159,9 +200,11 @@ class Resolver:
 
 
 @contextlib.contextmanager
-def resolver(namespace: NetNs, addresses: Sequence[str], ports: Sequence[int], answer: str) -> Iterator[Resolver]:
+def resolver(
+    namespace: NetNs, addresses: Sequence[str], ports: Sequence[int], answer: str, hold_seconds: float | None = None
+) -> Iterator[Resolver]:
     """A resolver that runs."""
-    running = Resolver(namespace, addresses, ports, answer)
+    running = Resolver(namespace, addresses, ports, answer, hold_seconds)
     try:
         yield running
     finally:
