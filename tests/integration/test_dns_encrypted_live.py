@@ -6,10 +6,9 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -57,14 +56,6 @@ def connect(where: NetNs, address: str, port: int, *more: str) -> None:
     subprocess.run(line, check=True, stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
 
 
-def becomes(running: Agent, read: Callable[[], Any], expected: object) -> None:
-    """Waits until what is read is what is expected; shows how they differ when it never is."""
-    deadline = time.monotonic() + 20
-    while read() != expected and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert read() == expected, running.log_text[-2000:]
-
-
 def test_every_connection_to_a_resolver_is_counted(link: tuple[NetNs, NetNs, Veth], tmp_path: Path) -> None:
     near, far, pair = link
     there = pair.right_address
@@ -95,10 +86,9 @@ def test_every_connection_to_a_resolver_is_counted(link: tuple[NetNs, NetNs, Vet
             with near.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
                 client.sendto(quic_packets.initial(hello, bytes([number] * 8)), (there, 853))
         handshakes = {("dot", there, "853"): OVER_TLS, ("doh", there, "443"): OVER_HTTPS}
-        becomes(
-            running,
+        running.becomes(
             lambda: running.total("netmon_tls_handshake_duration_seconds_count"),
             OVER_TLS + OVER_HTTPS + OTHERS,
         )
-        becomes(running, lambda: counted(running, COUNT), handshakes)
-        becomes(running, lambda: counted(running, HELLOS), {("doq", there, "853"): OVER_QUIC})
+        running.becomes(lambda: counted(running, COUNT), handshakes)
+        running.becomes(lambda: counted(running, HELLOS), {("doq", there, "853"): OVER_QUIC})

@@ -9,9 +9,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -62,13 +61,6 @@ def counted(running: Agent, side: str) -> Counter[tuple[str, str]]:
     return +found
 
 
-def becomes(running: Agent, read: Callable[[], Any], expected: object) -> None:
-    deadline = time.monotonic() + 20
-    while read() != expected and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert read() == expected, running.log_text[-2000:]
-
-
 @pytest.mark.parametrize("side", ["client", "server"])
 def test_grpc_calls_are_those_of_server_and_client(link: tuple[NetNs, NetNs, Veth], side: str) -> None:
     left, right, pair = link
@@ -87,7 +79,7 @@ def test_grpc_calls_are_those_of_server_and_client(link: tuple[NetNs, NetNs, Vet
         assert by_client == by_server
         expected = by_client.copy()
         expected["_OTHER", "UNIMPLEMENTED"] = expected.pop(("Nobody", "UNIMPLEMENTED"))
-        becomes(running, lambda: counted(running, side), expected)
+        running.becomes(lambda: counted(running, side), expected)
         assert not counted(running, "server" if side == "client" else "client")
         assert running.total(f"http_{side}_request_duration_seconds_count") == 0
         assert "secret" not in running.get("/metrics")
@@ -130,7 +122,7 @@ def test_requests_of_nginx_are_those_of_its_log(link: tuple[NetNs, NetNs, Veth],
                         ] += int(value)
                 return +found
 
-            becomes(running, requests, log)
+            running.becomes(requests, log)
             sizes = running.samples("http_server_response_body_size_bytes_sum")
             assert sum(value for _, value in sizes) >= 17 * 3_000_000
             assert "secret" not in running.get("/metrics")

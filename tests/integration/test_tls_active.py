@@ -8,12 +8,11 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from support.agent import Agent, agent
+from support.agent import agent
 from support.netns import NetNs, veth_pair
 from support.nginx import AVAILABLE, Site, nginx
 from support.tls_talk import NOT_AFTER, Authority
@@ -49,20 +48,6 @@ def serve_one(listener: socket.socket, file: Path) -> None:
         sealed.recv(1000)
 
 
-def becomes(running: Agent, read: Callable[[], object], expected: object, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while read() != expected and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert read() == expected, running.log_text[-2000:]
-
-
-def items(running: Agent, stage: str, signal_name: str) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for have, value in running.samples("netmon_pipeline_items_total", netmon_stage=stage, netmon_signal=signal_name):
-        found[have.get("netmon_reason", have["netmon_outcome"])] += int(value)
-    return +found
-
-
 def test_a_server_is_asked_once_and_its_answer_is_told_as_active(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     with veth_pair() as (left, right, pair):
@@ -72,11 +57,11 @@ def test_a_server_is_asked_once_and_its_answer_is_told_as_active(tmp_path: Path)
         settings = ["--set", "probes.tls.certificate=active"]
         with agent("--interface", pair.left, *settings, enter=left.command()) as run:
             with nginx(right, end[0], [Site(4433, file, "TLSv1.3")], tmp_path):
-                becomes(run, lambda: run.total(COUNT), 0)
+                run.becomes(lambda: run.total(COUNT), 0)
                 for _ in range(HANDSHAKES):
                     ask(left, authority.file, end)
-                becomes(run, lambda: items(run, "active", "tls_certificates"), Counter(delivered=1))
-            becomes(run, lambda: items(run, "decode", "tls_handshakes"), Counter(delivered=HANDSHAKES, own=1))
+                run.becomes(lambda: run.items("active", "tls_certificates"), Counter(delivered=1))
+            run.becomes(lambda: run.items("decode", "tls_handshakes"), Counter(delivered=HANDSHAKES, own=1))
             with right.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
                 listener.bind(once)
                 listener.listen()
@@ -84,7 +69,7 @@ def test_a_server_is_asked_once_and_its_answer_is_told_as_active(tmp_path: Path)
                 serving.start()
                 ask(left, authority.file, once)
                 serving.join(20)
-            becomes(run, lambda: items(run, "active", "tls_certificates"), Counter(delivered=1, refused=1))
+            run.becomes(lambda: run.items("active", "tls_certificates"), Counter(delivered=1, refused=1))
             assert run.total(COUNT) == HANDSHAKES + 1
             (sample, *_) = run.samples(EXPIRY, server_port="4433")
             assert sample[0]["netmon_tls_certificate_source"] == "active"
@@ -103,7 +88,7 @@ def test_where_nobody_wants_it_no_packet_of_the_agent_leaves(tmp_path: Path) -> 
         ):
             for _ in range(HANDSHAKES):
                 ask(left, authority.file, end)
-            becomes(run, lambda: run.total(COUNT), HANDSHAKES)
+            run.becomes(lambda: run.total(COUNT), HANDSHAKES)
             assert "certificates" not in run.status()
-            assert items(run, "active", "tls_certificates") == Counter()
+            assert run.items("active", "tls_certificates") == Counter()
             assert run.samples(EXPIRY) == []

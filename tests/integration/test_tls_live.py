@@ -10,7 +10,7 @@ import ssl
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,22 +100,6 @@ def _value(value: Any) -> Any:
 
 def spans(receiver: Receiver) -> list[dict[str, Any]]:
     return [each for each in told(receiver, "/v1/traces") if each["name"] == "TLS handshake"]
-
-
-def becomes(running: Agent, read: Callable[[], Any], expected: object, seconds: float = 30) -> None:
-    """Waits until what is read is what is expected; shows how they differ when it never is."""
-    deadline = time.monotonic() + seconds
-    while read() != expected and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert read() == expected, running.log_text[-2000:]
-
-
-def items(running: Agent, stage: str, signal_name: str) -> Counter[str]:
-    """Items of a stage: delivered, and dropped by reason."""
-    found: Counter[str] = Counter()
-    for have, value in running.samples("netmon_pipeline_items_total", netmon_stage=stage, netmon_signal=signal_name):
-        found[have.get("netmon_reason", have["netmon_outcome"])] += int(value)
-    return +found
 
 
 def client_context(authority: Path, version: str, ciphers: str = "ALL", alpn: tuple[str, ...] = ()) -> ssl.SSLContext:
@@ -234,13 +218,13 @@ def test_every_field_is_what_nginx_logged(
             kept = ask(left, context, (pair.right_address, port), session=again)
             if again is None:
                 sessions[way] = kept
-        becomes(running, lambda: running.total(COUNT), HANDSHAKES, 60)
+        running.becomes(lambda: running.total(COUNT), HANDSHAKES, 60)
         logged = as_logged(server, openssl_names())
         assert logged.total() == HANDSHAKES
         assert len(logged) >= 2 * len(ways) - 1
-        becomes(running, lambda: as_told(receiver), logged)
-        assert items(running, "decode", "tls_handshakes") == Counter(delivered=HANDSHAKES)
-        kernel, ring = items(running, "kernel", "stream_messages"), items(running, "ring", "stream_messages")
+        running.becomes(lambda: as_told(receiver), logged)
+        assert running.items("decode", "tls_handshakes") == Counter(delivered=HANDSHAKES)
+        kernel, ring = running.items("kernel", "stream_messages"), running.items("ring", "stream_messages")
         assert kernel == ring
         every = spans(receiver)
         assert {span.get("netmon.tls.client.certificates") for span in every if span["server.port"] == 4435} == {
@@ -277,7 +261,7 @@ def test_each_failure_says_what_and_who(link: tuple[NetNs, NetNs, Veth], authori
         nginx(right, end, sites, tmp_path) as server,
         watched(left, pair, "probes.tls.timeout_seconds=1") as (run, got),
     ):
-        becomes(run, lambda: run.total(COUNT), 0)
+        run.becomes(lambda: run.total(COUNT), 0)
         tries: list[tuple[ssl.SSLContext, int, str]] = [
             *[(client_context(authority.file, "1.1"), 4432, NAME)] * 2,  # wrong version
             *[(client_context(authority.file, "1.3"), 4432, NAME)] * 3,
@@ -298,7 +282,7 @@ def test_each_failure_says_what_and_who(link: tuple[NetNs, NetNs, Veth], authori
             with left.socket(socket.AF_INET, socket.SOCK_STREAM) as plain:
                 plain.connect((end, 4436))
                 plain.sendall(t.record(t.HANDSHAKE, t.handshake(t.CLIENT_HELLO, t.client_hello([0xC02C], []))))
-                becomes(run, lambda: run.total(COUNT, error_type="timeout"), 1)
+                run.becomes(lambda: run.total(COUNT, error_type="timeout"), 1)
         with right.socket(socket.AF_INET, socket.SOCK_STREAM) as other:  # speaks something else
             other.bind((end, 4437))
             other.listen()
@@ -321,10 +305,10 @@ def test_each_failure_says_what_and_who(link: tuple[NetNs, NetNs, Veth], authori
         found = lambda: Counter(  # noqa: E731
             {key: run.total(COUNT, error_type=key) for key in errors}
         )
-        becomes(run, found, errors)
+        run.becomes(found, errors)
         assert run.total(COUNT) == errors.total()
         assert server.logged() == []
-        becomes(run, lambda: len(spans(got)), errors.total())
+        run.becomes(lambda: len(spans(got)), errors.total())
         by_error = {span["error.type"]: span["netmon.tls.failed_by"] for span in spans(got)}
         assert by_error == {
             "protocol_version": "server",
@@ -354,8 +338,7 @@ def test_what_is_weak_and_what_ends_is_told_once(
         trusting.verify_mode = ssl.CERT_NONE
         ask(left, trusting, (pair.right_address, 4432))
         kinds = Counter({"old_version": 3, "small_key": 3, "anonymous": 1})
-        becomes(
-            run,
+        run.becomes(
             lambda: +Counter({have["netmon_tls_weakness"]: int(n) for have, n in run.samples("netmon_tls_weak_total")}),
             kinds,
         )
@@ -364,7 +347,7 @@ def test_what_is_weak_and_what_ends_is_told_once(
         )
         expected: Counter[tuple[str, str | None]] = Counter({("netmon.tls.weak", kind): 1 for kind in kinds})
         expected["netmon.tls.certificate.expiring", None] = 1
-        becomes(run, events, expected)
+        run.becomes(events, expected)
         (expiring,) = [each for each in told(got, "/v1/logs") if each["name"].endswith("expiring")]
         assert (expiring["server.address"], expiring["server.port"]) == (NAME, 4432)
 
@@ -384,8 +367,8 @@ def test_an_upgrade_behind_other_protocols(link: tuple[NetNs, NetNs, Veth], auth
                     check=False,
                 )
                 assert b"Verification: OK" in done.stdout, (protocol, done.stdout[-500:], done.stderr[-500:])
-        becomes(run, lambda: run.total(COUNT), 3 * len(PROTOCOLS_OF_STARTTLS))
-        becomes(run, lambda: len(spans(got)), 3 * len(PROTOCOLS_OF_STARTTLS))
+        run.becomes(lambda: run.total(COUNT), 3 * len(PROTOCOLS_OF_STARTTLS))
+        run.becomes(lambda: len(spans(got)), 3 * len(PROTOCOLS_OF_STARTTLS))
         every = spans(got)
         assert Counter(each["server.port"] for each in every) == Counter(
             dict.fromkeys(range(7000, 7000 + len(PROTOCOLS_OF_STARTTLS)), 3)
@@ -405,17 +388,17 @@ def test_a_request_in_the_clear_to_a_port_of_tls(
         watched(left, pair) as (run, got),
     ):
         ask(left, client_context(authority.file, "1.2"), end)
-        becomes(run, lambda: run.total(COUNT), 1)
+        run.becomes(lambda: run.total(COUNT), 1)
         for _ in range(3):
             with left.socket(socket.AF_INET, socket.SOCK_STREAM) as plain:
                 plain.connect(end)
                 plain.sendall(b"GET /clear HTTP/1.1\r\nHost: secure.example\r\n\r\n")
                 while plain.recv(1000):
                     pass
-        becomes(run, lambda: run.total("netmon_tls_weak_total", netmon_tls_weakness="plaintext"), 3)
+        run.becomes(lambda: run.total("netmon_tls_weak_total", netmon_tls_weakness="plaintext"), 3)
         assert [each.status for each in server.logged()] == ["200", *["400"] * 3]
         kinds = lambda: [each["netmon.tls.weakness"] for each in told(got, "/v1/logs") if "netmon.tls.weakness" in each]  # noqa: E731
-        becomes(run, kinds, ["plaintext"])
+        run.becomes(kinds, ["plaintext"])
         assert run.total(COUNT) == 1
 
 
@@ -432,19 +415,19 @@ def test_nothing_behind_the_handshake_leaves_the_kernel(
     with nginx(right, end[0], sites, tmp_path) as server, watched(left, pair) as (run, got):
         for _ in range(5):
             ask(left, context, end)
-        becomes(run, lambda: run.total(COUNT), 5)
+        run.becomes(lambda: run.total(COUNT), 5)
         assert len(server.logged()) == 5
-        before = items(run, "kernel", "stream_messages").total()
+        before = run.items("kernel", "stream_messages").total()
         with left.socket(socket.AF_INET, socket.SOCK_STREAM) as plain:
             plain.connect(end)
             with context.wrap_socket(plain, server_hostname=NAME) as sealed:
-                becomes(run, lambda: run.total(COUNT), 6)
-                shaken = items(run, "kernel", "stream_messages").total()
+                run.becomes(lambda: run.total(COUNT), 6)
+                shaken = run.items("kernel", "stream_messages").total()
                 for _ in range(200):
                     sealed.sendall(b"GET /" + CANARY * 100 + b" HTTP/1.1\r\nHost: a\r\n\r\n")
                     sealed.recv(1 << 16)
-        becomes(run, lambda: items(run, "ring", "stream_messages").total() > before, True)
-        assert items(run, "kernel", "stream_messages").total() - shaken <= 2  # the headers of its first records
+        run.becomes(lambda: run.items("ring", "stream_messages").total() > before, True)
+        assert run.items("kernel", "stream_messages").total() - shaken <= 2  # the headers of its first records
         pages = run.get("/metrics") + run.get("/status") + run.log_text
         sent = b"".join(request.body.SerializeToString() for request in got.requests)
         assert CANARY.decode() not in pages
@@ -468,16 +451,16 @@ def test_a_pipeline_that_is_killed_loses_nothing_that_was_told(
     with nginx(right, pair.right_address, sites, tmp_path), watched(left, pair) as (run, _):
         for _ in range(7):
             ask(left, context, (pair.right_address, 4432))
-        becomes(run, lambda: run.total(COUNT), 7)
+        run.becomes(lambda: run.total(COUNT), 7)
         time.sleep(1.5)  # a cycle, so that it is saved
         killed = run.pipeline_pid()
         os.kill(killed, signal.SIGKILL)
         run.wait(lambda: answers(run) == 7, 30, "the counts of before")
         for _ in range(13):
             ask(left, context, (pair.right_address, 4432))
-        becomes(run, lambda: run.total(COUNT), 20)
-        ring = items(run, "ring", "stream_messages")
-        assert ring.total() == items(run, "kernel", "stream_messages").total()
+        run.becomes(lambda: run.total(COUNT), 20)
+        ring = run.items("ring", "stream_messages")
+        assert ring.total() == run.items("kernel", "stream_messages").total()
 
 
 def test_hellos_of_quic_and_dtls_are_counted(link: tuple[NetNs, NetNs, Veth]) -> None:
@@ -500,7 +483,7 @@ def test_hellos_of_quic_and_dtls_are_counted(link: tuple[NetNs, NetNs, Veth]) ->
                 if "server_address" in have
             }
             try:
-                becomes(run, found, {("quic", "quic.example"): 5, ("dtls", NAME): 1})
+                run.becomes(found, {("quic", "quic.example"): 5, ("dtls", NAME): 1})
             finally:
                 dtls.kill()
 
@@ -516,7 +499,7 @@ def test_without_the_probe_nothing_is_looked_at(
         ask(left, client_context(authority.file, "1.2"), (pair.right_address, 4432))
         run.wait(lambda: run.total("netmon_flow_packets_total") > 10, 20, "the flow")
         assert run.samples(COUNT) == []
-        assert items(run, "ring", "stream_messages") == Counter()
+        assert run.items("ring", "stream_messages") == Counter()
         state = {probe["name"]: probe["state"] for probe in run.status()["probes"]}
         assert state["tls"] == "off"
         assert not any(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,6 +81,13 @@ class Agent:
                 )
             time.sleep(0.005)
 
+    def becomes(self, read: Callable[[], object], expected: object, seconds: float = 60.0) -> None:
+        """Waits until what is read is what is expected; shows how they differ when it never is."""
+        deadline = time.monotonic() + seconds
+        while read() != expected and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert read() == expected, self.log_text[-2000:]
+
     def get(self, path: str, accept: str = "") -> str:
         """A page of the agent, fetched inside its namespace.
 
@@ -121,6 +129,13 @@ class Agent:
     def total(self, name: str, **labels: str) -> int:
         """Sum of the samples of a metric."""
         return int(sum(value for _, value in self.samples(name, **labels)))
+
+    def items(self, stage: str, signal_name: str) -> Counter[str]:
+        """Items of a stage: delivered, and dropped by reason."""
+        found: Counter[str] = Counter()
+        for have, value in self.samples("netmon_pipeline_items_total", netmon_stage=stage, netmon_signal=signal_name):
+            found[have.get("netmon_reason", have["netmon_outcome"])] += int(value)
+        return +found
 
     def pipeline_pid(self) -> int:
         """The pid of the pipeline process."""
