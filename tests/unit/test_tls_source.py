@@ -56,6 +56,7 @@ def source(*sets: str) -> TlsSource:
 def clocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unix time is NOW where the monotonic clock says 6000 s."""
     monkeypatch.setattr(time, "time_ns", lambda: NOW * SECOND)
+    monkeypatch.setattr(time, "monotonic_ns", lambda: MONOTONIC)
 
 
 MONOTONIC = 6000 * SECOND
