@@ -98,10 +98,16 @@ int netmon_ssl_new(struct registers *ctx)
 	return 0;
 }
 
-/* SSL_free(); SSL_clear() and SSL_set_fd(), after which it may be another connection. */
 int netmon_ssl_free(struct registers *ctx)
 {
-	call_no_more(ctx);
+	call_no_more(ctx, 1);
+	return 0;
+}
+
+/* SSL_clear() and SSL_set_fd(): what follows may be on another connection. */
+int netmon_ssl_renew(struct registers *ctx)
+{
+	call_no_more(ctx, 0);
 	return 0;
 }
 

@@ -34,6 +34,7 @@ UNUSED_SECONDS: Final = 600.0
 MACHINE: Final = "x86_64"
 SEALED: Final = "netmon_sealed"
 _WORD: Final = "ssl"
+_CAP_SYS_PTRACE: Final = 19
 _INSTALLED: Final = ("/usr/lib*/libssl.so.*", "/usr/lib*/*/libssl.so.*", "/usr/local/lib*/libssl.so.*")
 """Watched before anybody runs them, so that the first short-lived process is seen, too."""
 
@@ -44,7 +45,7 @@ _BEGIN: Final[Mapping[tuple[str, str], str]] = {
     ("write", "ex"): "netmon_ssl_write_ex",
     ("write", "ex2"): "netmon_ssl_write_ex2",
     ("free", "plain"): "netmon_ssl_free",
-    ("renew", "plain"): "netmon_ssl_free",
+    ("renew", "plain"): "netmon_ssl_renew",
 }
 _RETURN: Final[Mapping[str, str]] = {
     "read": "netmon_ssl_return",
@@ -223,13 +224,14 @@ class PlaintextAttachments:
         details = [f"OpenSSL in {len(watched)} files" + (f", {stepped} sites stepped" if stepped else "")]
         details += [f"{each.path}: {each.refused}" for each in refused[:3]]
         if self._mapped.unreadable:
-            details.append(f"{self._mapped.unreadable} processes may not be looked into: CAP_SYS_PTRACE")
+            need = "" if _may_look() else ": needs CAP_SYS_PTRACE"
+            details.append(f"{self._mapped.unreadable} processes may not be looked into{need}")
         if self._too_many:
             details.append(f"more than {FILES_MAX} files")
         detail = "; ".join([*details, *self._limits])
         if refused:
             return ("degraded" if watched else "off"), refused[0].refused, detail
-        if self._mapped.unreadable:
+        if self._mapped.unreadable and not _may_look():
             return "degraded", "not_permitted", detail
         if self._limits:
             return "degraded", "connections_unknown", detail
@@ -246,6 +248,13 @@ class PlaintextAttachments:
         if self._sealed is not None:
             os.close(self._sealed)
             self._sealed = None
+
+
+def _may_look() -> bool:
+    """Whether this process has CAP_SYS_PTRACE; some processes are closed even then."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+        held = next((line.split()[1] for line in status if line.startswith("CapEff:")), "0")
+    return bool(int(held, 16) >> _CAP_SYS_PTRACE & 1)
 
 
 def _close(fds: list[int]) -> None:

@@ -288,7 +288,7 @@ static __always_inline void call_end(struct registers *ctx)
 }
 
 /* A session is over, or may be on another connection from now on. */
-static __always_inline void call_no_more(struct registers *ctx)
+static __always_inline void call_no_more(struct registers *ctx, u32 is_over)
 {
 	struct netmon_flow_key way = {};
 	struct session_key key = {};
@@ -299,11 +299,13 @@ static __always_inline void call_no_more(struct registers *ctx)
 	key.ssl = ctx->di;
 	key.tgid = bpf_get_current_pid_tgid() >> 32;
 	present = sessions.lookup(&key);
-	if (!present || !present->used)
+	if (!present || (!present->used && !is_over))
 		return;
 	session = *present;
 	sessions.delete(&key);
 	session_count(NETMON_SESSIONS_ENDED);
+	if (!session.used)
+		return;
 	session_tell(&key, &session, 1);
 	flow_direction(&way, &key, &session, NETMON_RECEIVE);
 	flow = flow_table.lookup(&way);

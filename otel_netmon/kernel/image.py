@@ -82,6 +82,7 @@ SOURCES: dict[str, dict[str, int]] = {
         "netmon_ssl_return": syscalls.PROG_TYPE_KPROBE,
         "netmon_ssl_new": syscalls.PROG_TYPE_KPROBE,
         "netmon_ssl_free": syscalls.PROG_TYPE_KPROBE,
+        "netmon_ssl_renew": syscalls.PROG_TYPE_KPROBE,
         "netmon_stream": syscalls.PROG_TYPE_KPROBE,
         "netmon_http": syscalls.PROG_TYPE_KPROBE,
         "netmon_http2": syscalls.PROG_TYPE_KPROBE,

@@ -21,6 +21,7 @@ TLS_PLAINTEXT = Probe(
         "netmon_ssl_return",
         "netmon_ssl_new",
         "netmon_ssl_free",
+        "netmon_ssl_renew",
         "netmon_stream",
         "netmon_http",
         "netmon_http2",
