@@ -7,24 +7,28 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import dns.message
 import pytest
 
+from support import dns_messages as d
 from support.agent import Agent, agent
 from support.collectors import otelcol
+from support.dns_events import prefixed
 from support.dns_resolver import RCODES, Client, resolver
 from support.netns import NetNs, Veth, veth_pair
 
 pytestmark = pytest.mark.kernel
 
 EXTRA_PORT = 5300
+HEADER_OCTETS = 12
 NAMES = {0: "NOERROR", 2: "SERVFAIL", 3: "NXDOMAIN", 5: "REFUSED"}
 LOOKUPS = "dns_lookup_duration_seconds_count"
 UNMATCHED = "netmon_dns_unmatched_total"
@@ -223,6 +227,66 @@ def test_dnsperf_and_a_resolver_that_fails_in_every_way_count_the_same(
         assert running.total("netmon_dns_retries_total") == 0
 
 
+def test_bad_input_is_counted_and_spoils_nothing(link: tuple[NetNs, NetNs, Veth]) -> None:
+    """Compression loops, one id for many questions at once, and the longest messages over TCP; the test is both ends."""
+    left, right, pair = link
+    name = "www.shop.example"
+    loops, answered_with_loops, reused, long = 23, 13, 17, 3
+    with (
+        right.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        left.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+        right.socket(socket.AF_INET, socket.SOCK_STREAM) as listening,
+        left.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
+        agent(*options(left, pair, "probes.connections.enabled=false")) as running,
+    ):
+        server.bind((pair.right_address, 53))
+        client.connect((pair.right_address, 53))
+        listening.bind((pair.right_address, 53))
+        listening.listen()
+        for each in (server, client, listening, stream):
+            each.settimeout(20)
+
+        def ask(query: bytes) -> Any:
+            client.send(query)
+            octets, where = server.recvfrom(65535)
+            assert octets == query
+            return where
+
+        for number in range(loops):
+            where = ask(d.message(number, d.QUERY_FLAGS, [d.pointer(HEADER_OCTETS) + bytes([0, 1, 0, 1])]))
+        for number in range(answered_with_loops):
+            ask(d.query(number, name))
+            loop = d.record(d.pointer(HEADER_OCTETS + len(d.question(name))), d.A, bytes(4))
+            server.sendto(d.response(number, name, loop), where)
+        for number in range(reused):
+            ask(d.query(7, f"h{number}.shop.example"))
+        for number in reversed(range(reused)):
+            server.sendto(d.response(7, f"h{number}.shop.example", d.address("192.0.2.1")), where)
+        stream.connect((pair.right_address, 53))
+        accepted, _ = listening.accept()
+        accepted.settimeout(20)
+        with accepted:
+            for number in range(long):
+                query = d.query(number, name, d.TXT)
+                record = d.record(d.pointer(HEADER_OCTETS), d.TXT, bytes([249] * 250))
+                records = (65_535 - len(query)) // len(record)
+                reply = d.response(number, name, *[record] * records, kind=d.TXT)
+                assert 65_535 - len(record) < len(reply) <= 65_535
+                stream.sendall(prefixed(query))
+                assert exactly(accepted, len(query) + 2) == prefixed(query)
+                sender = threading.Thread(target=accepted.sendall, args=(prefixed(reply),))
+                sender.start()
+                assert exactly(stream, len(reply) + 2) == prefixed(reply)
+                sender.join()
+        expected = Counter({("udp", "NOERROR"): answered_with_loops + reused, ("tcp", "NOERROR"): long})
+        running.becomes(lambda: counted(running), expected)
+        running.wait(lambda: adds_up(running), 20, "what was delivered and dropped to add up")
+        assert running.items("kernel", "dns_messages")["question"] == loops
+        assert running.items("kernel", "dns_queries") == {"delivered": answered_with_loops + reused}
+        assert unmatched(running) == {}
+        assert running.total("netmon_dns_retries_total") == 0
+
+
 @pytest.mark.collector
 def test_spans_arrive_and_say_how_many_they_stand_for(link: tuple[NetNs, NetNs, Veth], tmp_path: Path) -> None:
     left, right, pair = link
@@ -394,6 +458,14 @@ def test_a_flood_of_names_stays_within_the_limits(link: tuple[NetNs, NetNs, Veth
         resident = re.search(r"^Pss:\s+(\d+)", smaps, re.MULTILINE)
         assert resident is not None
         assert int(resident[1]) < 75_000
+
+
+def exactly(stream: socket.socket, octets: int) -> bytes:
+    """So many octets of a stream; with a timeout MSG_WAITALL does not wait for all."""
+    data = bytearray()
+    while len(data) < octets:
+        data += stream.recv(octets - len(data)) or pytest.fail("the stream ended")
+    return bytes(data)
 
 
 def lookup(client: NetNs, pair: Veth, name: str) -> None:
