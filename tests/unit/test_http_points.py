@@ -277,6 +277,26 @@ def test_the_span_of_a_request_at_its_client() -> None:
     assert v6["url.full"] == "http://[2001:db8::1]/"
 
 
+def test_a_request_told_from_either_side() -> None:
+    side = Counting("server", ["GET /users/{id}"])
+    made = event(request("GET /users/7", "Host: a.example"), 404)
+    requests = side.columns(made)
+    sought = http_spans(
+        requests, np.zeros(1, np.int64), side.alike.sights, None, side.rule, OFFSET, 2 * SECOND, is_server=True
+    ).spans
+    assert sought.either_side
+    assert sought.describe is not None
+    side.alike.clear()  # what it says does not change with what is forgotten
+    told = {of_server: sought.describe(0, of_server) for of_server in (True, False)}
+    found = {of_server: dict(AttributeSet(each.attributes).items()) for of_server, each in told.items()}
+    assert found[True] == attributes(sought.batch, 0)
+    assert (told[True].name, told[False].name) == ("GET /users/{id}", "GET /users/{id}")
+    assert (told[True].message, told[False].message) == ("", "404")
+    only = {of_server: set(found[of_server]) - set(found[not of_server]) for of_server in (True, False)}
+    assert only == {True: {"http.route"}, False: {"url.template", "url.full", "error.type"}}
+    assert (found[True]["network.peer.port"], found[False]["network.peer.port"]) == (40000, 8080)
+
+
 @pytest.mark.parametrize(
     ("line", "name", "original"),
     [("GET /a", "GET", None), ("BREW /pot", "HTTP", "BREW"), ("OPTIONS *", "OPTIONS", None), ("get /a", "HTTP", "get")],

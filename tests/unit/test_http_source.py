@@ -191,6 +191,30 @@ def test_spans_of_every_kind() -> None:
     assert probe.source.take_spans() == []
 
 
+def test_spans_know_when_the_request_before_them_began() -> None:
+    """By the port of the client and the side, in this drain and in those before; of HTTP/2 by the stream."""
+    probe = Probe()
+    times = [(3, 40_000), (5, 40_001), (7, 40_000)]
+    probe.take(
+        *[event(begun_ns=at * MS, client_port=port) for at, port in times], event(begun_ns=9 * MS, direction=TRANSMIT)
+    )
+    probe.points()
+    streams = [made(stream=stream, request_first_ns=at * MS) for stream, at in ((1, 11), (7, 13))]
+    probe.take(event(begun_ns=8 * MS, client_port=40_001), records=tuple(streams))
+    probe.points()
+    found = {
+        (int(begun), int(port)): int(earlier)
+        for sought in probe.source.take_spans()
+        if sought.requests is not None
+        for begun, port, earlier in zip(
+            sought.requests.begun_ns // MS, sought.ends["local_port"], sought.requests.earlier_ns // MS, strict=True
+        )
+    }
+    assert found == {
+        (3, 40_000): 0, (5, 40_001): 0, (7, 40_000): 3, (9, 40_000): 0, (8, 40_001): 5, (11, 40_000): 7, (13, 40_000): 13
+    }  # fmt: skip
+
+
 def test_losses_of_the_kernel() -> None:
     probe = Probe()
     probe.ring.counts |= {

@@ -42,8 +42,13 @@ def test_points_spans_and_exemplars(is_server: bool) -> None:
     source = side(is_server=is_server)
     source.take([], START, 0)
     source.take([call("S/A"), call("S/A", seconds=0.25), call("S/B", 14)], START, SECOND)
-    ((batch, *_),) = source.take_spans()
+    (sought,) = source.take_spans()
+    batch = sought.batch
     assert source.take_spans() == []
+    assert sought.requests is not None
+    assert sought.requests.begun_ns.tolist() == [0, 0, 0]
+    assert sought.requests.waiting_ns.tolist() == [1, 1, 1]
+    assert sought.requests.receiving_ns.tolist() == [SECOND // 2 - 2, SECOND // 4 - 2, SECOND // 2 - 2]
     assert batch.names == ["S/A", "S/A", "S/B"]
     assert set(batch.kinds.tolist()) == {SpanKind.SERVER if is_server else SpanKind.CLIENT}
     made = counts(source)
