@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,19 +33,13 @@ INTERVAL = 5.0
 @contextmanager
 def dnsmasq(server: NetNs, address: str, port: int) -> Iterator[None]:
     """Answers every name of shop.test."""
-    running = server.start(
+    command = [
         *("dnsmasq", "--keep-in-foreground", "--no-resolv", "--no-hosts", "--conf-file=/dev/null", "--user=root"),
         *("--pid-file", "--bind-interfaces", f"--listen-address={address}", f"--port={port}"),
         *("--log-facility=/dev/null", f"--address=/shop.test/{address}"),
-    )
-    try:
-        with server.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            while probe.connect_ex((address, port)):
-                time.sleep(0.02)
+    ]
+    with server.serving(address, port, *command):
         yield
-    finally:
-        running.kill()
-        running.wait()
 
 
 def dnsperf(client: NetNs, server: str, port: int, many: int, rate: int, folder: Path) -> dict[str, float]:

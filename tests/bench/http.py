@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
@@ -47,15 +46,8 @@ def nginx(server: NetNs, address: str, folder: Path) -> Iterator[None]:
     paths = " ".join(f"{kind}_temp_path {folder}/{kind};" for kind in kinds)
     configuration = folder / "nginx.conf"
     configuration.write_text(NGINX.format(folder=folder, paths=paths, port=PORT))
-    running = server.start("nginx", "-p", str(folder), "-c", str(configuration))
-    try:
-        with server.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            while probe.connect_ex((address, PORT)):
-                time.sleep(0.02)
+    with server.serving(address, PORT, "nginx", "-p", str(folder), "-c", str(configuration)):
         yield
-    finally:
-        running.kill()
-        running.wait()
 
 
 def h2load(client: NetNs, address: str, many: int, rate: int, folder: Path) -> dict[str, float]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,35 +95,25 @@ def test_requests_of_nginx_are_those_of_its_log(link: tuple[NetNs, NetNs, Veth],
     # A ring that holds all of them, so that no other load on the machine can make it overflow.
     ring = f"probes.dns.ring_bytes={1 << 25}"
     options = ["--interface", pair.right, "--set", f"interfaces.namespaces={right.name}", "--set", ring]
-    server = right.start(*command)
-    try:
-        with right.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            deadline = time.monotonic() + 20
-            while probe.connect_ex((pair.right_address, PORT)):
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
-        with agent(*options) as running:
-            for often, more in ((1009, ["-c3", "-m10"]), (211, ["-c1", "-m1"]), (17, ["-c1", "-m1", "/large"])):
-                paths = [more.pop()] if more[-1].startswith("/") else ["/ok?token=secret", "/gone"]
-                left.run("h2load", "-n", str(often), *more, *[f"http://{address}{path}" for path in paths])
-            log = Counter(tuple(line.split()) for line in (tmp_path / "access.log").read_text().splitlines())
-            assert sum(log.values()) == 1009 + 211 + 17
+    with right.serving(pair.right_address, PORT, *command), agent(*options) as running:
+        for often, more in ((1009, ["-c3", "-m10"]), (211, ["-c1", "-m1"]), (17, ["-c1", "-m1", "/large"])):
+            paths = [more.pop()] if more[-1].startswith("/") else ["/ok?token=secret", "/gone"]
+            left.run("h2load", "-n", str(often), *more, *[f"http://{address}{path}" for path in paths])
+        log = Counter(tuple(line.split()) for line in (tmp_path / "access.log").read_text().splitlines())
+        assert sum(log.values()) == 1009 + 211 + 17
 
-            def requests() -> Counter[tuple[str, ...]]:
-                found: Counter[tuple[str, ...]] = Counter()
-                for have, value in running.samples("http_server_request_duration_seconds_count"):
-                    if have.get("otel_metric_overflow") is None:
-                        assert have["network_protocol_version"] == "2"
-                        found[
-                            have["http_request_method"],
-                            have.get("http_response_status_code", have.get("error_type", "")),
-                        ] += int(value)
-                return +found
+        def requests() -> Counter[tuple[str, ...]]:
+            found: Counter[tuple[str, ...]] = Counter()
+            for have, value in running.samples("http_server_request_duration_seconds_count"):
+                if have.get("otel_metric_overflow") is None:
+                    assert have["network_protocol_version"] == "2"
+                    found[
+                        have["http_request_method"],
+                        have.get("http_response_status_code", have.get("error_type", "")),
+                    ] += int(value)
+            return +found
 
-            running.becomes(requests, log)
-            sizes = running.samples("http_server_response_body_size_bytes_sum")
-            assert sum(value for _, value in sizes) >= 17 * 3_000_000
-            assert "secret" not in running.get("/metrics")
-    finally:
-        server.terminate()
-        server.wait()
+        running.becomes(requests, log)
+        sizes = running.samples("http_server_response_body_size_bytes_sum")
+        assert sum(value for _, value in sizes) >= 17 * 3_000_000
+        assert "secret" not in running.get("/metrics")

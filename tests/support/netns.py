@@ -10,12 +10,15 @@ import os
 import secrets
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from otel_netmon.kernel.namespaces import find_namespace, opened_in
+
+SERVES_SECONDS = 60.0
 
 
 class LinkCounters(NamedTuple):
@@ -45,6 +48,29 @@ class NetNs:
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a program inside; the caller ends it."""
         return subprocess.Popen(self.command(*arguments))
+
+    @contextmanager
+    def serving(self, address: str, port: int, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A program inside that serves TCP there, from when it does until the end of this."""
+        running = self.start(*arguments)
+        try:
+            self.wait_for(address, port, running)
+            yield running
+        finally:
+            running.kill()
+            running.wait()
+
+    def wait_for(self, address: str, port: int, running: subprocess.Popen[bytes]) -> None:
+        """Waits until somebody accepts connections to an end; fails when a program ends before, or never does."""
+        deadline = time.monotonic() + SERVES_SECONDS
+        while True:
+            with self.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                probe.settimeout(1)
+                if not probe.connect_ex((address, port)):
+                    return
+            assert running.poll() is None, f"{running.args!r} ended: {running.returncode}"
+            assert time.monotonic() < deadline, f"{running.args!r} does not serve {address}:{port}"
+            time.sleep(0.01)
 
     def links(self) -> dict[str, dict[str, Any]]:
         """`ip -j -d link` by interface name."""

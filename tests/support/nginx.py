@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,16 +93,8 @@ def nginx(where: NetNs, address: str, sites: list[Site], folder: Path) -> Iterat
         where.command("nginx", "-c", str(file), "-p", str(folder)), stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 10
         for site in sites:
-            while True:
-                with where.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-                    probe.settimeout(1)
-                    if not probe.connect_ex((address, site.port)):
-                        break
-                assert running.poll() is None, (folder / "error.log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
+            where.wait_for(address, site.port, running)
         yield Nginx(log)
     finally:
         running.terminate()
