@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from otel_netmon.abi.enums import Direction, Ending, PortProtocol
-from otel_netmon.kernel import links, syscalls
+from otel_netmon.kernel import syscalls
 from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
-from otel_netmon.kernel.namespaces import find_namespace
 from otel_netmon.readers.maps import HashReader
 from support import frames as f
 from support.netns import NetNs, Veth, veth_pair
@@ -34,19 +33,6 @@ def tc_programs(ports: dict[int, PortProtocol]) -> Iterator[Programs]:
         programs.program("netmon_errors")
         set_message_ports(programs.loaded, ports)
         yield programs
-
-
-@contextlib.contextmanager
-def attached(programs: Programs, netns: NetNs, interface: str, direction: Direction) -> Iterator[None]:
-    found = find_namespace(netns.name)
-    assert found is not None
-    name = ("netmon_receive", "netmon_transmit")[direction]
-    link = links.attach_tcx(found, netns.index(interface), direction, programs.program(name))
-    try:
-        yield
-    finally:
-        links.detach(link)
-        found.close()
 
 
 @pytest.fixture
@@ -78,7 +64,7 @@ def test_the_error_of_another_host(
     with (
         tc_programs({0: PortProtocol.NO_PORT}) as tc,
         observed(shared={"unreachable": tc.loaded.maps["unreachable"]}) as programs,
-        attached(tc, *where, direction),
+        tc.attached(*where, {direction}),
     ):
         address = veth.right_address if version == 4 else veth.right_address6
         with near.socket(FAMILIES[version], socket.SOCK_STREAM) as client:

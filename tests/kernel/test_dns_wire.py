@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -12,9 +11,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 import pytest
 
-from otel_netmon.abi.enums import MESSAGE_BYTES_MAX, Direction, Late, MessageCount, MessageKind
-from otel_netmon.kernel import links
-from otel_netmon.kernel.namespaces import find_namespace
+from otel_netmon.abi.enums import MESSAGE_BYTES_MAX, Direction, MessageCount, MessageKind
 from otel_netmon.readers.messages import Messages
 from support import dns_messages as dns
 from support.message_programs import MessagePrograms
@@ -46,19 +43,12 @@ class Loopback(NamedTuple):
 
 @pytest.fixture
 def loopback() -> Iterator[Loopback]:
-    with namespace(ipv6=True) as netns, MessagePrograms(replay=0, sizes={"messages": 1 << 22}) as programs:
-        found = find_namespace(netns.name)
-        assert found is not None
-        made = [
-            links.attach_tcx(found, 1, direction, programs.loaded.program(name, {Late.NAMESPACE: 1}))
-            for direction, name in ((Direction.RECEIVE, "netmon_receive"), (Direction.TRANSMIT, "netmon_transmit"))
-        ]
-        try:
-            yield Loopback(netns, programs)
-        finally:
-            for link in made:
-                os.close(link)
-            found.close()
+    with (
+        namespace(ipv6=True) as netns,
+        MessagePrograms(replay=0, sizes={"messages": 1 << 22}) as programs,
+        programs.attached(netns, namespace=1),
+    ):
+        yield Loopback(netns, programs)
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 import threading
@@ -18,8 +17,6 @@ from otel_netmon.analysis.tcp_connections import Connections
 from otel_netmon.analysis.tcp_messages import stream_segments
 from otel_netmon.analysis.tls import tls_recogniser
 from otel_netmon.analysis.tls_certificates import Certificates
-from otel_netmon.kernel import links
-from otel_netmon.kernel.namespaces import find_namespace
 from support.message_programs import MessagePrograms
 from support.netns import NetNs, namespace
 from support.tls_talk import Authority
@@ -50,19 +47,12 @@ class Loopback(NamedTuple):
 
 @pytest.fixture
 def loopback() -> Iterator[Loopback]:
-    with namespace() as netns, MessagePrograms(replay=0, streams=1, sizes={"messages": 1 << 22}) as programs:
-        found = find_namespace(netns.name)
-        assert found is not None
-        made = [
-            links.attach_tcx(found, 1, direction, programs.program(name, streams=1))
-            for direction, name in ((Direction.RECEIVE, "netmon_receive"), (Direction.TRANSMIT, "netmon_transmit"))
-        ]
-        try:
-            yield Loopback(netns, programs)
-        finally:
-            for link in made:
-                os.close(link)
-            found.close()
+    with (
+        namespace() as netns,
+        MessagePrograms(replay=0, streams=1, sizes={"messages": 1 << 22}) as programs,
+        programs.attached(netns, streams=1),
+    ):
+        yield Loopback(netns, programs)
 
 
 def drain(sock: socket.socket, octets: int) -> bytes:

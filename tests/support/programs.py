@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
@@ -14,8 +14,10 @@ import numpy as np
 from otel_netmon.abi import layout
 from otel_netmon.abi.enums import Direction, Late, hook_slot
 from otel_netmon.enrich.addresses import address_text
-from otel_netmon.kernel import image, loader, syscalls
+from otel_netmon.kernel import image, links, loader, syscalls
+from otel_netmon.kernel.namespaces import find_namespace
 from otel_netmon.readers.maps import ArrayReader, HashReader
+from support.netns import NetNs
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -118,6 +120,22 @@ class Programs(AbstractContextManager["Programs"]):
     def program(self, name: str, /, **late: int) -> int:
         """The fd of a program with these late constants, named as in Late without regard to case."""
         return self.loaded.program(name, {Late[constant.upper()]: value for constant, value in late.items()})
+
+    @contextmanager
+    def attached(
+        self, netns: NetNs, interface: str = "lo", directions: Iterable[Direction] = Direction, **late: int
+    ) -> Iterator[None]:
+        """The programs at an interface of a network namespace, as long as this lasts; late: as in ``program``."""
+        found = find_namespace(netns.name)
+        assert found is not None
+        names = {Direction.RECEIVE: "netmon_receive", Direction.TRANSMIT: "netmon_transmit"}
+        with ExitStack() as stack:
+            stack.callback(found.close)
+            for direction in directions:
+                program = self.program(names[direction], **late)
+                link = links.attach_tcx(found, netns.index(interface), direction, program)
+                stack.callback(links.detach, link)
+            yield
 
     def runner(self, name: str = "netmon_receive", /, **late: int) -> syscalls.TestRun:
         """What runs a tc program; the same one for the same program."""
