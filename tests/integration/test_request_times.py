@@ -20,6 +20,7 @@ from support.agent import agent
 from support.netns import NetNs, Veth, veth_pair
 from support.otlp_receiver import Receiver, http_receiver, wait_until
 from support.socket_programs import cgroup
+from support.tls_talk import Authority
 
 pytestmark = pytest.mark.kernel
 
@@ -27,14 +28,20 @@ HTTP_PORT, DNS_PORT = 8088, 53
 CONNECTIONS = 5
 NAME = "shop.request-times.example"
 A_SECONDS, AAAA_SECONDS, WAITING_SECONDS, RECEIVING_SECONDS = 0.013, 0.041, 0.053, 0.029
+PARTS = ("dns", "connect", "tls", "sending", "waiting", "receiving")
 SERVER_KIND, CLIENT_KIND = 2, 3
 
 SERVER = """
-import json, socket, sys, threading, time
-address, http_port, dns_port, answers, waiting, receiving = json.loads(sys.argv[1])
+import json, socket, ssl, sys, threading, time
+address, http_port, dns_port, answers, waiting, receiving, certificate = json.loads(sys.argv[1])
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+if certificate:
+    context.load_cert_chain(certificate)
 
 def web(connection):
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if certificate:
+        connection = context.wrap_socket(connection, server_side=True)
     while connection.recv(65536):
         time.sleep(waiting)
         connection.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 10\\r\\n\\r\\nfirst")
@@ -62,8 +69,10 @@ while True:
 """
 
 CLIENT = """
-import json, socket, struct, sys, time
-address, http_port, dns_port, queries, connections = json.loads(sys.argv[1])
+import json, socket, ssl, struct, sys, time
+address, http_port, dns_port, queries, connections, secure = json.loads(sys.argv[1])
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
 def fetch(sock):
     begun = time.monotonic()
@@ -85,6 +94,9 @@ for number in range(connections):
     with socket.create_connection((address, http_port), 10) as sock:
         connected = time.monotonic()
         told = {"port": sock.getsockname()[1], "dns": named - begun, "connect": connected - named}
+        if secure:
+            sock = context.wrap_socket(sock)
+            told["tls"] = time.monotonic() - connected
         told["requests"] = [fetch(sock), fetch(sock)]
         information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
         told["retransmits"] = struct.unpack_from("I", information, 100)[0]  # tcpi_total_retrans
@@ -149,7 +161,12 @@ def requests(receiver: Receiver) -> dict[int, list[Told]]:
 
 
 def run_all(
-    client_at: NetNs, server_at: NetNs, address: str, folders: Sequence[Path], settings: Sequence[str]
+    client_at: NetNs,
+    server_at: NetNs,
+    address: str,
+    folders: Sequence[Path],
+    settings: Sequence[str],
+    certificate: str = "",
 ) -> tuple[list[dict[str, Any]], dict[int, list[Told]], dict[int, int]]:
     """What the client measured of each connection, the spans, and the pid of each kind."""
     queries = [dns_messages.query(0, NAME, kind).hex() for kind in (dns_messages.A, dns_messages.AAAA)]
@@ -158,17 +175,18 @@ def run_all(
     answers = ((dns_messages.A, A_SECONDS, a.hex()), (dns_messages.AAAA, AAAA_SECONDS, aaaa.hex()))
     every = ("spans.share=1", "spans.limit_per_second=10000", "spans.slow_seconds=1000", *settings)
     words = [word for each in every for word in ("--set", each)]
-    arguments = (address, HTTP_PORT, DNS_PORT)
+    arguments, waits = (address, HTTP_PORT, DNS_PORT), (WAITING_SECONDS, RECEIVING_SECONDS)
+    number = 2 * CONNECTIONS * (2 if certificate else 1)  # in plaintext client and server tell theirs
     with (
         http_receiver() as receiver,
         agent(*words, "--otlp-endpoint", receiver.endpoint, otlp=True),
-        process(server_at, folders[1], SERVER, *arguments, answers, WAITING_SECONDS, RECEIVING_SECONDS) as server,
+        process(server_at, folders[1], SERVER, *arguments, answers, *waits, certificate) as server,
     ):
         assert line_of(server) == "ready"
-        with process(client_at, folders[0], CLIENT, *arguments, queries, CONNECTIONS) as client:
+        with process(client_at, folders[0], CLIENT, *arguments, queries, CONNECTIONS, bool(certificate)) as client:
             measured = [json.loads(line_of(client)) for _ in range(CONNECTIONS)]
             assert line_of(client) == "done"
-            wait_until(lambda: sum(map(len, requests(receiver).values())) >= 2 * CONNECTIONS, 60)
+            wait_until(lambda: sum(map(len, requests(receiver).values())) >= number, 60)
             return measured, requests(receiver), {CLIENT_KIND: client.pid, SERVER_KIND: server.pid}
 
 
@@ -211,6 +229,32 @@ def test_what_took_the_time(place: str, link: tuple[NetNs, NetNs, Veth]) -> None
             parts = ["connect", "sending", "waiting", "receiving"]
         assert first.seconds("total") == pytest.approx(sum(first.seconds(part) or 0 for part in parts))
         assert [second.seconds(part) for part in ("dns", "connect", "tls")] == [None] * 3
+
+
+def test_what_took_the_time_through_tls(link: tuple[NetNs, NetNs, Veth], tmp_path: Path) -> None:
+    near, far, pair = link
+    certificate = str(Authority(tmp_path).issue([NAME]))
+    with cgroup() as of_client, cgroup() as of_server:
+        settings = [f"interfaces.namespaces={near.name}", f"interfaces.include={pair.left}"]
+        settings.append("probes.tls_plaintext=openssl")
+        folders = (of_client, of_server)
+        measured, spans, pids = run_all(near, far, pair.right_address, folders, settings, certificate)
+    assert sorted(spans) == sorted(each["port"] for each in measured)
+    for each in measured:
+        for kind in (CLIENT_KIND, SERVER_KIND):
+            first, second = [told for told in spans[each["port"]] if told.kind == kind]
+            assert {first.pid, second.pid} == {pids[kind]}
+            for told in (first, second):
+                assert told.attributes["url.scheme"] == "https"
+                # A write is told when it returns, which may be after the other side has begun to wait.
+                assert is_between(WAITING_SECONDS / 2, told.seconds("waiting"), max(each["requests"]))
+                assert is_between(RECEIVING_SECONDS / 2, told.seconds("receiving"), max(each["requests"]))
+            assert is_between(1e-6, first.seconds("tls"), each["tls"])
+            assert is_between(1e-6, first.seconds("connect"), each["connect"] + each["tls"])
+            assert first.seconds("total") == pytest.approx(sum(first.seconds(part) or 0 for part in PARTS))
+            assert [second.seconds(part) for part in ("dns", "connect", "tls")] == [None] * 3
+            if kind == CLIENT_KIND:
+                assert is_between(AAAA_SECONDS, first.seconds("dns"), each["dns"])
 
 
 def test_what_was_sent_again(link: tuple[NetNs, NetNs, Veth]) -> None:
