@@ -61,11 +61,13 @@ class WaitingAnswers:
 
     Attributes:
         cgroups: who knows the cgroups of clients; None where nobody does.
-        unattributed: answers that had to be taken, for want of room, before their clients' cgroups could be known.
+        taken: answers that were given on, those that were alike as one.
+        unattributed: of them, those that had to be for want of room before their clients' cgroups could be known.
     """
 
     def __init__(self, together_ns: int) -> None:
         self.cgroups: Cgroups | None = None
+        self.taken = 0
         self.unattributed = 0
         self._together_ns = together_ns
         self._waiting: list[npt.NDArray[Any]] = []
@@ -158,6 +160,7 @@ class WaitingAnswers:
         return rows
 
     def _taught(self, rows: npt.NDArray[Any]) -> list[Taught]:
+        self.taken += len(rows)
         rows = _merged(rows, _client(rows), self._together_ns)
         rows = rows[np.argsort(rows["until_ns"], kind="stable")]
         clients = np.ascontiguousarray(rows["ends"]["local"]).tobytes()

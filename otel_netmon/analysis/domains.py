@@ -71,9 +71,9 @@ class DomainCache:
         return self._number
 
     @property
-    def unattributed(self) -> int:
-        """Answers that were taken before it could be known whose they were, because too many waited."""
-        return self._waiting.unattributed
+    def answers(self) -> tuple[int, int]:
+        """Answers that were taken, and those of them that were before it could be known whose they are: too many waited."""
+        return self._waiting.taken, self._waiting.unattributed
 
     def set_cgroups(self, cgroups: Cgroups) -> None:
         """Takes who knows the cgroups of clients by the ends of their lookups."""

@@ -127,7 +127,8 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         ),
         "netmon.domain": Attribute(
             "Name behind an address, folded to its registered domain or to probes.dns.name_labels; `(several)` where the address "
-            "had several that have none in common.",
+            "had several that have none in common. It is what the cgroup of the client was told; where that is not known or was told "
+            "nothing, what clients with its address were told, else what anybody was. Also on spans of connections that were made.",
             str,
             ("example.com", "(several)"),
             "netmon",
@@ -182,7 +183,7 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
         "netmon.stage": Attribute(
             "Stage of the pipeline.",
             str,
-            ("kernel", "ring", "decode", "identity", "active", "sampling", "queue", "spool", "export"),
+            ("kernel", "ring", "decode", "identity", "domains", "active", "sampling", "queue", "spool", "export"),
             "netmon",
         ),
         "netmon.outcome": Attribute("What became of the items.", str, ("delivered", "dropped"), "netmon"),

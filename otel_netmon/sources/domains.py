@@ -26,6 +26,7 @@ from otel_netmon.otel.points import NumberSeries, Points
 from otel_netmon.otel.series import Diversity
 from otel_netmon.otel.series_sets import OVERFLOW, SeriesSets
 from otel_netmon.otel.spans import SpanBatch
+from otel_netmon.selfmon.status import StageStatus
 from otel_netmon.sources.connections import ConnectionSpans
 
 SEVERAL = "(several)"
@@ -171,6 +172,17 @@ class DomainSource:
         return {
             metric: NumberSeries(sets, start, np.concatenate([reading.rest[:, counter], reading.values[counter]]))
             for metric, counter in (("netmon.domain.io", _OCTETS), ("netmon.domain.connections", _CONNECTIONS))
+        }
+
+    def stages(self) -> dict[tuple[str, str], StageStatus]:
+        """What became of answers and of the names that they told."""
+        taken, unattributed = self._cache.answers
+        learned, evicted = (self._cache.counts[what] for what in ("learned", "evicted"))
+        return {
+            ("domains", "dns_answers"): StageStatus(
+                delivered=taken - unattributed, dropped={"before_its_cgroup": unattributed}
+            ),
+            ("domains", "names"): StageStatus(delivered=learned - evicted, dropped={"cache_full": evicted}),
         }
 
     def state(self) -> dict[str, dict[str, Any]]:

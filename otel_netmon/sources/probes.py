@@ -258,7 +258,7 @@ class Sources:
         stages: dict[tuple[str, str], StageStatus] = {}
         if self.flows is not None:
             stages["kernel", "packets"] = self.flows.stage()
-        for source in (self.messages, self.plaintext, self.connections):
+        for source in (self.messages, self.plaintext, self.connections, self._domains):
             if source is not None:
                 stages |= source.stages()
         if self.messages is not None or self.connections is not None:

@@ -184,6 +184,19 @@ def test_an_address_with_several_names_says_so(world: World) -> None:
     assert world.io == {domain(SEVERAL, "transmit"): 11, domain("cdn.example", "transmit"): 13}
 
 
+def test_what_was_forgotten_for_want_of_room_is_counted(world: World) -> None:
+    world.cache = DomainCache(lives_max=2)
+    world.source = world.fresh()
+    for number, server in enumerate((WEB, OTHER, UNKNOWN)):
+        world.learn(f"n{number}.example", server)
+    world.flows((WEB, TRANSMIT, 11, T), (OTHER, TRANSMIT, 13, T))
+    assert world.io == {domain("n1.example", "transmit"): 13}
+    assert world.source.stages() == {
+        ("domains", "dns_answers"): {"delivered": 3, "dropped": {"before_its_cgroup": 0}},
+        ("domains", "names"): {"delivered": 2, "dropped": {"cache_full": 1}},
+    }
+
+
 def test_what_has_no_place_is_in_the_rest_of_its_direction() -> None:
     world = World(limit=1)
     world.learn("www.shop.example", WEB)

@@ -196,7 +196,7 @@ def test_answers_wait_for_the_cgroup_of_who_asked(cache: DomainCache) -> None:
     assert names(cache, WEB, cgroup=44) == ("d.example",)
     assert names(cache, WEB, cgroup=33) == ("d.example", "c.example", "b.example", "a.example")
     assert len(sockets.asked) == 4
-    assert cache.unattributed == 0
+    assert cache.answers == (4, 0)
 
 
 def test_more_answers_than_can_wait_are_taken_with_what_is_known(
@@ -208,11 +208,11 @@ def test_more_answers_than_can_wait_are_taken_with_what_is_known(
     cache.set_cgroups(sockets)
     for port in range(1, 66):
         heard(cache, (T, a_example(WEB), CLIENT, 0), destination_port=port)
-    assert (len(cache._waiting), cache.unattributed) == (25, 0)
+    assert (len(cache._waiting), cache.answers) == (25, (40, 0))
     assert cache.counts == {"learned": 1}
     for port in range(100, 140):
         heard(cache, (T, a_example(OTHER), CLIENT, 0), destination_port=port)
-    assert (len(cache._waiting), cache.unattributed) == (0, 65)
+    assert (len(cache._waiting), cache.answers) == (0, (105, 65))
     assert names(cache, WEB, cgroup=11) == names(cache, OTHER, cgroup=11) == ("a.example",)
     assert len(cache) == 3
 
@@ -228,7 +228,7 @@ def test_many_that_are_alike_wait_as_one(cache: DomainCache, monkeypatch: pytest
     sockets.known = {1000: 11, 1001: 11, 1002: 22}
     assert names(cache, WEB, T + 99 * SECOND, cgroup=22) == ("a.example",)
     assert {port for port, *_ in sockets.asked} == {1000, 1001, 1002}
-    assert (cache.counts, cache.unattributed) == ({"learned": 2}, 0)
+    assert (cache.counts, cache.answers[1]) == ({"learned": 2}, 0)
 
 
 def test_a_name_that_is_asked_for_is_kept(cache: DomainCache) -> None:
@@ -437,7 +437,7 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch, different: int) 
         ]
         cache.learn_many(analysis.update(messages(*records), open_queries(), T).answered)
         assert len(cache._waiting) <= 64
-    assert cache.unattributed == 0  # nobody could tell
+    assert cache.answers[1] == 0  # nobody could tell
     assert len(cache) == different
     for number in range(different):
         for seconds, alive in ((-1, False), (0, True), (122, True), (123, False)):
