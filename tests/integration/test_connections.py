@@ -239,7 +239,9 @@ def test_the_counts_by_state_are_those_of_ss_at_fifty_moments_of_churn() -> None
     with veth_pair() as (left, right, pair), cgroup() as folder:
         quick_to_give_up(left, "left")
         for netns in (left, right):
-            netns.run("sysctl", "-qw", "net.ipv4.tcp_fin_timeout=600")  # what nobody accepts stays half closed meanwhile
+            netns.run(
+                "sysctl", "-qw", "net.ipv4.tcp_fin_timeout=600"
+            )  # what nobody accepts stays half closed meanwhile
         right.run("iptables", "-A", "INPUT", "-p", "tcp", "--dport", str(SILENT_PORT), "-j", "DROP")
         with worker(folder, left) as client, worker(folder, right) as server:
             port = server.do("listen", family=4, address="")["port"]
@@ -289,43 +291,39 @@ def test_process_and_container_of_connections_that_live_briefly(seconds: float, 
     """Each of a process of its own, which ends with it; in a container by the name of its cgroup."""
     container = secrets.token_hex(32)
     many = 101
-    folder = root_cgroup() / f"docker-{container}.scope"
-    folder.mkdir()
-    try:
-        with veth_pair() as (left, right, pair), worker(folder, right) as server, observing() as (running, receiver):
-            port = server.do("listen", family=4, address="")["port"]
-            server.tell("accept", port=port, count=many)
-            script = f'echo $$ > "{folder}/cgroup.procs" && exec "$@"'
-            line = ["sh", "-c", script, "sh", sys.executable, "-S", "-c", SHORT_LIFE, pair.right_address, str(port)]
-            owners: dict[int, int] = {}
-            for _ in range(many):
-                pid, local = left.run(*line, str(seconds)).split()
-                owners[int(local)] = int(pid)
-            server.done()
+    with (
+        cgroup(name=f"docker-{container}.scope") as folder,
+        veth_pair() as (left, right, pair),
+        worker(folder, right) as server,
+        observing() as (running, receiver),
+    ):
+        port = server.do("listen", family=4, address="")["port"]
+        server.tell("accept", port=port, count=many)
+        script = f'echo $$ > "{folder}/cgroup.procs" && exec "$@"'
+        line = ["sh", "-c", script, "sh", sys.executable, "-S", "-c", SHORT_LIFE, pair.right_address, str(port)]
+        owners: dict[int, int] = {}
+        for _ in range(many):
+            pid, local = left.run(*line, str(seconds)).split()
+            owners[int(local)] = int(pid)
+        server.done()
 
-            def told() -> dict[int, dict[str, Any]]:
-                return {
-                    attributes["client.port"]: resource
-                    for resource, attributes, span in spans(receiver)
-                    if attributes["server.port"] == port and span.kind == 3
-                }
+        def told() -> dict[int, dict[str, Any]]:
+            return {
+                attributes["client.port"]: resource
+                for resource, attributes, span in spans(receiver)
+                if attributes["server.port"] == port and span.kind == 3
+            }
 
-            running.wait(lambda: len(told()) == len(owners), SECONDS, "a span of each")
-            found = told()
-            right_ones = [
-                local
-                for local, pid in owners.items()
-                if found[local].get("process.pid") == pid and found[local].get("container.id") == container
-            ]
-            assert len(right_ones) >= part * len(owners)
-            wrong = {local: found[local].get("process.pid") for local in owners.keys() - set(right_ones)}
-            assert not any(wrong.values()), "a guess"
-    finally:
-        deadline = time.monotonic() + 10
-        while folder.exists():
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-            assert time.monotonic() < deadline
+        running.wait(lambda: len(told()) == len(owners), SECONDS, "a span of each")
+        found = told()
+        right_ones = [
+            local
+            for local, pid in owners.items()
+            if found[local].get("process.pid") == pid and found[local].get("container.id") == container
+        ]
+        assert len(right_ones) >= part * len(owners)
+        wrong = {local: found[local].get("process.pid") for local in owners.keys() - set(right_ones)}
+        assert not any(wrong.values()), "a guess"
 
 
 def probe(running: Agent) -> dict[str, Any]:
@@ -374,39 +372,31 @@ def test_only_the_processes_of_the_chosen_cgroup_are_followed() -> None:
 
 def test_a_cgroup_with_an_odd_name_does_no_harm() -> None:
     parent = root_cgroup()
-    folder = parent / f'odd "\\ {secrets.token_hex(4)} \udcff'
-    folder.mkdir()
-    try:
-        with (
-            veth_pair() as (left, right, pair),
-            agent(*options(), interval=0.2) as running,
-            worker(parent, right) as server,
-        ):
-            port = server.do("listen", family=4, address="")["port"]
-            server.tell("accept", port=port, count=7)
-            with subprocess.Popen(
-                left.command(sys.executable, "-m", "support.socket_worker"), stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent,
-            ) as client:  # fmt: skip
-                (folder / "cgroup.procs").write_text(str(client.pid))
-                assert client.stdin is not None
-                assert client.stdout is not None
-                client.stdout.readline()
-                order = {"do": "connect", "family": 4, "address": pair.right_address, "port": port, "count": 7}
-                client.stdin.write(json.dumps(order) + "\n")
-                client.stdin.flush()
-                client.stdout.readline()
-                client.stdin.close()
-            server.done()
-            name = "netmon_tcp_handshake_duration_seconds_count"
-            running.wait(lambda: running.total(name, server_port=str(port)) == 14, SECONDS, "the connections")
-            assert probe(running)["state"] == "ok"
-    finally:
-        deadline = time.monotonic() + 10
-        while folder.exists():
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-            assert time.monotonic() < deadline
+    with (
+        cgroup(parent, f'odd "\\ {secrets.token_hex(4)} \udcff') as folder,
+        veth_pair() as (left, right, pair),
+        agent(*options(), interval=0.2) as running,
+        worker(parent, right) as server,
+    ):
+        port = server.do("listen", family=4, address="")["port"]
+        server.tell("accept", port=port, count=7)
+        with subprocess.Popen(
+            left.command(sys.executable, "-m", "support.socket_worker"), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent,
+        ) as client:  # fmt: skip
+            (folder / "cgroup.procs").write_text(str(client.pid))
+            assert client.stdin is not None
+            assert client.stdout is not None
+            client.stdout.readline()
+            order = {"do": "connect", "family": 4, "address": pair.right_address, "port": port, "count": 7}
+            client.stdin.write(json.dumps(order) + "\n")
+            client.stdin.flush()
+            client.stdout.readline()
+            client.stdin.close()
+        server.done()
+        name = "netmon_tcp_handshake_duration_seconds_count"
+        running.wait(lambda: running.total(name, server_port=str(port)) == 14, SECONDS, "the connections")
+        assert probe(running)["state"] == "ok"
 
 
 def test_a_pipeline_that_is_killed_tells_every_connection_once_or_as_lost() -> None:

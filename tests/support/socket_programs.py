@@ -31,9 +31,9 @@ TESTS = Path(__file__).resolve().parent.parent
 
 
 @contextlib.contextmanager
-def cgroup(parent: Path | None = None) -> Iterator[Path]:
+def cgroup(parent: Path | None = None, name: str = "") -> Iterator[Path]:
     """A new cgroup v2, below another or the root."""
-    made = (parent or root_cgroup()) / f"nm{secrets.token_hex(5)}"
+    made = (parent or root_cgroup()) / (name or f"nm{secrets.token_hex(5)}")
     made.mkdir()
     try:
         yield made
