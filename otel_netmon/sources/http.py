@@ -98,6 +98,7 @@ class HttpSource:
 
     def begin_cycle(self, requests: int, rpc_server: int, rpc_client: int) -> None:
         """Begins to read what is told, of so many series at most."""
+        self._counted_ns = 0  # the next records count at once: their spans are told with this reading
         wanted = [side.wanted for side in self._sides.values()]
         server = min(wanted[0], max(requests - wanted[1], requests // 2))
         for side, limit in zip(SIDES, (server, min(wanted[1], requests - server)), strict=True):

@@ -215,6 +215,14 @@ def test_spans_know_when_the_request_before_them_began() -> None:
     }  # fmt: skip
 
 
+def test_spans_of_what_is_read_with_a_cycle_are_told_with_it() -> None:
+    probe = Probe().take(event())
+    assert len(probe.source.take_spans()) == 1
+    assert probe.take(event()).source.take_spans() == [], "few records wait for more"
+    probe.source.begin_cycle(100, 100, 100)
+    assert sum(len(each.batch) for each in probe.take(event()).source.take_spans()) == 2
+
+
 def test_losses_of_the_kernel() -> None:
     probe = Probe()
     probe.ring.counts |= {
