@@ -73,7 +73,7 @@ class Supervisor:
         self._child_started = 0.0
         self._failures = 0
         self._restart_at: float | None = None
-        self._images = Images({}, {}, {})
+        self._images = Images({}, {}, {}, {})
         self._attached = contextlib.ExitStack()
         self._leave_to_parent: tuple[Callable[[], None], ...] = ()
 
@@ -402,11 +402,13 @@ class Supervisor:
             return
         probes = []
         tc, enabled = tuple(TC_HOOKS), self._config.probes
+        by_interface = partial(self._attachments.state, tc)
+        messages = by_interface if self._config.messages.vantage == "interface" else self._sockets.message_state
         for name, on, attached_state in (
-            ("flows", enabled.flows.enabled, partial(self._attachments.state, tc)),
-            ("dns", enabled.dns.enabled, partial(self._attachments.state, tc)),
-            ("tls", enabled.tls.enabled, partial(self._attachments.state, tc)),
-            ("http", enabled.http.enabled, partial(self._attachments.state, tc)),
+            ("flows", enabled.flows.enabled, by_interface),
+            ("dns", enabled.dns.enabled, messages),
+            ("tls", enabled.tls.enabled, messages),
+            ("http", enabled.http.enabled, messages),
             ("xdp", enabled.xdp.enabled, partial(self._attachments.state, ("xdp",))),
             ("interfaces", enabled.interfaces.enabled, partial(self._attachments.state, ())),
             ("connections", enabled.connections.enabled, self._sockets.state),
@@ -420,6 +422,8 @@ class Supervisor:
                 state = ("off", *self._images.failed[name])
             else:
                 state = attached_state()
+                if state[0] == "ok" and name in self._images.degraded:
+                    state = ("degraded", *self._images.degraded[name])
             probes.append({"name": name, "state": state[0], "reason": state[1], "detail": state[2]})
         attached = self._attachments.table
         rows = [

@@ -11,7 +11,7 @@ from otel_netmon.kernel import links
 from otel_netmon.kernel.cgroup import find_cgroup2
 from otel_netmon.kernel.image import CGROUP_HOOKS
 from otel_netmon.kernel.loader import LoadedImage
-from otel_netmon.loading import wakeup_bytes
+from otel_netmon.loading import socket_constants
 from otel_netmon.probes.connections import CONNECTIONS
 
 ORDER = CONNECTIONS.programs
@@ -47,7 +47,7 @@ class CgroupAttachments:
         probe = config.probes.connections
         mount = find_cgroup2() if probe.cgroup is None else None
         self.path = probe.cgroup or (mount.path if mount is not None else "")
-        late = {Late.WAKEUP: wakeup_bytes(probe.ring_bytes)}
+        late = socket_constants(config, image)
         try:
             cgroup = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
@@ -77,6 +77,15 @@ class CgroupAttachments:
         except links.Refused as refused:
             return refused.reason
         return ATTACHED
+
+    def message_state(self) -> tuple[str, str, str]:
+        """State of the probes that look for messages here, likewise: without one direction of packets there are none."""
+        refused = {hook: self.hooks.get(hook, "needs_sockops") for hook in ("ingress", "egress")}
+        refused = {hook: reason for hook, reason in refused.items() if reason != ATTACHED}
+        if not refused:
+            return "ok", "", ""
+        detail = "; ".join(f"{hook}: {reason}" for hook, reason in refused.items())
+        return "off", next(iter(refused.values())), detail
 
     def state(self) -> tuple[str, str, str]:
         """State of the probe: ok, degraded or off; a reason; a detail for people."""

@@ -16,9 +16,11 @@ from otel_netmon.kernel.hooks import TC_HOOKS, interface_constants
 from otel_netmon.kernel.image import CGROUP_HOOKS, TAIL_CALLS
 from otel_netmon.kernel.messages import (
     DNS_PORTS,
+    DNS_PROGRAM,
     HTTP2_PROGRAM,
     HTTP_CONNECTIONS_MAX,
     HTTP_PROGRAM,
+    MESSAGE_IMAGES,
     STREAM_PROGRAM,
     set_message_ports,
 )
@@ -41,11 +43,13 @@ class Images(NamedTuple):
         loaded: images in the kernel, by the name of their file in bpf/.
         origins: where each came from: shipped, cache or compiled.
         failed: probes that the kernel refuses: a reason and a detail.
+        degraded: probes of which it refuses a part, likewise.
     """
 
     loaded: dict[str, loader.LoadedImage]
     origins: dict[str, str]
     failed: dict[str, tuple[str, str]]
+    degraded: dict[str, tuple[str, str]]
 
     def close(self) -> None:
         """Gives maps and programs back."""
@@ -70,7 +74,7 @@ def load_images(config: Config, journal: Journal) -> Images:
         ImageError: an image is neither there nor can be made.
     """
     loader.require_privilege()
-    images = Images({}, {}, {})
+    images = Images({}, {}, {}, {})
     try:
         for needed in _needed(config, images):
             try:
@@ -153,18 +157,18 @@ SHARED_MAPS = frozenset({"unreachable"})
 
 def _tc_sizes(config: Config) -> dict[str, int]:
     """Entries of the maps of tc_monitor; what belongs to a probe that is off takes next to nothing."""
-    probes = config.probes
+    return {"flow_table": config.probes.flows.table_entries, **_message_sizes(config, "tc_monitor")}
+
+
+def _message_sizes(config: Config, name: str) -> dict[str, int]:
+    """Entries of the maps for messages in an image."""
+    here = _message_probes(config) if MESSAGE_IMAGES[config.messages.vantage] == name else []
     sizes = {
-        "flow_table": probes.flows.table_entries,
-        "messages": probes.dns.ring_bytes,
-        "http_connections": HTTP_CONNECTIONS_MAX,
+        "messages": config.probes.dns.ring_bytes if here else mmap.PAGESIZE,
+        "http_connections": HTTP_CONNECTIONS_MAX if "http" in here else 1,
     }
-    if not probes.dns.enabled:
+    if "dns" not in here:
         sizes["dns_cache"] = 1
-    if not probes.http.enabled:
-        sizes["http_connections"] = 1
-    if not (probes.dns.enabled or probes.tls.enabled or probes.http.enabled):
-        sizes["messages"] = mmap.PAGESIZE
     return sizes
 
 
@@ -177,43 +181,83 @@ def _socket_sizes(config: Config) -> dict[str, int]:
         "udp_stats": max(probe.table_entries // UDP_SHARE, 1),
         "connections": probe.ring_bytes,
         "udp_records": max(probe.ring_bytes // UDP_SHARE, mmap.PAGESIZE),
+        **_message_sizes(config, "socket_monitor"),
+        **_stream_sizes(config),
     }
 
 
+def _stream_sizes(config: Config) -> dict[str, int]:
+    """Entries of the maps for messages that only socket_monitor has."""
+    if MESSAGE_IMAGES[config.messages.vantage] == "socket_monitor" and _message_probes(config):
+        return {"socket_streams": config.probes.connections.table_entries}
+    return {"socket_streams": 1, "datagram_streams": 1, "told_clients": 1, "message_scratch": 1}
+
+
 def _let_into_messages(config: Config, images: Images, journal: Journal) -> None:
-    """Lets tc_monitor call the programs that look into packets; where the kernel refuses one, flows are counted all the same."""
-    tc = images.loaded.get("tc_monitor")
+    """Lets the programs of the vantage call those that look into packets; where the kernel refuses one, the rest runs."""
     probes = config.probes
+    tc = images.loaded.get("tc_monitor")
+    seen_by = images.loaded.get(MESSAGE_IMAGES[config.messages.vantage])
     ports: dict[int, PortProtocol] = {}
-    if tc is None:
-        for name, enabled in (("dns", probes.dns.enabled), ("tls", probes.tls.enabled), ("http", probes.http.enabled)):
-            if enabled:
-                images.failed[name] = ("needs_flows", "the programs of probes.flows call it, and that probe is off")
-        return
-    wakeup = wakeup_bytes(probes.dns.ring_bytes)
-    if probes.tls.enabled or probes.http.enabled:
-        _let_into_streams(tc, config, images, journal, wakeup)
-    if probes.dns.enabled:
-        try:
-            tc.program("netmon_dns", {Late.WAKEUP: wakeup})
-            ports |= {**DNS_PORTS, **{int(port): PortProtocol.DNS for port in config.probes.dns.ports}}
-        except NetmonError as error:
-            _refused(images, journal, "dns", error)
+    if seen_by is None:
+        for name in _message_probes(config):
+            images.failed[name] = _NEEDS[config.messages.vantage]
+    else:
+        wakeup = wakeup_bytes(probes.dns.ring_bytes)
+        if probes.tls.enabled or probes.http.enabled:
+            _let_into_streams(seen_by, config, images, journal, wakeup)
+        if probes.dns.enabled:
+            try:
+                seen_by.program(DNS_PROGRAM, {Late.WAKEUP: wakeup})
+                ports = {**DNS_PORTS, **{int(port): PortProtocol.DNS for port in config.probes.dns.ports}}
+                if seen_by is not tc:
+                    set_message_ports(seen_by, ports)
+            except (NetmonError, OSError) as error:
+                _refused(images, journal, "dns", error)
+    if tc is not None:
+        _let_into_interfaces(tc, ports if seen_by is tc else {}, images, journal)
+    if seen_by is not None and seen_by is not tc:
+        _load_socket_hooks(seen_by, config, images, journal)
+
+
+_NEEDS = {
+    "interface": ("needs_flows", "the programs of probes.flows call it, and that probe is off"),
+    "host": (
+        "needs_connections",
+        "the programs of probes.connections call it (messages.vantage), and that probe is off",
+    ),
+}
+
+
+def _message_probes(config: Config) -> list[str]:
+    """The probes that are to look into packets."""
+    probes = config.probes
+    every = (("dns", probes.dns.enabled), ("tls", probes.tls.enabled), ("http", probes.http.enabled))
+    return [name for name, enabled in every if enabled]
+
+
+def _let_into_interfaces(
+    tc: loader.LoadedImage, ports: Mapping[int, PortProtocol], images: Images, journal: Journal
+) -> None:
+    """Has tc_monitor look at packets of these ports, and at ICMP errors where connections are followed."""
+    looked_at = dict(ports)
     if "socket_monitor" in images.loaded:
         try:
             tc.program("netmon_errors")
-            ports[0] = PortProtocol.NO_PORT
+            looked_at[0] = PortProtocol.NO_PORT
         except NetmonError as error:  # connections are followed without ICMP errors of other hosts
             journal.warning("program.refused", program="netmon_errors", probe="connections", detail=str(error))
-    if ports:
+    if looked_at:
         try:
-            set_message_ports(tc, ports)
+            set_message_ports(tc, looked_at)
         except OSError as error:
             _refused(images, journal, "dns", error)
 
 
-def _let_into_streams(tc: loader.LoadedImage, config: Config, images: Images, journal: Journal, wakeup: int) -> None:
-    """Lets tc_monitor call the programs for what is told by its content; of TLS nothing leaves the kernel where that probe is off."""
+def _let_into_streams(
+    seen_by: loader.LoadedImage, config: Config, images: Images, journal: Journal, wakeup: int
+) -> None:
+    """Lets in the programs for what is told by its content; of TLS nothing leaves the kernel where that probe is off."""
     probes = config.probes
     http = probes.http.enabled
     late = {
@@ -223,20 +267,56 @@ def _let_into_streams(tc: loader.LoadedImage, config: Config, images: Images, jo
     }
     if http:
         try:
-            tc.program(HTTP_PROGRAM, late)
-            tc.program(HTTP2_PROGRAM, late)
+            seen_by.program(HTTP_PROGRAM, late)
         except NetmonError as error:
             _refused(images, journal, "http", error)
             http = False
             late[Late.HTTP] = 0
+    if http:
+        try:
+            seen_by.program(HTTP2_PROGRAM, late)
+        except NetmonError as error:  # a call of it finds nothing: connections of HTTP/2 are not followed
+            detail = f"HTTP/2 and gRPC are not followed: {error}"
+            images.degraded["http"] = ("kernel_refuses", detail)
+            journal.error("probe.degraded", probe="http", reason="kernel_refuses", detail=detail)
     if not (http or probes.tls.enabled):
         return
     try:
-        tc.program(STREAM_PROGRAM, late)
+        seen_by.program(STREAM_PROGRAM, late)
     except NetmonError as error:
         for name, enabled in (("tls", probes.tls.enabled), ("http", http)):
             if enabled:
                 _refused(images, journal, name, error)
+
+
+def socket_constants(config: Config, image: loader.LoadedImage) -> dict[Late, int]:
+    """Gives the late constants of the programs at sockets."""
+    probes = config.probes
+    late = {Late.WAKEUP: wakeup_bytes(probes.connections.ring_bytes)}
+    streams = image.runs(STREAM_PROGRAM)
+    if streams or image.runs(DNS_PROGRAM):
+        late[Late.MESSAGES] = 1
+        late[Late.STREAMS] = int(streams)
+        late[Late.HTTP] = int(image.runs(HTTP_PROGRAM))
+        late[Late.HANDSHAKE_BYTES] = probes.tls.handshake_bytes if probes.tls.enabled else 0
+    return late
+
+
+def _load_socket_hooks(sockets: loader.LoadedImage, config: Config, images: Images, journal: Journal) -> None:
+    """Loads what looks for messages at sockets; where the kernel refuses it, connections are followed without."""
+    late = socket_constants(config, sockets)
+    if Late.MESSAGES not in late:
+        return
+    try:
+        for program in ("netmon_sockops", "netmon_ingress", "netmon_egress", "netmon_release"):
+            sockets.program_that_fits(program, late)
+    except NetmonError as error:
+        if error.exit_code == 77:
+            raise
+        for name in _message_probes(config):
+            _refused(images, journal, name, error)
+        for program in (DNS_PROGRAM, STREAM_PROGRAM, HTTP_PROGRAM, HTTP2_PROGRAM):
+            sockets.unload(program)
 
 
 def _let_into_plaintext(config: Config, images: Images, journal: Journal) -> None:

@@ -110,8 +110,8 @@ static __always_inline void message_release(struct __sk_buff *skb)
 
 static __always_inline void message_seen_at(struct __sk_buff *skb, struct message_scratch *s)
 {
-	s->message.ingress_ifindex = s->packet.flow.flags;
-	s->message.cgroup = bpf_skb_cgroup_id(skb);
+	s->message.ingress_ifindex = 0;
+	s->message.cgroup = s->packet.flow.direction == NETMON_TRANSMIT ? bpf_skb_cgroup_id(skb) : 0;
 }
 
 /* ---- the state of a direction */

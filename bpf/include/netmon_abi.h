@@ -51,7 +51,7 @@ enum netmon_reason {
 
 /*
  * A key or message of this namespace is of no interface but of a socket: ifindex holds the lower 32 bits of its cookie, and
- * flags of a flow's key and ingress_ifindex the rest. No cookie has more than 40 bits.
+ * flags of a flow's key the next 8. Direction is as the socket sees it.
  */
 #define NETMON_NAMESPACE_SOCKET 255
 
@@ -211,7 +211,7 @@ struct netmon_message {
 	__u64 time_ns;
 	__u64 request_time_ns;	     /* DNS_ANSWER: the last copy of the query before it; otherwise 0 */
 	__u64 first_request_time_ns; /* DNS_ANSWER: the first copy; otherwise 0 */
-	__u64 cgroup;		     /* of a socket its cgroup v2 id, otherwise 0 */
+	__u64 cgroup;		     /* of what a socket sends: the socket's cgroup v2 id; otherwise 0 */
 	__u32 source[4];
 	__u32 destination[4];
 	__u32 ifindex;

@@ -110,6 +110,7 @@ MESSAGE = np.dtype(
 
 What is said about a packet is said about the one that is carried: of a DNS_ANSWER the response, its source the resolver.
 But its direction, ingress_ifindex and cgroup are the query's, so that a lookup counts where its query does, answered or not.
+Of namespace NAMESPACE_SOCKET ifindex holds the lower 32 bits of the socket's cookie, and cgroup is known of what it sends.
 Times are CLOCK_MONOTONIC in ns, in a replay the capture's.
 """
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.abi import layout
-from otel_netmon.abi.enums import MessageKind
+from otel_netmon.abi.enums import NAMESPACE_SOCKET, MessageKind
 from otel_netmon.analysis.dns_answers import Alike, AnsweredLookups, EdgeCounts, counted
 from otel_netmon.analysis.dns_lookups import Ends, Lookup, LookupTotals, Protocol, Seen, Transport, seen_at
 from otel_netmon.analysis.dns_pairing import Pairing
@@ -257,7 +257,7 @@ class DnsAnalysis:
         self.unparsed[fault] += 1
 
     def _is_counted(self, namespace: int, ifindex: int, direction: int, ingress_ifindex: int) -> bool:
-        key = namespace, ifindex, direction, ingress_ifindex
+        key = namespace, 0 if namespace == NAMESPACE_SOCKET else ifindex, direction, ingress_ifindex
         counted = self._counted.get(key)
         if counted is None:
             counted = self._counted[key] = self._counts(*key)

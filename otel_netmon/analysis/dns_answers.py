@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from otel_netmon.abi.enums import NAMESPACE_SOCKET
 from otel_netmon.analysis.differences import group
 from otel_netmon.analysis.dns_lookups import Lookup, answered, label_number, question_number, seen_at
 from otel_netmon.decode import dns_numbers as numbers
@@ -178,6 +179,7 @@ def counted(heads: npt.NDArray[Any], counts: EdgeCounts) -> npt.NDArray[np.bool_
     sides = np.empty(len(heads), _SIDE)
     for field in sides.dtype.names or ():
         sides[field] = heads[field]
+    sides["ifindex"][heads["namespace"] == NAMESPACE_SOCKET] = 0  # sockets are all alike
     if not len(sides):
         return np.empty(0, np.bool_)
     if (sides == sides[0]).all():

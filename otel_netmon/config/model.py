@@ -142,11 +142,9 @@ class XdpProbe(Section, frozen=True):
 
 
 class DnsProbe(Section, frozen=True):
-    """The program that pairs DNS queries with their answers, called by the one that counts flows."""
+    """The program that pairs DNS queries with their answers."""
 
-    enabled: Annotated[
-        bool, Meta(description="Follow DNS lookups on every observed interface. Needs `probes.flows.enabled`.")
-    ] = True
+    enabled: Annotated[bool, Meta(description="Follow DNS lookups, where `messages.vantage` says.")] = True
     ports: Annotated[
         tuple[str, ...],
         Meta(
@@ -188,13 +186,12 @@ class DnsProbe(Section, frozen=True):
 
 
 class TlsProbe(Section, frozen=True):
-    """The program that finds TLS by its content on any port, called by the one that counts flows."""
+    """The program that finds TLS by its content on any port."""
 
     enabled: Annotated[
         bool,
         Meta(
-            description="Follow TLS handshakes, and the ClientHellos of QUIC and DTLS, on every observed interface. Needs "
-            "`probes.flows.enabled`."
+            description="Follow TLS handshakes, and the ClientHellos of QUIC and DTLS, where `messages.vantage` says."
         ),
     ] = True
     handshake_bytes: Annotated[
@@ -251,14 +248,11 @@ class TlsProbe(Section, frozen=True):
 
 
 class HttpProbe(Section, frozen=True):
-    """The programs that find HTTP by its content on any port, called by the one that counts flows."""
+    """The programs that find HTTP by its content on any port."""
 
     enabled: Annotated[
         bool,
-        Meta(
-            description="Follow requests of HTTP/1, and of HTTP/2 and gRPC in clear, on every observed interface. Needs "
-            "`probes.flows.enabled`."
-        ),
+        Meta(description="Follow requests of HTTP/1, and of HTTP/2 and gRPC in clear, where `messages.vantage` says."),
     ] = True
     timeout_seconds: Annotated[
         float, Meta(description="A request without an answer for this long has timed out.", ge=1.0, le=3600.0)
@@ -402,6 +396,20 @@ class Probes(Section, frozen=True):
             "or two."
         ),
     ] = "off"
+
+
+class Messages(Section, frozen=True):
+    """Where lookups, handshakes and requests are seen: what the probes dns, tls and http have in common."""
+
+    vantage: Annotated[
+        Literal["interface", "host"],
+        Meta(
+            description="`interface`: in the packets of every observed interface; needs `probes.flows.enabled`. `host`: at the sockets "
+            "of local processes, in every network namespace and on its loopback too, and nowhere else; needs "
+            "`probes.connections.enabled`, whose cgroup it is. A request between two local processes then counts at both ends, a "
+            "lookup or handshake at the client's."
+        ),
+    ] = "interface"
 
 
 class Flows(Section, frozen=True):
@@ -578,6 +586,7 @@ class Config(Section, frozen=True):
 
     interfaces: Interfaces = Interfaces()
     probes: Probes = Probes()
+    messages: Messages = Messages()
     flows: Flows = Flows()
     spans: Spans = Spans()
     limits: Limits = Limits()

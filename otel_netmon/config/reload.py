@@ -54,6 +54,7 @@ _REACH: dict[str, Reach] = {
     "probes.tls_plaintext": Reach.PROGRAMS,
     "spans": Reach.PIPELINE,
     "flows": Reach.PIPELINE,
+    "messages": Reach.PROGRAMS,
     "limits": Reach.PIPELINE,
     "export": Reach.PIPELINE,
     "otlp": Reach.PIPELINE,

@@ -108,6 +108,7 @@ CGROUP_HOOKS: dict[str, int] = {
 }
 """Program -> the hook of a cgroup it is for (enum bpf_attach_type): it is loaded for that one and attached there."""
 
+
 def attach_type(name: str, program: Program) -> int:
     """Gives the hook that a program is loaded for, 0 where its type has one only.
 

@@ -140,6 +140,14 @@ class LoadedImage:
         """Whether a variant of this program is loaded."""
         return any(loaded == name for loaded, _ in self._programs)
 
+    def unload(self, name: str) -> None:
+        """Gives every variant of a program back; who called it finds nothing."""
+        for key in [key for key in self._programs if key[0] == name]:
+            os.close(self._programs.pop(key))
+            if name in image.TAIL_CALLS:
+                array, slot = image.TAIL_CALLS[name]
+                syscalls.map_delete(self.maps[array], slot.to_bytes(4, "little"))
+
     def verifier_report(self, name: str, late: Mapping[Late, int] | None = None) -> str:
         """Loads the program once more for the verifier's statistics (BPF_LOG_STATS)."""
         fd, log = self._load(name, late or {}, 4)
@@ -150,7 +158,9 @@ class LoadedImage:
         source = self.image.programs[name]
         code = image.patch(source.instructions, tuple(self.maps[m.name] for m in self.image.maps), late)
         try:
-            return syscalls.program_load(source.kind, code, name, log_level, attach_type=image.attach_type(name, source))
+            return syscalls.program_load(
+                source.kind, code, name, log_level, attach_type=image.attach_type(name, source)
+            )
         except syscalls.VerifierRefusal as refusal:
             if refusal.errno in (errno.EPERM, errno.ENOSYS):
                 raise _explain(OSError(refusal.errno, os.strerror(refusal.errno)), f"loading {name}") from refusal

@@ -15,6 +15,12 @@ DNS_PORTS: Mapping[int, PortProtocol] = MappingProxyType(
 )
 """Where DNS is by itself: RFC 1035, RFC 6762, RFC 4795."""
 
+MESSAGE_IMAGES: Mapping[str, str] = MappingProxyType({"interface": "tc_monitor", "host": "socket_monitor"})
+"""Which image looks for messages, by messages.vantage."""
+
+DNS_PROGRAM = "netmon_dns"
+"""The program that pairs queries and answers. It is called for packets of the ports that are set."""
+
 STREAM_PROGRAM = "netmon_stream"
 """The program that tells protocols by their content. It is called where the late constant STREAMS is set."""
 
@@ -43,7 +49,7 @@ def ports_value(ports: Mapping[int, PortProtocol]) -> bytes:
 
 
 def set_message_ports(loaded: LoadedImage, ports: Mapping[int, PortProtocol]) -> None:
-    """Lets the programs of tc_monitor look into packets of these ports; none: into no packet.
+    """Lets the programs of an image look into packets of these ports; none: into no packet.
 
     Raises:
         OSError: the kernel refused the update.

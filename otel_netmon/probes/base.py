@@ -18,6 +18,7 @@ class Probe(NamedTuple):
         metrics: catalogue names.
         capabilities: what the supervisor needs at start.
         by_default: whether it runs when nothing is configured, and why not where it does not.
+        host_image: the image that has its programs and maps where ``messages.vantage`` is ``host``; empty where that is the same.
     """
 
     name: str
@@ -29,3 +30,4 @@ class Probe(NamedTuple):
     metrics: tuple[str, ...]
     capabilities: tuple[str, ...]
     by_default: str
+    host_image: str = ""

@@ -40,6 +40,11 @@ CONNECTIONS = Probe(
         "udp_records",
         "udp_closed",
         "udp_full",
+        "socket_streams",
+        "datagram_streams",
+        "streams_full",
+        "told_clients",
+        "message_claims",
         "unreachable",
     ),
     metrics=(

@@ -8,7 +8,7 @@ DNS = Probe(
     name="dns",
     summary="DNS lookups with resolver, answer and time, and traffic by the name behind an address",
     image="tc_monitor",
-    hooks=("called by the programs of flows for packets of the ports of DNS",),
+    hooks=("called for packets of the ports of DNS by the programs of flows, or of connections (messages.vantage)",),
     programs=("netmon_dns",),
     maps=("message_ports", "message_programs", "message_scratch", "message_counts", "messages", "dns_cache"),
     metrics=(
@@ -26,4 +26,5 @@ DNS = Probe(
     ),
     capabilities=("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"),
     by_default="on",
+    host_image="socket_monitor",
 )

@@ -8,7 +8,7 @@ HTTP = Probe(
     name="http",
     summary="Requests of HTTP and gRPC in clear with method, route, status, times and sizes, on any port",
     image="tc_monitor",
-    hooks=("called by the programs of flows until a flow is decided",),
+    hooks=("called by the programs of flows, or of connections (messages.vantage), until a direction is decided",),
     programs=("netmon_stream", "netmon_http", "netmon_http2", "netmon_quiet"),
     maps=("message_programs", "message_scratch", "message_counts", "messages", "http_connections", "http_fresh"),
     metrics=(
@@ -25,4 +25,5 @@ HTTP = Probe(
     ),
     capabilities=("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"),
     by_default="on",
+    host_image="socket_monitor",
 )

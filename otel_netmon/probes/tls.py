@@ -8,7 +8,7 @@ TLS = Probe(
     name="tls",
     summary="TLS handshakes with server, version, cipher, time and outcome, certificates, and hellos of QUIC and DTLS",
     image="tc_monitor",
-    hooks=("called by the programs of flows until a flow is decided",),
+    hooks=("called by the programs of flows, or of connections (messages.vantage), until a direction is decided",),
     programs=("netmon_stream",),
     maps=("message_programs", "message_scratch", "message_counts", "messages"),
     metrics=(
@@ -19,4 +19,5 @@ TLS = Probe(
     ),
     capabilities=("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"),
     by_default="on",
+    host_image="socket_monitor",
 )

@@ -198,7 +198,11 @@ class DnsSource:
             ("kernel", "dns_queries"): StageStatus(delivered=queries - no_place, dropped={"cache_full": no_place}),
             ("kernel", "dns_messages"): StageStatus(
                 delivered=self._messages.produced(ring.DNS) + now[MessageCount.LOST_RING],
-                dropped={**not_dns, "coalesced": now[MessageCount.LOST_COALESCED]},
+                dropped={
+                    **not_dns,
+                    "coalesced": now[MessageCount.LOST_COALESCED],
+                    "nested": now[MessageCount.LOST_NESTED],
+                },
             ),
             ("decode", "dns_messages"): StageStatus(delivered=consumed - sum(unparsed.values()), dropped=unparsed),
             ("decode", "dns_lookups"): StageStatus(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_netmon.abi.enums import Direction, HttpFlags, MessageCount
+from otel_netmon.abi.enums import NAMESPACE_SOCKET, Direction, HttpFlags, MessageCount
 from otel_netmon.analysis import http1, http2
 from otel_netmon.analysis.differences import group
 from otel_netmon.analysis.dns_lookups import Seen
@@ -196,6 +196,7 @@ class HttpSource:
         sightings = np.zeros(len(heads), _SIGHTING)
         for name in ("ifindex", "ingress_ifindex", "namespace", "direction"):
             sightings[name] = heads[name]
+        sightings["ifindex"][heads["namespace"] == NAMESPACE_SOCKET] = 0  # sockets are all alike
         first, inverse = group(sightings)
         counts, sides = [], []
         for at in first.tolist():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from otel_netmon.abi.enums import Direction
+from otel_netmon.abi.enums import NAMESPACE_SOCKET, Direction
 from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.tcp_followers import ConnectionInfo
@@ -14,7 +14,8 @@ from otel_netmon.kernel.interfaces import Key
 class MessageEdges:
     """The rule as it is known: see ``analysis.edges``.
 
-    What an interface without a rule saw counts: it is gone, or so new that its rule is on its way.
+    What an interface without a rule saw counts: it is gone, or so new that its rule is on its way. So does what a socket saw:
+    what two of them see and only one is to tell, the kernel hands over once.
     """
 
     def __init__(self) -> None:
@@ -26,6 +27,8 @@ class MessageEdges:
 
     def counts(self, namespace: int, ifindex: int, direction: int, ingress_ifindex: int) -> bool:
         """Whether what was seen there counts; the arguments are as in ``layout.MESSAGE``."""
+        if namespace == NAMESPACE_SOCKET:
+            return True
         edge = self._edges.get((namespace, ifindex))
         return edge is None or edge.counts(Direction(direction), ingress_ifindex)
 

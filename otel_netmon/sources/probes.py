@@ -17,6 +17,7 @@ from otel_netmon.enrich.processes import Processes
 from otel_netmon.handover import DropSetup
 from otel_netmon.kernel.cgroup import CgroupMount, find_cgroup2
 from otel_netmon.kernel.interfaces import Interface, Key
+from otel_netmon.kernel.messages import MESSAGE_IMAGES
 from otel_netmon.otel.points import Points
 from otel_netmon.otel.series import DOMAINS, FLOWS, Diversity, SeriesBudget
 from otel_netmon.otel.spans import Event, SpanBatch
@@ -86,8 +87,9 @@ class Sources:
         self.flows = FlowSource(tc, programs["tc_monitor"], config, start_ns) if tc is not None else None
         spans = config.spans
         self._rule = KeepRule(spans.share, spans.limit_per_second, round(spans.slow_seconds * 1e9) or None)
+        seen_by = MESSAGE_IMAGES[config.messages.vantage]
         self.messages = (
-            MessageProbes(tc, programs["tc_monitor"], config, self._rule, start_ns) if tc is not None else None
+            MessageProbes(maps[seen_by], programs[seen_by], config, self._rule, start_ns) if seen_by in maps else None
         )
         self.xdp = XdpSource(maps["xdp_monitor"], start_ns) if "xdp_monitor" in maps else None
         sockets = maps.get("socket_monitor")

@@ -42,6 +42,9 @@ _KERNEL_LOSSES = {
     MessageCount.STREAM_LOST_ORDER: "out_of_order",
     MessageCount.STREAM_LOST_LIMIT: "limit",
     MessageCount.STREAM_LOST_COALESCED: "coalesced",
+    MessageCount.STREAM_LOST_TABLE: "table_full",
+    MessageCount.STREAM_LOST_EARLY: "before_connection",
+    MessageCount.STREAM_LOST_NESTED: "nested",
 }
 
 

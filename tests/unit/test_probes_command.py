@@ -88,10 +88,10 @@ def test_the_text_names_all_of_it_within_the_width(capsys: pytest.CaptureFixture
 
 
 def test_the_records_name_what_the_images_hold() -> None:
-    for name in {probe.image for probe in PROBES.values()} - {""}:
+    for name in {name for probe in PROBES.values() for name in (probe.image, probe.host_image)} - {""}:
         made = image.load(image.SHIPPED / f"{name}.json")
         assert made is not None
-        sharing = [probe for probe in PROBES.values() if probe.image == name]
+        sharing = [probe for probe in PROBES.values() if name in (probe.image, probe.host_image)]
         assert {program for probe in sharing for program in probe.programs} == set(made.programs)
         assert {held for probe in sharing for held in probe.maps} == {each.name for each in made.maps}
     for probe in PROBES.values():
