@@ -40,7 +40,13 @@ def go(folder: Path) -> list[str]:
 
 
 def java(_: Path) -> list[str]:
-    return [_needed("java"), "-XX:+UseSerialGC", str(_FOLDER / "Server.java"), str(PORT)]
+    return [
+        _needed("java"),
+        "-XX:+UseSerialGC",
+        "-Dsun.net.httpserver.nodelay=true",
+        str(_FOLDER / "Server.java"),
+        str(PORT),
+    ]
 
 
 @contextmanager
@@ -53,7 +59,7 @@ def server(kind: Kind, where: NetNs, address: str) -> Iterator[Callable[[], list
             process = subprocess.Popen(where.command(*kind(folder)), stdout=out)
         try:
             deadline = time.monotonic() + 60
-            while not _reaches(where, address):
+            while not reaches(where, address):
                 assert process.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
@@ -70,6 +76,7 @@ def _needed(program: str) -> str:
     return found
 
 
-def _reaches(where: NetNs, address: str) -> bool:
+def reaches(where: NetNs, address: str) -> bool:
+    """Whether somebody listens on PORT."""
     with where.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         return probe.connect_ex((address, PORT)) == 0
