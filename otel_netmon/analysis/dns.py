@@ -161,6 +161,13 @@ class DnsAnalysis:
         """Gives the answers, records of the kind DNS_ANSWER, that are lookups and count, and which of all records they are."""
         places = self._alike.find(messages)
         every = AnsweredLookups(messages.heads, places, messages.starts, messages.data, self._alike)
+        in_time = self._pairing.in_time(
+            *(every.heads[name] for name in ("first_request_time_ns", "request_time_ns", "time_ns"))
+        )
+        if not in_time.all():
+            for index in np.flatnonzero(~in_time).tolist():
+                self._late(every, index)
+            every, places, which = every.where(in_time), places[in_time], which[in_time]
         readable = every.column("readable")
         read = every.where(readable)
         self._pairing.answered(asked_of_answers(read.heads, read.ids, read.column("question")))
@@ -171,6 +178,40 @@ class DnsAnalysis:
         self.messages["not_counted"] += len(counts) - int(np.count_nonzero(counts))
         self.messages["lookup"] += int(np.count_nonzero(taken))
         return every.where(taken), which[taken]
+
+    def _late(self, every: AnsweredLookups, index: int) -> None:
+        """An answer that was there when its query had timed out, and nobody had had the time to take that out of the kernel."""
+        head, message = every.head(index), every.alike.messages[every.places[index]]
+        seen = seen_at(head)
+        ends = seen.ends(is_response=True)
+        counts = self._is_counted(seen.namespace, seen.ifindex, seen.direction, seen.ingress_ifindex)
+        is_read = isinstance(message, Message)
+        self._pairing.expired(
+            WaitingQuery(
+                protocol="dns",
+                transport="udp",
+                ends=ends,
+                server=ends.server,
+                direction=seen.direction,
+                cgroup=seen.cgroup,
+                id=every.identifier(index),
+                opcode=message.opcode if is_read else 0,
+                questions=message.questions if is_read else (),
+                counts=counts,
+                first_ns=head.first_request_time_ns,
+                last_ns=head.request_time_ns,
+                retries=head.retries,
+            )
+        )
+        if is_read:
+            response = message._replace(id=every.identifier(index))
+            self._pairing.unmatched(
+                HeldResponse("dns", "udp", ends, seen.source, seen.cgroup, counts, response, head.time_ns)
+            )
+        elif counts:
+            self._unparsed(message)
+        else:
+            self.messages["not_counted"] += 1
 
     def _end(self, answered: AnsweredLookups, expired: OpenQueries, now_ns: int) -> Result:
         for seen, found in self.streams.advance(now_ns):

@@ -17,7 +17,7 @@ from otel_netmon.analysis.differences import group
 from otel_netmon.analysis.dns_lookups import Lookup, answered, label_number, question_number, seen_at
 from otel_netmon.decode import dns_numbers as numbers
 from otel_netmon.decode.dns import Fault, Message, decode
-from otel_netmon.readers.messages import Messages, read_head
+from otel_netmon.readers.messages import Head, Messages, read_head
 
 ALIKE = np.dtype(
     [
@@ -164,12 +164,20 @@ class AnsweredLookups(NamedTuple):
             raise TypeError(f"the message of lookup {index} could not be read: {message}")
         return message
 
+    def head(self, index: int) -> Head:
+        """The head of the record of one."""
+        return read_head(self.data, int(self.starts[index]))
+
+    def identifier(self, index: int) -> int:
+        """The id of one."""
+        start = int(self.starts[index])
+        return int.from_bytes(self.data[start : start + _ID_OCTETS], "big")
+
     def lookup(self, index: int) -> Lookup:
         """Gives one of them whole."""
-        start = int(self.starts[index])
-        head = read_head(self.data, start)
+        head = self.head(index)
         ends = seen_at(head).ends(is_response=True)
-        message = self.message(index)._replace(id=int.from_bytes(self.data[start : start + _ID_OCTETS], "big"))
+        message = self.message(index)._replace(id=self.identifier(index))
         first_ns = head.first_request_time_ns
         return answered("dns", "udp", ends, head.cgroup, message, first_ns, head.time_ns, head.retries)
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import numpy.typing as npt
 
 from otel_netmon.analysis.dns_lookups import Ends, Lookup, QuestionKey, Reason, TruncatedLookup, answered, question_key
 from otel_netmon.analysis.dns_unmatched import HeldResponse, HeldResponses, RecentlyAsked, asked, asked_of_responses
 from otel_netmon.analysis.dns_waiting import WaitingQueries, WaitingQuery
 from otel_netmon.decode import dns_numbers as numbers
+from otel_netmon.readers.messages import COPIES_TIMEOUTS_MAX
 
 _TRANSFERS = frozenset((numbers.IXFR, numbers.AXFR))
+_Times = npt.NDArray[np.uint64]
 _REMEMBERED_MAX = 1024
 _HELD_TIMEOUTS = 2
 """After so many timeouts, every query that was open when a response came is answered or has timed out."""
@@ -31,6 +34,7 @@ class Pairing:
 
     def __init__(self, timeout_ns: int, became: Counter[str]) -> None:
         self._timeout_ns = timeout_ns
+        self._copies_ns = min(COPIES_TIMEOUTS_MAX * timeout_ns, 1 << 62)
         self._became = became
         self._waiting = WaitingQueries()
         self._recent = RecentlyAsked()
@@ -45,6 +49,14 @@ class Pairing:
     def held(self) -> int:
         """See above."""
         return len(self._held) + len(self._unmatched) + len(self._put_out)
+
+    @overload
+    def in_time(self, first_ns: int, last_ns: int, time_ns: int) -> bool: ...
+    @overload
+    def in_time(self, first_ns: _Times, last_ns: _Times, time_ns: _Times) -> npt.NDArray[np.bool_]: ...
+    def in_time(self, first_ns: Any, last_ns: Any, time_ns: Any) -> Any:
+        """Tells of queries by their first and last copy whether answers came before they had timed out, see ``WaitingQueries``."""
+        return (time_ns - last_ns <= self._timeout_ns) & (time_ns - first_ns <= self._copies_ns)
 
     def truncated(self, lookup: Lookup) -> None:
         """Takes one over UDP, paired by the kernel, that may be asked again over TCP."""
@@ -68,6 +80,9 @@ class Pairing:
         """Takes a response over TCP or to a query to a group."""
         message = response.message
         query = self._waiting.take(response.ends, message.id, question_key(message.questions))
+        if query is not None and not self.in_time(query.first_ns, query.last_ns, response.time_ns):
+            self.expired(query)
+            query = None
         if query is None:
             if (response.ends, message.id) in self._transfers:
                 self._became["transfer"] += 1

@@ -41,6 +41,7 @@ def test_every_damaged_message_becomes_something_once() -> None:
                 fields = {
                     "direction": generator.choice(list(Direction)),
                     "time_ns": time_ns,
+                    "request_time_ns": time_ns,
                     "first_request_time_ns": time_ns,
                 }
                 records.append(record(data, kind, **fields))

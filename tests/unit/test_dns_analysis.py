@@ -647,7 +647,7 @@ def play(probe: Probe) -> list[Lookup]:
             made = a_response(identifier, name)
             match generator.randrange(6):
                 case 0:
-                    records.append(record(made, MessageKind.DNS_ANSWER, first_request_time_ns=time_ns - MS, **at))
+                    records.append(answer(made, time_ns - MS, time_ns, **where))
                 case 1:
                     broken = d.message(identifier, d.RESPONSE_FLAGS, [b"\x40"])
                     data = generator.choice((made, refusal, broken))
@@ -706,6 +706,50 @@ def test_in_parts_nobody_has_waited_too_long_for_what_is_in_a_later_one(monkeypa
     found = probe.take(*others, late, now_ns=T + TIMEOUT + SECOND)
     assert sorted(each.transport for each in found) == ["tcp", *["udp"] * 5]
     assert {each.outcome for each in found} == {"answered"}
+
+
+def test_an_answer_after_the_timeout_is_late_though_nobody_has_looked_for_what_timed_out(probe: Probe) -> None:
+    """The kernel has paired it, for its query was not taken out in time."""
+    late = answer(a_response(7), T, T + TIMEOUT + 1, direction=TX)
+    repeated = answer(a_response(8), T, T + 2 * TIMEOUT, request_time_ns=T + TIMEOUT, retries=1)
+    found = probe.take(answer(a_response(6), T, T + TIMEOUT), late, repeated, now_ns=T + 2 * TIMEOUT)
+    assert [(each.id, each.outcome, each.reason, each.start_ns, each.retries) for each in found] == [
+        (6, "answered", None, T, 0),
+        (8, "answered", None, T, 1),
+        (7, "timeout", None, T, 0),
+        (7, "unmatched_response", "late", T + TIMEOUT + 1, 0),
+    ]
+    assert probe.became() == {"lookup": 2, "unmatched": 1}
+    assert probe.analysis.totals.counts["timeout"] == probe.analysis.totals.counts["late"] == 1
+
+
+def test_a_late_answer_that_cannot_be_read_or_does_not_count(probe: Probe) -> None:
+    broken = d.message(7, d.RESPONSE_FLAGS, [b"\x40"])
+    elsewhere = Probe()
+    elsewhere.analysis.set_edges(lambda *_: False)
+    expected = {probe: (["timeout"], {"unparsed": 1}), elsewhere: ([], {"not_counted": 1})}
+    for each, (outcomes, became) in expected.items():
+        found = each.take(answer(broken, T, T + TIMEOUT + 1), now_ns=T + 2 * TIMEOUT)
+        assert ([lookup.outcome for lookup in found], each.became()) == (outcomes, became)
+    assert elsewhere.take(answer(a_response(7), T, T + TIMEOUT + 1)) == []
+    assert elsewhere.became() == {"not_counted": 2}
+
+
+def test_a_copy_that_is_repeated_for_ten_timeouts_is_answered_no_more(probe: Probe) -> None:
+    for many, outcomes in ((10, ["answered"]), (11, ["timeout", "unmatched_response"])):
+        time_ns = T + many * TIMEOUT
+        found = probe.take(answer(a_response(many), T, time_ns, request_time_ns=time_ns - MS), now_ns=time_ns)
+        assert [each.outcome for each in found] == outcomes
+
+
+def test_a_late_answer_over_tcp(probe: Probe) -> None:
+    """Read together with its query."""
+    connection = TcpConnection()
+    query = connection.client(prefixed(d.query(7, "www.example")), T)
+    reply = connection.server(prefixed(a_response(7)), T + TIMEOUT + 1)
+    found = probe.take(query, reply, now_ns=T + TIMEOUT + MS)
+    assert [(each.outcome, each.reason) for each in found] == [("timeout", None), ("unmatched_response", "late")]
+    assert probe.became() == {"query": 1, "unmatched": 1}
 
 
 def test_messages_that_are_known_are_forgotten_when_there_are_many(probe: Probe) -> None:

@@ -432,7 +432,12 @@ def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch, different: int) 
     analysis = DnsAnalysis(5 * SECOND, lambda *_: True)
     for turn in range(23):
         records = [
-            answer(a_example(f"198.51.100.{number}"), T, T + turn * SECOND, destination=f"192.0.2.{number % 7}")
+            answer(
+                a_example(f"198.51.100.{number}"),
+                T + turn * SECOND,
+                T + turn * SECOND,
+                destination=f"192.0.2.{number % 7}",
+            )
             for number in range(different)
         ]
         cache.learn_many(analysis.update(messages(*records), open_queries(), T).answered)
