@@ -157,6 +157,7 @@ class ConnectionSource:
         self._count_tcp(self._connections.living(tcp.live))
         self._count_udp(self._datagrams.living(udp.live))
         self.index.read(tcp.live, numbers, udp.live, self.owners.numbers_of(udp.live), read_ns)
+        self.drain(at_once=True)  # what ended between the first drain and the tables is in neither
         self._rowless.read(self.owners, self.series, self._udp_series)
         self.rows = tcp.live, udp.live
         self.sockets.read(*self.rows)
