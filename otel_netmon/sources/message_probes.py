@@ -20,7 +20,7 @@ from otel_netmon.sources import messages as ring
 from otel_netmon.sources.dns import DnsSource
 from otel_netmon.sources.http import HttpSource
 from otel_netmon.sources.messages import MessageSource
-from otel_netmon.sources.streams import StreamSource
+from otel_netmon.sources.streams import StreamSource, segment_stages
 from otel_netmon.sources.tls import TlsSource
 
 
@@ -134,10 +134,10 @@ class MessageProbes:
     def stages(self) -> dict[tuple[str, str], StageStatus]:
         """What became of messages before they are exported, by stage and signal."""
         stages: dict[tuple[str, str], StageStatus] = {}
+        if self._streams is not None:
+            stages |= segment_stages(self._ring) | self._streams.stages()
         for source in self._sources():
             stages |= source.stages()
-        if self._streams is not None:
-            stages |= self._streams.stages()
         for signal, taker in ((ring.DNS, self.dns), (ring.STREAMS, self._streams), (ring.HTTP, self.http)):
             if taker is not None:
                 stages["ring", signal.name] = self._ring.stage(signal)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from otel_netmon.abi.enums import MessageCount
 from otel_netmon.analysis.dns_lookups import Seen
 from otel_netmon.analysis.tcp_connections import Connections, Recogniser
 from otel_netmon.analysis.tcp_messages import stream_segments
@@ -14,9 +15,31 @@ from otel_netmon.analysis.tcp_stream import Segment
 from otel_netmon.analysis.tls_batches import TlsBatches
 from otel_netmon.readers.messages import Messages
 from otel_netmon.selfmon.status import StageStatus
+from otel_netmon.sources.messages import STREAMS, MessageSource
 
 CONNECTIONS_MAX = 16_384
 OCTETS_MAX = 16 << 20
+
+_KERNEL_LOSSES = {
+    MessageCount.STREAM_LOST_ORDER: "out_of_order",
+    MessageCount.STREAM_LOST_LIMIT: "limit",
+    MessageCount.STREAM_LOST_COALESCED: "coalesced",
+    MessageCount.STREAM_LOST_TABLE: "table_full",
+    MessageCount.STREAM_LOST_EARLY: "before_connection",
+    MessageCount.STREAM_LOST_NESTED: "nested",
+}
+
+
+def segment_stages(messages: MessageSource) -> dict[tuple[str, str], StageStatus]:
+    """What became of segments and datagrams up to here; who reads datagrams knows more of the last stage."""
+    counts = messages.counts
+    return {
+        ("kernel", STREAMS.name): StageStatus(
+            delivered=messages.produced(STREAMS) + counts[MessageCount.STREAM_LOST_RING],
+            dropped={reason: counts[what] for what, reason in _KERNEL_LOSSES.items()},
+        ),
+        ("decode", STREAMS.name): StageStatus(delivered=messages.consumed(STREAMS), dropped={}),
+    }
 
 
 class StreamSource:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from otel_netmon.abi.enums import MessageCount
 from otel_netmon.analysis.edges import Edge
 from otel_netmon.analysis.http_records import HttpRequest
 from otel_netmon.analysis.lasting import LastingSeries
@@ -38,14 +37,6 @@ from otel_netmon.sources.messages import MessageSource
 from otel_netmon.sources.tls_servers import TlsServers
 
 _HELLO = np.dtype([("server", "<u8"), ("carrier", "u1"), ("reserved", "u1", 3)])
-_KERNEL_LOSSES = {
-    MessageCount.STREAM_LOST_ORDER: "out_of_order",
-    MessageCount.STREAM_LOST_LIMIT: "limit",
-    MessageCount.STREAM_LOST_COALESCED: "coalesced",
-    MessageCount.STREAM_LOST_TABLE: "table_full",
-    MessageCount.STREAM_LOST_EARLY: "before_connection",
-    MessageCount.STREAM_LOST_NESTED: "nested",
-}
 
 
 class TlsSource:
@@ -213,7 +204,6 @@ class TlsSource:
 
     def stages(self) -> dict[tuple[str, str], StageStatus]:
         """What became of messages and handshakes, by stage and signal."""
-        counts = self._messages.counts
         consumed = self._messages.consumed(ring.STREAMS)
         unread = {reason: self._datagrams.counts[reason] for reason in ("sealed", "unreadable")}
         active = self.servers.active
@@ -221,10 +211,6 @@ class TlsSource:
         lost = {reason: self._handshakes[reason] for reason in reasons}
         return {
             **({} if active is None else {("active", "tls_certificates"): active.stage()}),
-            ("kernel", "stream_messages"): StageStatus(
-                delivered=self._messages.produced(ring.STREAMS) + counts[MessageCount.STREAM_LOST_RING],
-                dropped={reason: counts[what] for what, reason in _KERNEL_LOSSES.items()},
-            ),
             ("decode", "stream_messages"): StageStatus(delivered=consumed - sum(unread.values()), dropped=unread),
             ("decode", "tls_handshakes"): StageStatus(delivered=self._handshakes["told"], dropped=lost),
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 from struct import pack
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from otel_netmon.abi.enums import Direction, MessageCount, MessageKind
@@ -17,6 +18,8 @@ from otel_netmon.analysis.tcp_connections import Connections
 from otel_netmon.analysis.tcp_messages import stream_segments
 from otel_netmon.analysis.tls import tls_recogniser
 from otel_netmon.analysis.tls_certificates import Certificates
+from otel_netmon.sources.messages import STREAMS, MessageSource
+from otel_netmon.sources.streams import segment_stages
 from support.message_programs import MessagePrograms
 from support.netns import NetNs, namespace
 from support.tls_talk import Authority
@@ -96,6 +99,23 @@ def test_real_handshakes_come_out_whole_and_downloads_cost_nothing(loopback: Loo
     assert {(each.outcome, each.server_name) for each in found} == {("established", "www.example.org")}
     counts = loopback.programs.counts()
     assert set(counts) == {MessageCount.STREAM_SEGMENTS}
+
+
+def test_segments_have_their_stages_whoever_reads_them(loopback: Loopback) -> None:
+    maps = loopback.programs.loaded.maps
+    source = MessageSource({"messages": (maps["messages"], 1 << 22), "message_counts": (maps["message_counts"], 0)})
+    for _ in range(7):
+        client, server = loopback.pair()
+        with client, server:
+            client.sendall(pack(">BHH", 22, 0x0303, 70) + b"\1\0\0\x42" + bytes(66))
+            assert len(drain(server, 75)) == 75
+    drained = source.drain()
+    stages = {**segment_stages(source), ("ring", "stream_messages"): source.stage(STREAMS)}
+    assert {
+        name: (each["delivered"], sum(each["dropped"].values())) for (name, _), each in stages.items()
+    } == dict.fromkeys(("kernel", "ring", "decode"), (len(drained.streams.heads), 0))
+    assert np.count_nonzero(drained.streams.heads["payload_length"]) == 14  # at both ends
+    source.close()
 
 
 def test_a_super_packet_is_told_in_pieces_and_nothing_behind_its_handshake(loopback: Loopback) -> None:
