@@ -7,7 +7,6 @@ is known by these two, and read only when they are new.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import accumulate
 from typing import Final, NamedTuple
 
@@ -33,7 +32,6 @@ _AS_LINES = 31
 _VERSION_OCTETS = 10  # a space, the version, and a carriage return
 _HOST = b"host:"
 _KEY_OCTETS = 100
-_AUTHORITIES = 256
 
 
 class Sight(NamedTuple):
@@ -73,7 +71,6 @@ class AlikeRequests:
         self._heads: dict[bytes, int] = {}  # twice the place, and 1 more where a parent may be named
         self._lines: dict[bytes, int] = {}  # -1: they do not tell
         self._places: dict[Sight, int] = {}
-        self._authority = lru_cache(_AUTHORITIES)(read_authority)
         self._octets = 0
         self._as_lines = 0  # so many more times heads are not looked for as a whole, because few were known
 
@@ -159,7 +156,7 @@ class AlikeRequests:
         return self._place(request.method, request.version, request.fields.host, target)
 
     def _place(self, method: str | None, version: str, host: str | None, target: str | None) -> int:
-        server = self._authority(host)
+        server = read_authority(host)
         path = target_path(target) if target is not None else None
         template = None
         if path is not None and method is not None:

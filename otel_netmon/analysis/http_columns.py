@@ -51,7 +51,7 @@ class HttpColumns:
         servers: uint8, shape (n, 18): address and port in network order, all 0 where they are not known.
         secure: bool, through TLS.
         parents: what their traceparent says.
-        request: gives one of them whole.
+        whole: gives those at some places, intp, whole.
     """
 
     places: npt.NDArray[np.intp]
@@ -66,7 +66,7 @@ class HttpColumns:
     servers: npt.NDArray[np.uint8]
     secure: npt.NDArray[np.bool_]
     parents: TraceParents
-    request: Callable[[int], HttpRequest]
+    whole: Callable[[npt.NDArray[np.intp]], list[HttpRequest]]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -89,7 +89,7 @@ class HttpColumns:
             self.servers[which],
             self.secure[which],
             self.parents.where(which),
-            lambda at: self.request(int(which[at])),
+            lambda places: self.whole(which[places]),
         )
 
 
@@ -133,7 +133,7 @@ class HttpRecords:
             servers=_ends(heads["destination"], heads["destination_port"]),
             secure=np.full(len(heads), self._is_secure),
             parents=parents_of_heads(self._data, self._starts, self._ends, marked),
-            request=self._request,
+            whole=self._whole,
         )
 
     @staticmethod
@@ -163,46 +163,58 @@ class HttpRecords:
             found.append((seen, segment))
         return found
 
-    def _request(self, at: int) -> HttpRequest:
-        seen, http = self.heads[at], self.http[at]
-        octets = self._data[int(self._starts[at]) : int(self._ends[at])]
-        is_whole = bool(http["request_head"])
-        head = read_request(octets, is_whole=is_whole)
-        client, server = _end(seen, "source"), _end(seen, "destination")
-        connection = ConnectionInfo(
-            int(seen["namespace"]),
-            int(seen["ifindex"]),
-            client,
-            server,
-            roles_known=True,
-            begun=False,
-            start_ns=int(http["request_first_ns"]),
-            direction=int(seen["direction"]),
-            ingress_ifindex=int(seen["ingress_ifindex"]),
-            cgroup=int(seen["cgroup"]),
-        )
+    def _whole(self, places: npt.NDArray[np.intp]) -> list[HttpRequest]:
+        seen, http = self.heads[places], self.http[places]
+        connections = [
+            ConnectionInfo(
+                namespace,
+                ifindex,
+                client.tobytes(),
+                server.tobytes(),
+                roles_known=True,
+                begun=False,
+                start_ns=begun_ns,
+                direction=direction,
+                ingress_ifindex=ingress,
+                cgroup=cgroup,
+            )
+            for client, server, begun_ns, direction, ingress, cgroup, namespace, ifindex in zip(
+                _ends(seen["source"], seen["source_port"]),
+                _ends(seen["destination"], seen["destination_port"]),
+                http["request_first_ns"].tolist(),
+                *[seen[name].tolist() for name in ("direction", "ingress_ifindex", "cgroup", "namespace", "ifindex")],
+                strict=True,
+            )
+        ]
+        rows = zip(places.tolist(), http.tolist(), seen["time_ns"].tolist(), connections, strict=True)
+        return [self._request(*row) for row in rows]
+
+    def _request(self, at: int, http: tuple[int, ...], told_ns: int, connection: ConnectionInfo) -> HttpRequest:
+        """One request; http: the fields of layout.HTTP."""
+        asked_ns, asked_last_ns, begun_ns, last_ns, asked_octets, octets, asked_head, own_head, status, *rest = http
+        interim, interims, _, _ = rest
+        head = read_request(self._data[int(self._starts[at]) : int(self._ends[at])], is_whole=asked_head > 0)
         fields = head.fields if head is not None else None
-        answered = bool(http["response_first_ns"])
         return HttpRequest(
             version=head.version if head is not None else "1.1",
-            client=client,
-            server=server,
+            client=connection.client,
+            server=connection.server,
             method=head.method if head is not None else None,
             target=head.target if head is not None else None,
             host=fields.host if fields is not None else None,
-            status=int(http["status"]) or None,
+            status=status or None,
             outcome=OUTCOMES[self._outcomes[at]],
-            request_first_ns=int(http["request_first_ns"]),
-            request_last_ns=int(http["request_last_ns"]),
-            response_first_ns=int(http["response_first_ns"]) if answered else None,
-            response_last_ns=int(http["response_last_ns"]) if answered else None,
-            request_body_octets=max(0, int(http["request_octets"]) - int(http["request_head"])),
-            response_body_octets=max(0, int(http["response_octets"]) - int(http["response_head"])),
-            interim=(int(http["interim"]),) * int(http["interims"] > 0),
+            request_first_ns=asked_ns,
+            request_last_ns=asked_last_ns,
+            response_first_ns=begun_ns or None,
+            response_last_ns=last_ns if begun_ns else None,
+            request_body_octets=max(0, asked_octets - asked_head),
+            response_body_octets=max(0, octets - own_head),
+            interim=(interim,) if interims else (),
             traceparent=fields.traceparent if fields is not None else None,
             tracestate=fields.tracestate if fields is not None else None,
             unknown=self._unknown(at) + (unknown_fields(head) if head is not None else ("method", "target", "host")),
-            end_ns=int(seen["time_ns"]),
+            end_ns=told_ns,
             connection=connection,
             is_secure=self._is_secure,
         )
@@ -228,7 +240,7 @@ def columns_of(requests: Sequence[HttpRequest], alike: AlikeRequests) -> HttpCol
         servers=servers,
         secure=np.array([each.is_secure for each in requests], np.bool_),
         parents=parents_of_requests(requests),
-        request=requests.__getitem__,
+        whole=lambda places: [requests[at] for at in places.tolist()],
     )
 
 

@@ -6,6 +6,7 @@ segments that look like words somebody gave to a resource; a query is never told
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -18,6 +19,9 @@ REST: Final = "{rest...}"
 
 SEGMENTS_MAX = 16
 """A path keeps so many; all behind them are folded into one."""
+
+_KNOWN = 256
+"""Paths of late, whose folding is known."""
 
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _NUMBER = re.compile(r"[+-]?\d+(?:[.,]\d+)*")
@@ -73,6 +77,7 @@ def folded_segment(segment: str) -> str:
     return segment if _is_words(segment) else VALUE
 
 
+@functools.lru_cache(_KNOWN)
 def folded_path(path: str) -> str:
     """Gives a path with its segments folded, and of a very long one its begin."""
     segments = path.split("/", SEGMENTS_MAX + 1)

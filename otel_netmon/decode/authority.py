@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from typing import NamedTuple
 
 _HOST_CHARACTERS_MAX = 253
 _PORTS_BELOW = 1 << 16
+_KNOWN = 256
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.~-]+))(?::([0-9]{0,5}))?", re.ASCII)
 
 
@@ -18,6 +20,7 @@ class Authority(NamedTuple):
     port: int | None
 
 
+@functools.lru_cache(_KNOWN)
 def read_authority(text: str | None) -> Authority | None:
     """Reads an authority; None where it is none. Userinfo is a secret and is left out."""
     match = _AUTHORITY.fullmatch(text.rpartition("@")[2]) if text is not None else None

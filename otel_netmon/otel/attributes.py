@@ -60,28 +60,22 @@ def encode_one(key: str, value: Value, tag: int) -> bytes:
     if isinstance(value, str):
         data = value.encode() if value.isascii() and "\0" not in value else portable_text(value).encode()
         length = len(data)
-        if length < 0x60 and (head := _text_head(key, length, tag)) is not None:
-            return head + data
-        any_value = b"\x0a" + varint(length) + data
+        any_value = (b"\x0a" + length.to_bytes(1, "little") if length < 0x80 else b"\x0a" + varint(length)) + data
     elif isinstance(value, bool):
         any_value = b"\x10\x01" if value else b"\x10\x00"
     elif isinstance(value, int):
         any_value = b"\x18" + varint(value)
     else:
         any_value = b"\x21" + struct.pack("<d", value)
-    name = key.encode()
-    key_value = b"\x0a" + varint(len(name)) + name + b"\x12" + varint(len(any_value)) + any_value
-    return tag.to_bytes(1, "little") + varint(len(key_value)) + key_value
+    return _head(key, len(any_value), tag) + any_value
 
 
 @functools.lru_cache(4096)
-def _text_head(key: str, length: int, tag: int) -> bytes | None:
-    """All that stands before a short text; None where a length takes more than one byte."""
+def _head(key: str, length: int, tag: int) -> bytes:
+    """All that stands before a value of so many bytes."""
     name = key.encode()
-    inner = 2 + len(name) + 2 + 2 + length
-    if inner >= 0x80:
-        return None
-    return bytes((tag, inner, 0x0A, len(name))) + name + bytes((0x12, length + 2, 0x0A, length))
+    begin = b"\x0a" + varint(len(name)) + name + b"\x12" + varint(length)
+    return tag.to_bytes(1, "little") + varint(len(begin) + length) + begin
 
 
 class AttributeSet:

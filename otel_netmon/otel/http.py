@@ -133,7 +133,7 @@ def http_spans(
     decision = rule.decide(kinds[recorded], requests.lasted_ns[recorded], errors[recorded], now_ns, drawn)
     chosen = np.flatnonzero(decision.keep)
     kept = recorded[chosen]
-    whole = [requests.request(at) for at in kept.tolist()]
+    whole = requests.whole(kept)
     told = [sights[place] for place in requests.places[kept].tolist()]  # they may be forgotten before the span is told
     spans = sought_spans(
         whole,

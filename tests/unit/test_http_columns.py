@@ -131,7 +131,7 @@ def test_outcomes(flags: int, status: int, outcome: str) -> None:
     records = HttpRecords(http([event(status=status, flags=flags)]))
     columns = records.columns(AlikeRequests(RouteRules([]), keeps_paths=False))
     assert OUTCOMES[columns.outcome[0]] == outcome
-    assert columns.request(0).outcome == outcome
+    assert columns.whole(np.array([0]))[0].outcome == outcome
     assert columns.status.tolist() == [status]
 
 
@@ -146,7 +146,7 @@ def test_times_and_sizes() -> None:
     assert columns.first_byte_ns.tolist() == [3 * MS, UNKNOWN, MS]
     assert columns.request_body.tolist() == [7, UNKNOWN, UNKNOWN]
     assert columns.response_body.tolist() == [11, UNKNOWN, 3]
-    first, second, cut = map(columns.request, range(3))
+    first, second, cut = columns.whole(np.arange(3))
     assert (first.lasted_ns, first.first_byte_ns, first.request_body_octets, first.response_body_octets) == (
         10 * MS,
         3 * MS,
@@ -161,7 +161,11 @@ def test_times_and_sizes() -> None:
 def test_one_whole() -> None:
     head = request("PUT /a?b", "Host: a.example", f"traceparent: {TRACE}", "tracestate: a=b")
     made = event(head, 201, namespace=2, ingress_ifindex=5, cgroup=17, direction=1, interim=103, interims=2)
-    one = HttpRecords(http([event(), made])).columns(AlikeRequests(RouteRules([]), keeps_paths=False)).request(1)
+    one = (
+        HttpRecords(http([event(), made]))
+        .columns(AlikeRequests(RouteRules([]), keeps_paths=False))
+        .whole(np.array([1]))[0]
+    )
     assert (one.version, one.method, one.target, one.host, one.status) == ("1.1", "PUT", "/a?b", "a.example", 201)
     assert (one.traceparent, one.tracestate, one.unknown) == (TRACE, "a=b", ())
     assert one.interim == (103,)
@@ -182,7 +186,8 @@ def test_those_that_are_chosen() -> None:
     )
     chosen = columns.where(np.array([False, True, False, True, True, False, False]))
     assert chosen.status.tolist() == [201, 203, 204]
-    assert [chosen.request(at).target for at in range(3)] == ["/1", "/3", "/4"]
+    assert [request.target for request in chosen.whole(np.arange(3))] == ["/1", "/3", "/4"]
+    assert [request.status for request in chosen.whole(np.array([2, 0]))] == [204, 201]
     assert chosen.parents.sampled.tolist() == [True, True, False]
     assert chosen.parents.states == dict.fromkeys(range(3), "ot=rv:11223344556677")
     assert columns.where(np.ones(7, np.bool_)) is columns
@@ -206,7 +211,7 @@ def test_requests_of_connections_that_were_followed() -> None:
     assert (columns.request_body.tolist(), columns.response_body.tolist()) == ([UNKNOWN, UNKNOWN], [4, UNKNOWN])
     assert columns.servers.tobytes() == INFO.server * 2
     assert columns.parents.exist.tolist() == [True, False]
-    assert columns.request(1) is failed
+    assert columns.whole(np.array([1]))[0] is failed
 
 
 # --------------------------------------------------------------------------------------------------------- trace context
