@@ -86,13 +86,11 @@ class DatagramHellos:
     Attributes:
         counts: datagrams by what became of them: ``hello`` (it ended one), ``part`` (of one), ``again`` (of a client whose hello is
             known, and whatever its server says), ``sealed`` (QUIC, by keys that do not fit: the server's, or after a Retry that
-            was not seen), ``unreadable``.
-        evicted: clients that lost their place before their hello was whole.
+            was not seen), ``unreadable``; and ``evicted``: clients that lost their place before their hello was whole.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.evicted = 0
         self._clients: OrderedDict[tuple[int, int, bytes, bytes], _Client] = OrderedDict()
 
     def __len__(self) -> int:
@@ -136,7 +134,7 @@ class DatagramHellos:
             client = self._clients[key] = _Client()
             if len(self._clients) > CLIENTS_MAX:
                 _, old = self._clients.popitem(last=False)
-                self.evicted += not old.is_done
+                self.counts["evicted"] += not old.is_done
         self._clients.move_to_end(key)
         return client
 

@@ -213,6 +213,9 @@ class TlsSource:
             **({} if active is None else {("active", "tls_certificates"): active.stage()}),
             ("decode", "stream_messages"): StageStatus(delivered=consumed - sum(unread.values()), dropped=unread),
             ("decode", "tls_handshakes"): StageStatus(delivered=self._handshakes["told"], dropped=lost),
+            ("decode", "tls_hellos"): StageStatus(
+                delivered=self._datagrams.counts["hello"], dropped={"evicted": self._datagrams.counts["evicted"]}
+            ),
         }
 
     def state(self) -> dict[str, dict[str, Any]]:

@@ -418,7 +418,7 @@ def test_clients_are_bounded() -> None:
     part = q.initial(q.crypto(0, QUIC_HELLO[:60]), b"connection")
     for number in range(CLIENTS_MAX + 23):
         hellos.feed(seen(number), part, number)
-    assert (len(hellos), hellos.evicted) == (CLIENTS_MAX, 23)
+    assert (len(hellos), hellos.counts["evicted"]) == (CLIENTS_MAX, 23)
     for _ in range(100):
         hellos.feed(seen(CLIENTS_MAX), part, 0)
     assert hellos.counts["again"] > 60

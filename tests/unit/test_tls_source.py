@@ -143,6 +143,7 @@ def test_hellos_in_datagrams_and_what_cannot_be_read() -> None:
     made._messages.taken = 3  # type: ignore[attr-defined]
     assert values(points(made), told.HELLOS, "server.address") == {"quic.example": 1}
     assert made.stages()["decode", "stream_messages"] == {"delivered": 2, "dropped": {"sealed": 1, "unreadable": 0}}
+    assert made.stages()["decode", "tls_hellos"] == {"delivered": 1, "dropped": {"evicted": 0}}
 
 
 def test_what_is_weak_is_counted_each_time_and_told_once() -> None:
