@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from otel_netmon.abi.enums import Late
 from otel_netmon.config.model import Config
 from otel_netmon.decode.elf import Elf, ElfFault
 from otel_netmon.decode.openssl import Site, openssl_sites
@@ -122,7 +121,7 @@ class PlaintextAttachments:
         except OSError as error:
             return [f"no session is told its connection: {path or 'cgroup v2'}: {error.strerror}"]
         try:
-            self._sealed = links.attach_cgroup(cgroup, CGROUP_HOOKS[SEALED], image.program(SEALED, {Late.WAKEUP: 0}))
+            self._sealed = links.attach_cgroup(cgroup, CGROUP_HOOKS[SEALED], image.program(SEALED))
         except (links.Refused, KernelLacksError) as error:
             return [f"no session is told its connection: {error}"]
         finally:
