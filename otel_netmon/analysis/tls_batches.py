@@ -39,9 +39,7 @@ _MASK = 0xFFFFFFFF
 _REPEATED_OCTETS_MAX = 1 << 17
 _SEEDS = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F
 _FIELDS: Mapping[str, Any] = layout.MESSAGE.fields or {}
-_SOURCE, _SOURCE_PORT, _DESTINATION, _DESTINATION_PORT = (
-    _FIELDS[name][1] for name in ("source", "source_port", "destination", "destination_port")
-)
+_SOURCE, _SOURCE_PORT = (_FIELDS[name][1] for name in ("source", "source_port"))  # the destination's stand behind them
 
 
 class Batch(NamedTuple):
@@ -225,8 +223,9 @@ class _Columns:
     def connection(self, place: int) -> tuple[int, int, bytes, bytes]:
         """Namespace, interface and both ends of a record, its sender's first."""
         head = self.heads[place]
-        at = int(self._starts[place]) - _HEAD
-        return int(head["namespace"]), int(head["ifindex"]), *self._ends_at(at)
+        at, data = int(self._starts[place]) - _HEAD, self._data
+        addresses, ports = data[at + _SOURCE : at + _SOURCE + 32], data[at + _SOURCE_PORT : at + _SOURCE_PORT + 4]
+        return int(head["namespace"]), int(head["ifindex"]), addresses[:16] + ports[:2], addresses[16:] + ports[2:]
 
     def segments(self, places: list[int], client: bytes, server: bytes) -> Iterator[tuple[bool, bytes, int]]:
         """Gives the segments of a connection as they follow each other: whether from the client, octets (none of what comes again), time.
@@ -245,11 +244,14 @@ class _Columns:
         namespace, ifindex = self._namespaces[places[0]], self._ifindexes[places[0]]
         expected: list[int | None] = [None, None]
         last = [0, 0]
+        forth = client[:16] + server[:16] + client[16:] + server[16:]
+        back = server[:16] + client[:16] + server[16:] + client[16:]
         for place in places:
             start, length = starts[place], lengths[place]
-            ends = self._ends_at(start - _HEAD)
-            from_client = ends[0] == client
-            if ends != ((client, server) if from_client else (server, client)):
+            at = start - _HEAD
+            ends = data[at + _SOURCE : at + _SOURCE + 32] + data[at + _SOURCE_PORT : at + _SOURCE_PORT + 4]
+            from_client = ends == forth
+            if not from_client and ends != back:
                 raise Unlike
             if flags[place] & _EDGES or length != captured[place]:
                 raise Unlike
@@ -270,15 +272,6 @@ class _Columns:
                 yield from_client, b"", time_ns
             else:
                 raise Unlike
-
-    def _ends_at(self, at: int) -> tuple[bytes, bytes]:
-        data = self._data
-        source, port = at + _SOURCE, at + _SOURCE_PORT
-        destination, other = at + _DESTINATION, at + _DESTINATION_PORT
-        return (
-            data[source : source + 16] + data[port : port + 2],
-            data[destination : destination + 16] + data[other : other + 2],
-        )
 
     def _list(self) -> None:
         heads = self.heads

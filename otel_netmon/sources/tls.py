@@ -36,6 +36,8 @@ from otel_netmon.sources.message_edges import MessageEdges
 from otel_netmon.sources.messages import MessageSource
 from otel_netmon.sources.tls_servers import TlsServers
 
+_UNTOLD_MAX = 1024
+_TOLD_NS = 900_000_000
 _HELLO = np.dtype([("server", "<u8"), ("carrier", "u1"), ("reserved", "u1", 3)])
 
 
@@ -70,6 +72,9 @@ class TlsSource:
         self._rule = rule
         self._points = told.TlsPoints()
         self._spans: list[Sought] = []
+        self._untold: list[TlsHandshake] = []
+        self._clocks = (0, 0)
+        self._told_ns = 0
 
     def recogniser(self) -> Recogniser:
         """How TLS is recognised."""
@@ -105,8 +110,13 @@ class TlsSource:
         handshakes = [each for each in records if isinstance(each, TlsHandshake)]
         handshakes += self._tracker.advance(now_ns)
         counted = [each for each in handshakes if self._is_counted(each)]
-        if counted:
-            self._tell(counted, offset_ns, now_ns)
+        for handshake in counted:
+            if handshake.answer is not None and not handshake.connection.inside:
+                self._ends.see(handshake.connection.server, (now_ns + offset_ns) / 1e9)
+        self._untold += counted
+        self._clocks = offset_ns, now_ns
+        if len(self._untold) >= _UNTOLD_MAX or now_ns - self._told_ns >= _TOLD_NS:
+            self._tell()
         hellos = [
             hello
             for seen, time_ns, data in datagrams(messages)
@@ -136,17 +146,20 @@ class TlsSource:
             return True
         return False
 
-    def _tell(self, handshakes: list[TlsHandshake], offset_ns: int, now_ns: int) -> None:
+    def _tell(self) -> None:
+        """Tells the handshakes that were not told yet: many at once cost less than a few each time that the ring fills up."""
+        handshakes, self._untold = self._untold, []
+        offset_ns, now_ns = self._clocks
         unix_ns = now_ns + offset_ns
+        self._told_ns = now_ns
+        if not handshakes:
+            return
         if self._lookups is not None:
             self._lookups.take_handshakes(handshakes)
         if self._recent is not None:
             self._recent.take(handshakes)
         servers = [told.server_of(each) for each in handshakes]
         weak = self.servers.look_at(handshakes, servers, unix_ns)
-        for handshake in handshakes:
-            if handshake.answer is not None and not handshake.connection.inside:
-                self._ends.see(handshake.connection.server, unix_ns / 1e9)
         rows = self._series.add(handshakes, [server.name for server in servers], unix_ns)
         spans = told.tls_spans(handshakes, servers, weak, self._rule, offset_ns, now_ns)
         if not len(spans.kept):
@@ -191,6 +204,7 @@ class TlsSource:
         Args:
             now_ns: Unix time.
         """
+        self._tell()
         points: dict[str, Points] = {
             **self._points.durations(self._series.reading()),
             **told.hello_points(self._hellos.reading(), self._series.servers.texts),
@@ -220,6 +234,7 @@ class TlsSource:
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What another process needs to go on."""
+        self._tell()
         counts = {
             **{f"handshakes.{what}": count for what, count in self._handshakes.items()},
             **{f"datagrams.{what}": count for what, count in self._datagrams.counts.items()},
