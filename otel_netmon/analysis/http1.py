@@ -20,9 +20,9 @@ _HELD_PIECES_MAX = 4
 _WEBSOCKET = b"websocket"
 
 
-def recogniser(counts: Counter[str]) -> Recogniser:
+def recogniser(counts: Counter[str], timeout_ns: int | None = None) -> Recogniser:
     """Gives how HTTP/1 is recognised and followed; what goes wrong is added to the counts."""
-    return Recogniser("http1", begins_request, lambda info: Http1Follower(info, counts))
+    return Recogniser("http1", begins_request, lambda info: Http1Follower(info, counts, timeout_ns))
 
 
 class Http1Follower(Follower):
@@ -37,6 +37,8 @@ class Http1Follower(Follower):
         info: the connection.
         counts: takes what went wrong: the reasons of ``decode.http1.Fault``, ``unmatched_response``, ``pipeline_full``,
             ``unfinished_request`` (its head never ended and nobody answered it: it was not made).
+        timeout_ns: silence of both sides after which requests that nobody has begun to answer are told; None: the end of
+            the connection. They keep their places in the order of the responses.
     """
 
     __slots__ = (
@@ -58,13 +60,15 @@ class Http1Follower(Follower):
         "_requests",
         "_responses",
         "_seen_ns",
+        "_timeout_ns",
         "_waits_for",
     )
 
-    def __init__(self, info: ConnectionInfo, counts: Counter[str]) -> None:
+    def __init__(self, info: ConnectionInfo, counts: Counter[str], timeout_ns: int | None = None) -> None:
         super().__init__()
         self._info = info
         self._counts = counts
+        self._timeout_ns = timeout_ns
         self._requests = Http1Reader(is_request=True, begun=info.begun)
         self._responses = Http1Reader(is_request=False, begun=info.begun)
         self._open: deque[Exchange] = deque()  # in the order of the requests
@@ -135,6 +139,15 @@ class Http1Follower(Follower):
                 self._read_responses(self._seen_ns[False])
         if not from_client or all(self._ended):
             self._close("reset" if self._is_reset else "no_response")
+
+    def advance(self, now_ns: int) -> None:
+        """As of ``Follower``: tells what nobody has begun to answer for too long."""
+        if self._timeout_ns is None or not self._open or max(self._seen_ns) > now_ns - self._timeout_ns:
+            return
+        for exchange in self._open:
+            if exchange.answer is None and not exchange.is_told:
+                exchange.is_told = True
+                self.records.append(exchange.record(self._info, "timeout", now_ns))
 
     def finish(self, time_ns: int) -> None:
         """As of ``Follower``."""
@@ -329,7 +342,7 @@ class Http1Follower(Follower):
             self._close("incomplete")
         elif answer.upgrade == "h2c" and exchange is not None:
             request = exchange.record(self._info, "answered", time_ns)
-            self._hand_over(Http2Follower(self._info, self._counts, request))
+            self._hand_over(Http2Follower(self._info, self._counts, request, timeout_ns=self._timeout_ns))
         else:
             self._hand_over()
 
@@ -352,7 +365,8 @@ class Http1Follower(Follower):
             self._waits_for = None
         if exchange is self._exchange:
             self._exchange = None
-        self.records.append(exchange.record(self._info, outcome, max(self._now_ns, *self._seen_ns)))
+        if not exchange.is_told:
+            self.records.append(exchange.record(self._info, outcome, max(self._now_ns, *self._seen_ns)))
 
     def _close(self, outcome: Outcome) -> None:
         """Tells all that is open: what was not answered with this outcome."""

@@ -36,6 +36,7 @@ class Exchange:
     Attributes:
         interim: the statuses of interim responses.
         is_sent: the request's end was seen.
+        is_told: it was told before its response came.
         is_unfinished: its direction ended inside the head.
     """
 
@@ -44,6 +45,7 @@ class Exchange:
         "head",
         "interim",
         "is_sent",
+        "is_told",
         "is_unfinished",
         "request_body_octets",
         "request_first_ns",
@@ -55,7 +57,7 @@ class Exchange:
         self.request_first_ns = first_ns
         self.request_last_ns = last_ns
         self.request_body_octets = 0
-        self.is_sent = self.is_unfinished = False
+        self.is_sent = self.is_unfinished = self.is_told = False
         self.answer: Answer | None = None
         self.interim: list[int] = []
 

@@ -29,11 +29,11 @@ SILENT_NS = 60_000_000_000
 """After so long without a frame a stream is over, if frames were lost that may have been its last."""
 
 
-def recognisers(counts: Counter[str]) -> tuple[Recogniser, ...]:
+def recognisers(counts: Counter[str], timeout_ns: int | None = None) -> tuple[Recogniser, ...]:
     """Gives how HTTP/2 is recognised: by the client's preface, in the middle by the frames of either side."""
 
     def make(info: ConnectionInfo) -> Follower:
-        return Http2Follower(info, counts)
+        return Http2Follower(info, counts, timeout_ns=timeout_ns)
 
     return (
         Recogniser("http2", begins_http2, make),
@@ -54,6 +54,7 @@ class Http2Follower(Follower):
             open, the oldest was given up), ``unseen_requests`` (responses to what was asked before the connection was
             joined, or in a gap), ``unexpected_heads`` (that are neither a request nor trailers of one).
         upgraded: the request of HTTP/1.1 that asked for HTTP/2, which is answered as stream 1 (RFC 7540, section 3.2).
+        timeout_ns: silence after which a request that nobody has begun to answer is told; None: the end of its connection.
     """
 
     __slots__ = (
@@ -66,10 +67,19 @@ class Http2Follower(Follower):
         "_last_stream",
         "_over",
         "_streams",
+        "_timeout_ns",
     )
 
-    def __init__(self, info: ConnectionInfo, counts: Counter[str], upgraded: HttpRequest | None = None) -> None:
+    def __init__(
+        self,
+        info: ConnectionInfo,
+        counts: Counter[str],
+        upgraded: HttpRequest | None = None,
+        *,
+        timeout_ns: int | None = None,
+    ) -> None:
         super().__init__()
+        self._timeout_ns = timeout_ns
         self._info = info
         self._counts = counts
         begun = info.begun or upgraded is not None
@@ -111,6 +121,14 @@ class Http2Follower(Follower):
         """Takes the FIN or RST of a direction: nobody answers any more after either of the server's, or a reset."""
         if reset or from_client != self._client_side:
             self._finish("reset" if reset else "no_response", time_ns)
+
+    def advance(self, now_ns: int) -> None:
+        """Tells requests that nobody has begun to answer for too long; what comes of their responses later is not counted."""
+        if self._timeout_ns is not None:
+            before_ns = now_ns - self._timeout_ns
+            late = [each for each, one in self._streams.items() if not one.answered and one.last_ns <= before_ns]
+            for identifier in late:
+                self._close(identifier, "timeout", now_ns)
 
     def finish(self, time_ns: int) -> None:
         """Takes that nothing more comes."""

@@ -117,6 +117,14 @@ class Connection:
             if stream.waits:
                 self._deliver(way, stream.advance(now_ns, gap_ns))
 
+    def tell_late(self, now_ns: int) -> None:
+        """Has what waits for too long told."""
+        if self._follower is not None:
+            self._follower.advance(now_ns)
+            if self._follower.records:
+                self.records += self._follower.records
+                self._follower.records.clear()
+
     def close(self, time_ns: int) -> None:
         """Takes that both sides have ended it, and nothing that is missing will come."""
         for way, stream in enumerate(self._streams):

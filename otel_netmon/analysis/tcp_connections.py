@@ -16,6 +16,9 @@ __all__ = ["ANEW", "ConnectionInfo", "Connections", "Follower", "Recogniser"]
 IDLE_NS = 300_000_000_000
 """A connection that was silent for so long is forgotten; if it goes on, it is one seen from the middle."""
 
+LATE_EVERY_NS = 2_000_000_000
+"""How often connections are asked for what waits for too long."""
+
 LOOK_SEGMENTS = 16
 
 _Key = tuple[int, int, bytes, bytes]
@@ -66,6 +69,7 @@ class Connections:
         self._octets = 0
         self._connections: OrderedDict[_Key, Connection] = OrderedDict()
         self._waiting: set[_Key] = set()  # those in which something waits behind a gap
+        self._asked_ns = 0  # when for what is late
 
     def __len__(self) -> int:
         return len(self._connections)
@@ -120,12 +124,18 @@ class Connections:
         return records
 
     def advance(self, now_ns: int) -> list[Any]:
-        """Gives up on old gaps and forgets silent connections; gives the records that this finishes."""
+        """Gives up on old gaps, on what is late, and on silent connections; gives the records that this finishes."""
         records: list[Any] = []
         for key in list(self._waiting):
             connection = self._connections[key]
             connection.advance(now_ns, self._gap_ns)
             self._take(key, connection, records)
+        if now_ns - self._asked_ns >= LATE_EVERY_NS:
+            self._asked_ns = now_ns
+            for key, connection in self._connections.items():
+                connection.tell_late(now_ns)
+                if connection.records:
+                    self._take(key, connection, records)
         while self._connections:
             key, connection = next(iter(self._connections.items()))
             if connection.last_ns > now_ns - self._idle_ns:

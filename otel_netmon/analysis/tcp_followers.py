@@ -81,6 +81,9 @@ class Follower(ABC):
     def finish(self, time_ns: int) -> None:
         """Takes that nothing more comes: the capture is over, or the connection was silent for long, or there is no place."""
 
+    def advance(self, now_ns: int) -> None:  # noqa: B027 - most followers have nothing that is late
+        """Takes what time it is, every few seconds: what waits for too long may be told."""
+
     @property
     @abstractmethod
     def done(self) -> bool:

@@ -73,6 +73,7 @@ class HttpSource:
         idle_ns = round(config.limits.series_idle_seconds * 1e9)
         self._messages = messages
         self._quiet = quiet
+        self._timeout_ns = round(probe.timeout_seconds * 1e9)
         self._edges = MessageEdges()
         self._rules, self._routes_max = probe.routes, probe.learned_routes_max
         self.learned = LearnedRoutes(probe.learned_routes_max) if probe.learn_routes else None
@@ -90,7 +91,8 @@ class HttpSource:
 
     def recognisers(self) -> tuple[Recogniser, ...]:
         """How HTTP is recognised; the preface of HTTP/2 looks like a request line, so that HTTP/1 is asked behind it."""
-        return *http2.recognisers(self._faults), http1.recogniser(self._faults)
+        timeout_ns = self._timeout_ns
+        return *http2.recognisers(self._faults, timeout_ns), http1.recogniser(self._faults, timeout_ns)
 
     def set_edges(self, edges: Mapping[Key, Edge]) -> None:
         """Takes the edge rule: which interface tells a request that crosses several."""

@@ -45,9 +45,9 @@ def _message(line: str, fields: tuple[str, ...], body: bytes, end: str) -> bytes
 class Conversation:
     """One connection that is followed: each piece comes a millisecond behind the one before."""
 
-    def __init__(self, info: ConnectionInfo = INFO) -> None:
+    def __init__(self, info: ConnectionInfo = INFO, timeout_ns: int | None = None) -> None:
         self.counts: Counter[str] = Counter()
-        self.follower = Http1Follower(info, self.counts)
+        self.follower = Http1Follower(info, self.counts, timeout_ns)
         self.time_ns = 0
         self.records: list[HttpRequest] = []
 
@@ -68,6 +68,11 @@ class Conversation:
     def gap(self, from_client: bool, octets: int) -> Conversation:
         self.time_ns += MILLISECOND
         self.follower.gap(from_client, octets, self.time_ns)
+        self._take()
+        return self
+
+    def advance(self, time_ns: int) -> Conversation:
+        self.follower.advance(time_ns)
         self._take()
         return self
 

@@ -426,3 +426,26 @@ def test_what_cannot_be_a_length_is_resynchronised() -> None:
     assert told(talk.records) == [("POST", "/1", 400, "answered"), ("GET", "/2", 200, "answered")]
     assert talk.counts == {"body": 1}
     assert talk.records[0].request_body_octets == 5
+
+
+def test_what_nobody_answers_is_told_while_the_connection_lives() -> None:
+    talk = Conversation(timeout_ns=MILLISECOND * 10)
+    talk.client(request("GET /1") + request("GET /2") + request("GET /3")).server(response(200, EMPTY))
+    talk.advance(11 * MILLISECOND)
+    assert told(talk.records) == [("GET", "/1", 200, "answered")]
+    talk.advance(12 * MILLISECOND)
+    talk.advance(13 * MILLISECOND)
+    late = [("GET", "/2", None, "timeout"), ("GET", "/3", None, "timeout")]
+    assert told(talk.records)[1:] == late
+    # What comes late is still the response to what was asked before: the next one has its own.
+    talk.client(request("GET /4")).server(response(500, EMPTY), response(501, EMPTY), response(404, EMPTY))
+    talk.end(True).end(False)
+    assert told(talk.records)[1:] == [*late, ("GET", "/4", 404, "answered")]
+    assert not talk.counts
+
+
+def test_without_a_limit_of_time_only_the_end_tells() -> None:
+    talk = Conversation()
+    talk.client(request("GET /1"))
+    talk.advance(1 << 62)
+    assert talk.records == []

@@ -30,11 +30,12 @@ class Sides:
     begun: bool = True
     roles_known: bool = True
     upgraded: HttpRequest | None = None
+    timeout_ns: int | None = None
 
     def __post_init__(self) -> None:
         info = INFO._replace(roles_known=self.roles_known, begun=self.begun)
         self.counts: Counter[str] = Counter()
-        self.follower = Http2Follower(info, self.counts, self.upgraded)
+        self.follower = Http2Follower(info, self.counts, self.upgraded, timeout_ns=self.timeout_ns)
         self.encoders = {True: hpack.Encoder(), False: hpack.Encoder()}
         self.now = 0
         if self.begun:
@@ -470,3 +471,31 @@ def test_a_connection_without_its_handshake(first: bool) -> None:
     records, counts = records_of(packets)
     assert [(each.client, each.target, each.status) for each in records] == [(CLIENT, "/7", 200)]
     assert not counts
+
+
+def test_what_nobody_answers_is_told_while_the_connection_lives() -> None:
+    s = Sides(timeout_ns=SECOND)
+    for stream in (1, 3, 5):
+        s.say(True, f.headers(stream, s.request(f"/{stream}"), end=stream != 5))
+    s.say(False, f.headers(3, s.response(200)))  # begins, and may go on for hours
+    s.follower.advance(s.now + SECOND - 3)
+    assert [each.target for each in s.records] == ["/1"]
+    s.say(True, f.data(5, 10))
+    s.follower.advance(s.now + SECOND - 1)
+    assert len(s.records) == 1
+    s.follower.advance(s.now + SECOND)
+    assert [(each.target, each.outcome, each.status, each.lasted_ns) for each in s.records] == [
+        ("/1", "timeout", None, SECOND),
+        ("/5", "timeout", None, SECOND + 2),
+    ]
+    s.say(False, f.headers(1, s.response(200), end=True))  # too late: it was told
+    s.say(False, f.data(3, 7, end=True))
+    assert [(each.target, each.outcome) for each in s.records][2:] == [("/3", "answered")]
+    assert not s.counts
+
+
+def test_without_a_limit_of_time_only_the_end_tells() -> None:
+    s = Sides()
+    s.say(True, f.headers(1, s.request(), end=True))
+    s.follower.advance(1 << 62)
+    assert not s.records

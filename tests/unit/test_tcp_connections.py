@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from otel_netmon.analysis.tcp_connections import ANEW, ConnectionInfo, Connections, Follower, Recogniser
+from otel_netmon.analysis.tcp_connections import ANEW, LATE_EVERY_NS, ConnectionInfo, Connections, Follower, Recogniser
 from otel_netmon.analysis.tcp_stream import GAP_NS
 from support.tcp_talk import CLIENT, SERVER, NotingFollower, Packet, Talk
 
@@ -373,3 +373,16 @@ def test_no_connection_is_made_of_packets_without_octets() -> None:
 def test_a_follower_has_to_say_all() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Follower()  # type: ignore[abstract]
+
+
+def test_followers_are_told_the_time_now_and_then() -> None:
+    """What is late is told while its connection lives."""
+
+    class Late(NotingFollower):
+        def advance(self, now_ns: int) -> None:
+            self.records.append(now_ns)
+
+    connections = Connections([Recogniser("late", lambda data: begins(b"ASK:", data), Late)])
+    feed(connections, exchange(Talk()))
+    told = [connections.advance(LATE_EVERY_NS + at) for at in (0, LATE_EVERY_NS - 1, LATE_EVERY_NS)]
+    assert told == [[LATE_EVERY_NS], [], [2 * LATE_EVERY_NS]]
