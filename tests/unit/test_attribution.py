@@ -123,6 +123,16 @@ def test_where_both_ends_are_known_the_side_stays() -> None:
         assert (made.kinds.tolist(), list(made.resources)) == ([kind], [resource])
 
 
+def test_ends_that_nobody_knows() -> None:
+    """Of a session of TLS whose connection was not found."""
+    nowhere = ends_between([bytes(18)], [bytes(18)], TCP)
+    for kind in (SpanKind.CLIENT, SpanKind.SERVER):
+        sought = batch([kind], [5], either_side=True, requests=requests())._replace(ends=nowhere)
+        (made,) = Known(clients=(5,), servers=(5,)).told(sought, lookups=Lookups())
+        assert (made.kinds.tolist(), list(made.resources)) == ([kind], [b""])
+        assert "netmon.http.retransmits" not in attributes(made)
+
+
 def test_nothing_asks_for_nothing() -> None:
     assert Known().told() == []
 
