@@ -1,4 +1,4 @@
-"""What is made of handshakes: what is weak, which servers, names and hellos are known, who takes too long."""
+"""What is made of handshakes: what is weak, which servers are known, who takes too long."""
 
 from __future__ import annotations
 
@@ -6,26 +6,16 @@ import numpy as np
 import pytest
 
 from otel_netmon.abi import layout
-from otel_netmon.abi.enums import MessageKind
-from otel_netmon.analysis.cardinality import WHOLE_SET
-from otel_netmon.analysis.dns_lookups import Seen
-from otel_netmon.analysis.name_table import OTHER, NameTable, name_number
 from otel_netmon.analysis.tcp_followers import ConnectionInfo
-from otel_netmon.analysis.tls_datagrams import CLIENTS_MAX, DatagramHello, DatagramHellos, datagrams
-from otel_netmon.analysis.tls_series import NO_ERROR, TlsSeries, error_number, error_text, lasted_ns
+from otel_netmon.analysis.tls_series import lasted_ns
 from otel_netmon.analysis.tls_servers import Server, ServerCertificate, ServerCertificates, TlsEnds, Told
 from otel_netmon.analysis.tls_tracker import TlsTracker
 from otel_netmon.analysis.tls_weak import Thresholds, Weakness, weaknesses
-from otel_netmon.decode.quic import VERSION_1
 from otel_netmon.decode.tls_handshake import KeyExchange
 from otel_netmon.decode.x509 import Certificate
-from otel_netmon.readers.messages import Messages
-from support import dtls_datagrams as d, quic_packets as q, tls_messages as t
+from support import tls_messages as t
 from support.tcp_talk import CLIENT, SERVER
 from support.tls_handshakes import ANSWER, ANSWER_13, CERTIFICATE, CONNECTION, NOW, SECOND, handshake
-
-UNIX = NOW * SECOND
-
 
 # ---- what is weak
 
@@ -174,127 +164,6 @@ def test_ends_where_tls_is_spoken_are_found_among_records() -> None:
     assert ends.among(heads) == []
 
 
-# ---- names
-
-
-def test_names_are_bounded_and_the_others_share_one() -> None:
-    names = NameTable(2, 100)
-    assert [names.number(name, 10) for name in ("a", "b", "a")] == [name_number(each) for each in ("a", "b", "a")]
-    assert names.number("c", 10) == name_number(OTHER)
-    assert names.texts == {name_number(each): each for each in (OTHER, "a", "b")}
-    assert (len(names), names.folded) == (2, 1)
-
-
-def test_names_that_are_quiet_make_room_for_others() -> None:
-    names = NameTable(8, 1000)
-    for name in "abcdefgh":
-        names.number(name, 10)
-    names.end_cycle((), 20)
-    for name in "bcdefgh":
-        names.number(name, 30)
-    assert names.number("i", 30) == name_number(OTHER)
-    names.end_cycle((), 40)
-    assert names.number("i", 50) == name_number("i")
-    assert names.number("a", 50) == name_number(OTHER)
-
-
-def test_names_that_are_busy_keep_their_places() -> None:
-    names = NameTable(2, 1000)
-    for now in range(10, 100, 10):
-        assert [names.number(name, now) for name in "abc"] == [name_number(each) for each in ("a", "b", OTHER)]
-        names.end_cycle((), now + 5)
-
-
-def test_idle_names_leave_and_those_that_are_told_keep_their_text() -> None:
-    names = NameTable(4, 100)
-    names.number("a", 10)
-    names.number("b", 150)
-    names.end_cycle({name_number("a")}, 200)
-    assert len(names) == 1
-    assert set(names.texts.values()) == {OTHER, "a", "b"}
-    names.end_cycle((), 201)
-    assert set(names.texts.values()) == {OTHER, "b"}
-
-
-def test_another_process_goes_on_with_the_names() -> None:
-    names = NameTable(2, 100)
-    names.number("a", 10)
-    names.number("b", 20)
-    names.end_cycle({name_number("gone")}, 30)
-    after = NameTable(2, 100)
-    after.restore(names.state())
-    assert after.texts == names.texts
-    assert after.number("c", 40) == name_number(OTHER)
-
-
-# ---- series
-
-
-def series(names: int = 10) -> TlsSeries:
-    made = TlsSeries((0.01, 0.1, 1.0), names, UNIX, 3600 * SECOND)
-    made.set_limit(100)
-    return made
-
-
-def test_handshakes_are_counted_by_what_was_agreed() -> None:
-    made = series()
-    every = [
-        *[handshake(milliseconds=ms) for ms in (5, 50, 500)],
-        handshake(answer=ANSWER_13, chain=()),
-        handshake("alert", alert=48),
-        handshake("alert", alert=None),
-        handshake("timed_out", answer=None, milliseconds=10_000),
-    ]
-    made.add(every, ["www.example"] * len(every), UNIX + SECOND)
-    read = made.reading()
-    keys = read.series.keys
-    counts = dict(zip(map(bytes, keys), read.distributions[0].count[1:].tolist(), strict=True))
-    assert sorted(counts.values()) == [1, 1, 1, 1, 3]
-    assert read.distributions[0].count[0] == 0
-    assert {error_text(each) for each in keys["error"].tolist() if each != NO_ERROR} == {
-        "unknown_ca",
-        "sealed_alert",
-        "timeout",
-    }
-    assert {read.names["server"][each] for each in keys["server"].tolist()} == {"www.example"}
-    assert {read.names["protocol"][each] for each in keys["protocol"].tolist() if each} == {"h2"}
-    assert read.distributions[0].sum.sum() == pytest.approx(0.555 + 0.03 * 3 + 10)
-
-
-def test_what_has_no_place_is_exact_in_the_rest() -> None:
-    made = series(names=3)
-    made.set_limit(2)
-    for at in range(7):
-        made.add([handshake(name=f"n{at}.example")], [f"n{at}.example"], UNIX + at)
-    durations = made.reading().distributions[0]
-    assert durations.count.sum() == 7
-    assert durations.count[0] == 5
-    made.end_cycle()
-    # Two of the rest had names of their own, the others are one: `other`.
-    assert made.folded == 2
-    assert made.distinct()[WHOLE_SET] == pytest.approx(4, abs=0.5)
-
-
-def test_another_process_goes_on_with_the_series() -> None:
-    made = series()
-    made.add([handshake(), handshake("closed")], ["www.example"] * 2, UNIX + SECOND)
-    after = series()
-    after.restore(made.state())
-    after.add([handshake()], ["www.example"], UNIX + 2 * SECOND)
-    read = after.reading()
-    assert sorted(read.distributions[0].count.tolist()) == [0, 1, 2]
-    assert read.names["server"][int(read.series.keys["server"][0])] == "www.example"
-
-
-def test_how_long_it_lasted_and_why_it_failed() -> None:
-    assert lasted_ns(handshake(milliseconds=20)) == 20_000_000
-    assert lasted_ns(handshake("reset", milliseconds=7)) == 7_000_000
-    assert error_number(handshake()) == NO_ERROR
-    texts = {what: error_text(error_number(handshake(what))) for what in ("closed", "reset", "not_tls", "timed_out")}
-    assert texts == {"closed": "closed", "reset": "reset", "not_tls": "not_tls", "timed_out": "timeout"}
-    assert error_text(error_number(handshake("alert", alert=40))) == "handshake_failure"
-
-
 # ---- who takes too long
 
 
@@ -344,92 +213,3 @@ def test_a_connection_whose_hello_never_ended_tells_nothing() -> None:
     follower.data(True, HELLO[:20], SECOND)
     assert tracker.advance(12 * SECOND) == []
     assert len(tracker) == 0
-
-
-# ---- hellos in datagrams
-
-
-QUIC_HELLO = t.handshake(
-    t.CLIENT_HELLO,
-    t.client_hello([0x1301], [t.server_name(b"quic.example"), t.alpn(b"h3"), t.supported_versions(t.TLS13)]),
-)
-
-
-def seen(number: int = 0, *, back: bool = False) -> Seen:
-    client = CLIENT[:16] + (50_000 + number % 10_000).to_bytes(2, "big")
-    server = SERVER[:16] + (443 + number // 10_000).to_bytes(2, "big")
-    return Seen(0, 1, 0, 0, 0, *((server, client) if back else (client, server)))
-
-
-def fed(hellos: DatagramHellos, *given: tuple[Seen, bytes]) -> list[DatagramHello]:
-    found = [hellos.feed(where, data, at) for at, (where, data) in enumerate(given)]
-    return [each for each in found if each is not None]
-
-
-def test_a_hello_of_quic_counts_once() -> None:
-    hellos = DatagramHellos()
-    first, second = (q.initial(q.crypto(0, QUIC_HELLO), b"connection", number) for number in (0, 1))
-    server = q.initial(q.crypto(0, b"\x02\0\0\x01x"), b"another id", 0, keys_of=b"secret")
-    (made,) = fed(hellos, (seen(), first), (seen(), second), (seen(back=True), server))
-    assert (made.carrier, made.quic_version, made.time_ns) == ("quic", VERSION_1, 0)
-    assert (made.hello.server_name, made.hello.alpn) == ("quic.example", ("h3",))
-    assert made.seen == seen()
-    assert hellos.counts == {"hello": 1, "again": 2}
-
-
-def test_a_hello_over_datagrams_in_any_order() -> None:
-    hellos = DatagramHellos()
-    parts = [
-        q.initial(q.crypto(60, QUIC_HELLO[60:]), b"connection", 0, q.V2),
-        q.initial(q.crypto(0, QUIC_HELLO[:60]), b"the server's id", 1, q.V2, keys_of=b"connection"),
-    ]
-    (made,) = fed(hellos, *((seen(), part) for part in parts))
-    assert made.hello.server_name == "quic.example"
-    assert hellos.counts == {"part": 1, "hello": 1}
-
-
-def test_a_retry_changes_the_keys() -> None:
-    hellos = DatagramHellos()
-    first = q.initial(q.crypto(0, QUIC_HELLO[:60]), b"connection")
-    again = q.initial(q.crypto(0, QUIC_HELLO), b"of the retry", token=b"token")
-    (made,) = fed(hellos, (seen(), first), (seen(), again))
-    assert made.hello.server_name == "quic.example"
-
-
-def test_a_hello_of_dtls_counts_once_with_its_cookie_or_without() -> None:
-    hellos = DatagramHellos()
-    (made,) = fed(hellos, (seen(), d.hello(b"media.example")), (seen(), d.hello(b"media.example", 1)))
-    assert (made.carrier, made.hello.server_name, made.quic_version) == ("dtls", "media.example", 0)
-    assert hellos.counts == {"hello": 1, "again": 1}
-
-
-def test_what_cannot_be_read_is_counted() -> None:
-    hellos = DatagramHellos()
-    sealed = q.initial(q.crypto(0, QUIC_HELLO), b"connection", keys_of=b"other")
-    no_hello = q.initial(q.crypto(0, b"\x02\0\0\x01x"), b"connection")
-    broken = q.initial(q.crypto(0, b"\x01\0\0\x01x"), b"connection")
-    given = [sealed, no_hello, broken, b"nothing", d.record(b"short")]
-    assert fed(hellos, *((seen(number), data) for number, data in enumerate(given))) == []
-    assert hellos.counts == {"sealed": 1, "unreadable": 4}
-
-
-def test_clients_are_bounded() -> None:
-    hellos = DatagramHellos()
-    part = q.initial(q.crypto(0, QUIC_HELLO[:60]), b"connection")
-    for number in range(CLIENTS_MAX + 23):
-        hellos.feed(seen(number), part, number)
-    assert (len(hellos), hellos.counts["evicted"]) == (CLIENTS_MAX, 23)
-    for _ in range(100):
-        hellos.feed(seen(CLIENTS_MAX), part, 0)
-    assert hellos.counts["again"] > 60
-
-
-def test_datagrams_among_messages() -> None:
-    kinds = [MessageKind.STREAM, MessageKind.QUIC, MessageKind.DTLS]
-    heads = np.zeros(3, layout.MESSAGE)
-    heads["kind"], heads["captured_length"], heads["time_ns"] = kinds, [3, 4, 5], [7, 8, 9]
-    heads["source_port"], heads["destination_port"], heads["namespace"], heads["ifindex"] = 50_000, 443, 3, 9
-    messages = Messages(heads, b"abcdefghijkl", np.array([0, 3, 7]))
-    found = list(datagrams(messages))
-    assert [(time_ns, data) for _, time_ns, data in found] == [(8, b"defg"), (9, b"hijkl")]
-    assert found[0][0] == Seen(3, 9, 0, 0, 0, bytes(16) + b"\xc3\x50", bytes(16) + b"\x01\xbb")
