@@ -36,6 +36,7 @@ INTERVAL = 2.0
 DEADLINE_S = 60.0
 RING_BYTES = 1 << 23
 SPAN_KIND_SERVER = 2
+SIGNALS = ("http_messages", "http_requests", "stream_messages", "tcp_connections")
 TOLERANCE, TOLERANCE_NS = 0.05, 200_000
 RESOLUTION_NS = {"nginx": 1_000_000}  # of what a server logs; others log ns
 
@@ -88,12 +89,13 @@ def counted(running: Agent, side: str) -> Counter[Key]:
     return +found
 
 
-def losses(running: Agent) -> dict[str, int]:
-    """What the agent says that it dropped of messages and requests."""
+def losses(running: Agent, *, of_spans: bool = False) -> dict[str, int]:
+    """What the agent says that it dropped, of messages and requests or of spans."""
     found: Counter[str] = Counter()
     for labels, value in running.samples("netmon_pipeline_items_total", netmon_outcome="dropped"):
         name = f"{labels['netmon_stage']}, {labels['netmon_signal']}: {labels['netmon_reason']}"
-        if value and labels["netmon_stage"] != "sampling" and labels["netmon_reason"] != "not_counted":
+        is_meant = labels["netmon_signal"] in SIGNALS or (of_spans and labels["netmon_signal"] == "spans")
+        if value and is_meant and labels["netmon_reason"] != "not_counted":
             found[name] += int(value)
     return dict(found)
 
@@ -226,7 +228,8 @@ def durations(link: tuple[NetNs, NetNs, Veth], log: Log, name: str, many: int, f
             return len(found.by_parent)
 
         becomes(running, told, many)
-    return found.compared(lines, RESOLUTION_NS.get(name.partition("-")[2], 0))
+        lost = losses(running, of_spans=True)
+    return {**found.compared(lines, RESOLUTION_NS.get(name.partition("-")[2], 0)), "spans lost": lost}
 
 
 def grpc_calls(link: tuple[NetNs, NetNs, Veth], many: int) -> dict[str, Any]:
