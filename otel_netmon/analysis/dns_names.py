@@ -6,16 +6,12 @@ import functools
 import re
 from collections.abc import Iterable
 
-from publicsuffixlist import PublicSuffixList
-
+from otel_netmon.analysis.public_suffixes import public_suffixes
 from otel_netmon.decode.dns_names import ROOT
 
 _KNOWN_NAMES = 2048
 _KNOWN_NAME_LENGTH = 100
 """Longer names are folded each time: so the cache takes at most about 1 MB, whatever is asked."""
-
-_SUFFIX_LABELS_MAX = 5
-"""No public suffix has more labels."""
 
 _REVERSE_LABELS = {("in-addr", "arpa"): 5, ("ip6", "arpa"): 14}
 """How many labels a reverse name keeps: the zone of a /24, of a /48 (RFC 1035, section 3.5; RFC 3596, section 2.5)."""
@@ -57,12 +53,5 @@ class NameFolding:
         if keep is None:
             if len(labels) <= self._depth:
                 return lower
-            suffix = _suffixes().publicsuffix(".".join(labels[-_SUFFIX_LABELS_MAX:]))
-            keep = max(self._depth, 2 if suffix is None else suffix.count(".") + 2)
+            keep = max(self._depth, public_suffixes().labels(labels) + 1)
         return ".".join(labels[-keep:])
-
-
-@functools.cache
-def _suffixes() -> PublicSuffixList:
-    """Read with the first name that needs it: it takes 30 ms and some megabytes."""
-    return PublicSuffixList(only_icann=True)

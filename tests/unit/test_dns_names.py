@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given, strategies as st
-from publicsuffixlist import PublicSuffixList
 
 from otel_netmon.analysis import dns_names
 from otel_netmon.analysis.dns_names import NameFolding
@@ -73,13 +72,6 @@ def test_any_name_folds_to_labels_of_its_own(labels: list[bytes], depth: int) ->
 
 
 FOLDINGS = {depth: NameFolding(depth) for depth in range(1, 6)}
-
-
-def test_no_suffix_has_more_labels_than_are_looked_at() -> None:
-    longest = 0
-    for rule in PublicSuffixList(only_icann=True)._publicsuffix:
-        longest = max(longest, rule.count(".") + 1)
-    assert 2 < longest < dns_names._SUFFIX_LABELS_MAX
 
 
 def test_long_names_are_not_kept() -> None:
