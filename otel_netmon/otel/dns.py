@@ -5,6 +5,7 @@ Names: OpenTelemetry semantic conventions for DNS; what they do not have is ``ne
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from otel_netmon.analysis.sampling import KeepRule
 from otel_netmon.analysis.series_family import DistributionReading
 from otel_netmon.decode import dns_numbers
 from otel_netmon.enrich.addresses import address_text
-from otel_netmon.otel.attributes import Tag, Value, encode
+from otel_netmon.otel.attributes import Tag, Value, encode, encode_one
 from otel_netmon.otel.histograms import histogram_series
 from otel_netmon.otel.kept_spans import KeptSpans, kept_roots
 from otel_netmon.otel.points import HistogramSeries
@@ -107,26 +108,44 @@ def _message(lookup: Lookup) -> str:
 
 
 def _span_attributes(lookup: Lookup) -> bytes:
-    attributes: dict[str, Value] = {
-        "dns.question.name": lookup.name,
-        "netmon.dns.question.type": lookup.type_name,
-        "client.address": address_text(lookup.client[:16]),
-        "client.port": int.from_bytes(lookup.client[16:], "big"),
-        "server.address": address_text(lookup.server[:16]),
-        "server.port": int.from_bytes(lookup.server[16:], "big"),
-        "network.transport": lookup.transport,
-        "network.protocol.name": lookup.protocol,
-        "netmon.dns.answer.count": lookup.answer_count,
-    }
+    client = lookup.client
+    parts = [
+        _asked(lookup.name, lookup.type_name),
+        _between(client[:16], lookup.server, lookup.transport, lookup.protocol),
+        _outcome(lookup.rcode),
+        encode_one("client.port", int.from_bytes(client[16:], "big"), Tag.SPAN),
+        encode_one("netmon.dns.answer.count", lookup.answer_count, Tag.SPAN),
+    ]
     if lookup.retries:
-        attributes["netmon.dns.retries"] = lookup.retries
+        parts.append(encode_one("netmon.dns.retries", lookup.retries, Tag.SPAN))
     if lookup.truncated:
-        attributes["netmon.dns.truncated"] = True
-    if lookup.rcode is None:
-        attributes["error.type"] = TIMEOUT
-    else:
-        code = dns_numbers.rcode_name(lookup.rcode)
-        attributes["netmon.dns.response.code"] = code
-        if lookup.rcode not in _HARMLESS:
-            attributes["error.type"] = code
+        parts.append(encode_one("netmon.dns.truncated", True, Tag.SPAN))
+    return b"".join(parts)
+
+
+@functools.lru_cache(512)
+def _asked(name: str, type_name: str) -> bytes:
+    return encode({"dns.question.name": name, "netmon.dns.question.type": type_name}, Tag.SPAN)
+
+
+@functools.lru_cache(256)
+def _between(client_address: bytes, server: bytes, transport: str, protocol: str) -> bytes:
+    attributes: dict[str, Value] = {
+        "client.address": address_text(client_address),
+        "server.address": address_text(server[:16]),
+        "server.port": int.from_bytes(server[16:], "big"),
+        "network.transport": transport,
+        "network.protocol.name": protocol,
+    }
+    return encode(attributes, Tag.SPAN)
+
+
+@functools.lru_cache(64)
+def _outcome(rcode: int | None) -> bytes:
+    if rcode is None:
+        return encode_one("error.type", TIMEOUT, Tag.SPAN)
+    code = dns_numbers.rcode_name(rcode)
+    attributes: dict[str, Value] = {"netmon.dns.response.code": code}
+    if rcode not in _HARMLESS:
+        attributes["error.type"] = code
     return encode(attributes, Tag.SPAN)
