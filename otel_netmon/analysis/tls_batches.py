@@ -91,13 +91,16 @@ class TlsBatches:
         left = np.ones(len(heads), bool)
         held: list[int] = []
         begun, sealed = columns.connections()
+        over: list[int] = []
         for places in begun:
-            if follows(*columns.connection(places[0])):
+            ends = columns.connection(places[0])
+            if follows(*ends):
                 continue
             is_new = places[-1] >= held_before
-            may_go_on = not is_new or self._connection(columns, places, found, left)
+            may_go_on = not is_new or self._connection(columns, places, ends, found, over)
             if may_go_on and columns.times[places[0]] > now_ns - self._held_ns:
                 held += places
+        left[over] = False
         for places in sealed:
             if not follows(*columns.connection(places[0])):
                 left[places] = False  # of a handshake that was told; the kernel hands over nothing behind it
@@ -107,11 +110,15 @@ class TlsBatches:
         return Batch(found, messages.where(left))
 
     def _connection(
-        self, columns: _Columns, places: list[int], found: list[TlsHandshake], left: npt.NDArray[np.bool_]
+        self,
+        columns: _Columns,
+        places: list[int],
+        ends: tuple[int, int, bytes, bytes],
+        found: list[TlsHandshake],
+        over: list[int],
     ) -> bool:
         """Tells the handshake of a connection if it is over; gives whether it may become one that is as most are."""
-        first = places[0]
-        namespace, ifindex, client, server = columns.connection(first)
+        namespace, ifindex, client, server = ends
         whole = WholeHandshake(self._alike)
         used = 0
         try:
@@ -125,25 +132,14 @@ class TlsBatches:
             return False
         if not whole.is_over:
             return True
-        head, begun_ns = columns.heads[first], columns.times[first]
-        told = whole.handshake(
-            ConnectionInfo(
-                namespace,
-                ifindex,
-                client,
-                server,
-                roles_known=True,
-                begun=True,
-                start_ns=begun_ns,
-                direction=int(head["direction"]),
-                ingress_ifindex=int(head["ingress_ifindex"]),
-                cgroup=int(head["cgroup"]),
-            )
-        )
+        first = places[0]
+        begun_ns = columns.times[first]
+        info = ConnectionInfo(namespace, ifindex, client, server, True, True, begun_ns, *columns.seen_at(first))
+        told = whole.handshake(info)
         if told.end_ns - begun_ns > self._timeout_ns:
             return False
         found.append(told)
-        left[columns.until_another_begins(places, used)] = False
+        over += columns.until_another_begins(places, used)
         return False
 
     def _hold(self, messages: Messages, held: list[int], left: npt.NDArray[np.bool_]) -> None:
@@ -167,12 +163,11 @@ class _Columns:
     """The columns of records that decide, as lists where they are read one by one.
 
     Attributes:
-        heads: the records.
         times: in ns, of each; there where a handshake begins.
     """
 
     def __init__(self, messages: Messages) -> None:
-        heads = self.heads = messages.heads
+        heads = self._heads = messages.heads
         starts = self._starts = messages.starts
         self._data = messages.data
         octets = np.frombuffer(messages.data, "u1")
@@ -195,7 +190,7 @@ class _Columns:
         hello, sealed = self._hello, self._sealed
         if not hello.any() and not sealed.any():
             return [], []
-        heads = self.heads[self._streams]
+        heads = self._heads[self._streams]
         source, destination = (_marks(heads, end) for end in ("source", "destination"))
         place = (heads["ifindex"].astype(np.uint64) << np.uint64(8)) + heads["namespace"]
         marks = source + destination ^ place * np.uint64(_SEEDS[0])
@@ -213,6 +208,8 @@ class _Columns:
 
     def until_another_begins(self, places: list[int], used: int) -> list[int]:
         """The records of a connection, those used and those behind: they are sealed, or its end, unless another one begins."""
+        if used == len(places):
+            return places
         initials = self._initials
         known = {initials[place] for place in places[:used]}
         for count, place in enumerate(places[used:], used):
@@ -222,10 +219,18 @@ class _Columns:
 
     def connection(self, place: int) -> tuple[int, int, bytes, bytes]:
         """Namespace, interface and both ends of a record, its sender's first."""
-        head = self.heads[place]
-        at, data = int(self._starts[place]) - _HEAD, self._data
+        at, data = self._start[place] - _HEAD, self._data
         addresses, ports = data[at + _SOURCE : at + _SOURCE + 32], data[at + _SOURCE_PORT : at + _SOURCE_PORT + 4]
-        return int(head["namespace"]), int(head["ifindex"]), addresses[:16] + ports[:2], addresses[16:] + ports[2:]
+        return (
+            self._namespaces[place],
+            self._ifindexes[place],
+            addresses[:16] + ports[:2],
+            addresses[16:] + ports[2:],
+        )
+
+    def seen_at(self, place: int) -> tuple[int, int, int]:
+        """Direction, interface that it came in by, and cgroup of a record."""
+        return self._directions[place], self._ingress[place], self._cgroups[place]
 
     def segments(self, places: list[int], client: bytes, server: bytes) -> Iterator[tuple[bool, bytes, int]]:
         """Gives the segments of a connection as they follow each other: whether from the client, octets (none of what comes again), time.
@@ -274,7 +279,7 @@ class _Columns:
                 raise Unlike
 
     def _list(self) -> None:
-        heads = self.heads
+        heads = self._heads
         self.times = heads["time_ns"].tolist()
         self._start: list[int] = self._starts.tolist()
         self._captured: list[int] = heads["captured_length"].tolist()
@@ -285,6 +290,9 @@ class _Columns:
         self._flags: list[int] = heads["tcp_flags"].tolist()
         self._namespaces: list[int] = heads["namespace"].tolist()
         self._ifindexes: list[int] = heads["ifindex"].tolist()
+        self._directions: list[int] = heads["direction"].tolist()
+        self._ingress: list[int] = heads["ingress_ifindex"].tolist()
+        self._cgroups: list[int] = heads["cgroup"].tolist()
 
 
 def _marks(heads: npt.NDArray[Any], end: str) -> npt.NDArray[np.uint64]:

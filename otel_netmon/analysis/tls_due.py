@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -38,8 +39,9 @@ class DueServers:
         limit: how many are asked in a day.
 
     Attributes:
-        counts: servers that are not asked, by why: ``starttls`` (another protocol is spoken first), ``other_namespace`` (its
-            address means nothing, or another server, where the agent is), ``no_place`` (beyond the limit).
+        counts: servers that are not asked, by why: ``starttls`` (another protocol is spoken first), ``other_namespace`` (it was
+            seen in another network namespace, or at a socket of whichever, and its address may be another server's where the
+            agent is), ``no_place`` (beyond the limit).
     """
 
     def __init__(self, limit: int) -> None:
@@ -99,11 +101,18 @@ class DueServers:
     def _refusal(self, handshake: TlsHandshake, now_seconds: float) -> str | None:
         if handshake.connection.inside:
             return "starttls"
-        if handshake.connection.namespace != _OWN_NAMESPACE:
+        seen = handshake.connection
+        if seen.namespace != _OWN_NAMESPACE and not _means_the_same_everywhere(seen.server[:16]):
             return "other_namespace"
         while self._asked and next(iter(self._asked.values())) <= now_seconds - ASKED_AGAIN_SECONDS:
             self._asked.popitem(last=False)
         return "no_place" if len(self._asked) + len(self._waiting) >= self._limit else None
+
+
+def _means_the_same_everywhere(octets: bytes) -> bool:
+    """Whether an IPv6 address, or an IPv4 one mapped into it, is a global one: IANA's registries of special addresses."""
+    address = ipaddress.IPv6Address(octets)
+    return (address.ipv4_mapped or address).is_global
 
 
 def server_of_key(key: str) -> Server:

@@ -230,7 +230,8 @@ class TlsProbe(Section, frozen=True):
             description="`passive`: certificates are those in the clear, which they are up to TLS 1.2, and the agent sends nothing. "
             "`active`: with a server that clients reach by TLS 1.3 alone the agent makes one handshake of its own a day, to where "
             "a client was answered and by the name it asked for, for as many servers as `server_names` and at most one in two "
-            "seconds. Servers behind STARTTLS or in other network namespaces are not asked."
+            "seconds. Servers behind STARTTLS are not asked, and those seen in "
+            "another network namespace or at a socket (`messages.vantage`) only by global addresses."
         ),
     ] = "passive"
     minimum_version: Annotated[Literal["1.0", "1.1", "1.2", "1.3"], Meta(description="Older versions are weak.")] = (

@@ -92,6 +92,14 @@ def test_another_process_asks_nobody_again() -> None:
     assert (after.waiting, len(after)) == (0, 1)
 
 
+def test_an_address_that_is_the_same_everywhere_is_asked_wherever_it_was_seen() -> None:
+    due = DueServers(10)
+    known = bytes(10) + b"\xff\xff" + bytes([8, 8, 4, 4]) + (443).to_bytes(2, "big")
+    for number, (namespace, end) in enumerate([(3, CONNECTION.server), (3, known), (255, known)]):
+        due.see(Server(f"n{number}.example", 443), sealed(namespace=namespace, server=end), NOW)
+    assert (due.waiting, due.counts) == (2, {"other_namespace": 1})
+
+
 # ---- what servers answer
 
 
