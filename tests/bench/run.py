@@ -32,6 +32,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "connections": (),
     "sock_diag": (),
     "http": (),
+    "plaintext": (),
     "http_counts": (),
     "http_user": (),
     "leaves_nothing": ("--rounds", "10"),
