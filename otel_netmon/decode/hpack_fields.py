@@ -7,6 +7,7 @@ the package takes 4 MB.
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Literal, NamedTuple
 
@@ -17,6 +18,7 @@ from hpack import (
     InvalidTableSizeError,
     OversizedHeaderListError,
 )
+from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
 from otel_netmon.decode.http_fields import field_text, is_grpc
@@ -38,6 +40,10 @@ _INDEX_MAX = HeaderTable.STATIC_TABLE_LENGTH + TABLE_OCTETS_MAX // _ENTRY_OCTETS
 _UNKNOWN = b"", b""  # no field has an empty name
 _INDEX_ZERO, _LONG_INDEX = 0x80, 0xFF
 _SIZE_UPDATE, _SIZE_UPDATE_MASK = 0x20, 0xE0
+_ADDED, _ADDED_INDEX, _PLAIN_INDEX = 0x40, 0x3F, 0x0F
+_CODED, _LONG_STRING = 0x80, 0x7F
+_KNOWN_NAMES, _KNOWN_LENGTHS = 256, 4096
+_LENGTHS: dict[tuple[int, int], int] = {}  # of decoded strings, by hash and length
 _KNOWN_BLOCKS_MAX = 64
 _KNOWN_BLOCK_OCTETS = 1024
 _TRACESTATE = b"tracestate"
@@ -116,7 +122,13 @@ class _Table(HeaderTable):
 
     def add(self, name: bytes, value: bytes) -> None:
         self.changes += 1
-        super().add(name, value if name in _WANTED else bytes(len(value)))
+        entries = self.dynamic_entries
+        size = self._current_size + len(name) + len(value) + _ENTRY_OCTETS
+        entries.appendleft((name, value if name in _WANTED else bytes(len(value))))
+        while size > self._maxsize and entries:
+            old_name, old_value = entries.pop()
+            size -= len(old_name) + len(old_value) + _ENTRY_OCTETS
+        self._current_size = size
 
     @property
     def maxsize(self) -> int:
@@ -185,16 +197,25 @@ class FieldReader:
         return fields
 
     def _decode(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        """Reads a block out; where it begins with entries of the table, as most do, these without the package's detours."""
+        """Reads a block out: short indices and short strings, as most are, without the package's detours, from anything else on by it."""
         listed: list[tuple[bytes, bytes]] = []
-        octets = 0
-        for first in block:
-            if not _INDEX_ZERO < first < _LONG_INDEX:
-                break
-            entry = self._table.get_by_index(first & 0x7F)
+        octets, at, end = 0, 0, len(block)
+        table = self._table
+        while at < end:
+            first = block[at]
+            if first > _INDEX_ZERO:
+                if first == _LONG_INDEX:
+                    break
+                entry = table.get_by_index(first & 0x7F)
+                at += 1
+            else:
+                found = _literal(block, at, table)
+                if found is None:
+                    break
+                entry, at = found
             listed.append(entry)
             octets += len(entry[0]) + len(entry[1]) + _ENTRY_OCTETS
-        rest = block[len(listed) :]
+        rest = block[at:]
         if octets > LIST_OCTETS_MAX:
             raise OversizedHeaderListError
         if listed and rest and rest[0] & _SIZE_UPDATE_MASK == _SIZE_UPDATE:
@@ -202,6 +223,63 @@ class FieldReader:
         if rest:
             listed += self._decoder.decode(rest, raw=True)
         return listed
+
+
+def _literal(block: bytes, at: int, table: _Table) -> tuple[tuple[bytes, bytes], int] | None:
+    """Reads a literal field (RFC 7541, section 6.2) at an offset; None, and nothing is done, where a number is long or octets are missing.
+
+    A value that is not wanted may come as zeros.
+    """
+    first = block[at]
+    adds = first & _ADDED
+    if first == _INDEX_ZERO or (not adds and first & _SIZE_UPDATE):
+        return None
+    mask = _ADDED_INDEX if adds else _PLAIN_INDEX
+    index = first & mask
+    if index == mask:
+        return None
+    at += 1
+    if index:
+        name = table.get_by_index(index)[0]
+    else:
+        string = _string(block, at)
+        if string is None:
+            return None
+        raw, coded, at = string
+        name = _name(raw) if coded else raw
+    string = _string(block, at)
+    if string is None:
+        return None
+    value, coded, at = string
+    if coded:
+        value = decode_huffman(value) if name in _WANTED else bytes(_decoded_octets(value))
+    if adds:
+        table.add(name, value)
+    return (name, value), at
+
+
+def _string(block: bytes, at: int) -> tuple[bytes, int, int] | None:
+    """The octets of a string (RFC 7541, section 5.2), whether they are of Huffman's code, and where it ends; None as ``_literal``."""
+    if at >= len(block):
+        return None
+    coded, length = block[at] & _CODED, block[at] & _LONG_STRING
+    end = at + 1 + length
+    return None if length == _LONG_STRING or end > len(block) else (block[at + 1 : end], coded, end)
+
+
+_name = functools.lru_cache(_KNOWN_NAMES)(decode_huffman)
+
+
+def _decoded_octets(coded: bytes) -> int:
+    """How long a string is that is not wanted; those that come again are known by their hash, and nothing of them is kept."""
+    mark = hash(coded), len(coded)
+    octets = _LENGTHS.get(mark)
+    if octets is None:
+        octets = len(decode_huffman(coded))
+        if len(_LENGTHS) >= _KNOWN_LENGTHS:
+            _LENGTHS.clear()
+        _LENGTHS[mark] = octets
+    return octets
 
 
 def _fault(error: HPACKDecodingError) -> BlockFault:
