@@ -51,7 +51,7 @@ class Supervisor:
         loaded: the configuration and its origins.
         read_again: loads the configuration anew, for SIGHUP.
         journal: the event log.
-        duration: seconds after which to stop, None for never.
+        duration: seconds after which to stop, from when everything is attached on; None for never.
     """
 
     def __init__(self, loaded: Loaded, read_again: Reload, journal: Journal, duration: float | None = None) -> None:
@@ -69,6 +69,7 @@ class Supervisor:
         self._child = 0
         self._channel: Channel | None = None
         self._ready = False
+        self._end_at: float | None = None
         self._checkpoint = [os.memfd_create(f"netmon-checkpoint-{turn}") for turn in range(2)]
         self._child_started = 0.0
         self._failures = 0
@@ -241,7 +242,7 @@ class Supervisor:
                 self._start_child()
                 self._hand_over()
                 self._tell_interfaces()
-            if self._duration is not None and now >= self._started + self._duration:
+            if self._end_at is not None and now >= self._end_at:
                 self._stop_reason = "duration"
 
     def _next_due(self, refresh_at: float) -> float:
@@ -251,8 +252,8 @@ class Supervisor:
             times.append(self._restart_at)
         if self._config.interfaces.namespaces:
             times.append(refresh_at)
-        if self._duration is not None:
-            times.append(self._started + self._duration)
+        if self._end_at is not None:
+            times.append(self._end_at)
         return min(times)
 
     def _signalled(self, number: int) -> None:
@@ -373,6 +374,7 @@ class Supervisor:
         for message, _ in channel.receive():
             if message["kind"] == "ready" and not self._ready:
                 self._ready = True
+                self._end_at = None if self._duration is None else time.monotonic() + self._duration
                 self._journal.info(
                     "agent.ready",
                     seconds=round(self._uptime(), 3),

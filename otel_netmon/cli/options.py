@@ -40,8 +40,10 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_duration_argument(parser: argparse.ArgumentParser) -> None:
-    """``--duration SECONDS``: stop after that time; ``args.duration`` is a float or None."""
-    parser.add_argument("--duration", metavar="SECONDS", type=_positive_seconds, help="stop after this many seconds")
+    """``--duration SECONDS``: stop that long after everything is attached; ``args.duration`` is a float or None."""
+    parser.add_argument(
+        "--duration", metavar="SECONDS", type=_positive_seconds, help="stop after so many seconds of watching"
+    )
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
