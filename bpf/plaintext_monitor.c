@@ -79,6 +79,16 @@ int netmon_ssl_write_ex2(struct registers *ctx)
 	return 0;
 }
 
+/*
+ * ossl_ssize_t SSL_sendfile(SSL *, int, off_t, size_t, int): the kernel seals part of a file. What it is nobody sees, and it
+ * is no head.
+ */
+int netmon_ssl_sendfile(struct registers *ctx)
+{
+	call_begin(ctx, 1, ctx->cx, 0);
+	return 0;
+}
+
 /* What any of these returns. */
 int netmon_ssl_return(struct registers *ctx)
 {

@@ -43,6 +43,7 @@ _BEGIN: Final[Mapping[tuple[str, str], str]] = {
     ("write", "plain"): "netmon_ssl_write",
     ("write", "ex"): "netmon_ssl_write_ex",
     ("write", "ex2"): "netmon_ssl_write_ex2",
+    ("write", "sendfile"): "netmon_ssl_sendfile",
     ("free", "plain"): "netmon_ssl_free",
     ("renew", "plain"): "netmon_ssl_renew",
 }

@@ -15,8 +15,8 @@ from typing import Final, Literal, NamedTuple
 from otel_netmon.decode.elf import X86_64, Elf, ElfFault, Function
 
 What = Literal["read", "write", "new", "free", "renew"]
-Shape = Literal["plain", "ex", "ex2"]
-"""How a function tells how much: by what it returns, or where its fourth or fifth argument points to."""
+Shape = Literal["plain", "ex", "ex2", "sendfile"]
+"""How a function tells how much: by what it returns, or where its fourth or fifth argument points to; SSL_sendfile() returns it, too."""
 
 _NEEDED: Final = ("SSL_read", "SSL_write")
 _OTHERS: Final[Mapping[str, What]] = {
@@ -27,7 +27,8 @@ _OTHERS: Final[Mapping[str, What]] = {
     "SSL_set_rfd": "renew",
     "SSL_set_wfd": "renew",
 }
-NAMES: Final = (*_NEEDED, "SSL_read_ex", "SSL_write_ex", "SSL_write_ex2", *_OTHERS)
+_SENDFILE: Final = "SSL_sendfile"
+NAMES: Final = (*_NEEDED, _SENDFILE, "SSL_read_ex", "SSL_write_ex", "SSL_write_ex2", *_OTHERS)
 
 _PUSH = rb"(?:[\x50-\x57]|\x41[\x50-\x57])"
 _EMULATED = re.compile(_PUSH + rb"|\x90|[\xe8\xe9\xeb]|[\x70-\x7f]|\x0f[\x80-\x8f]", re.DOTALL)
@@ -77,6 +78,8 @@ def openssl_sites(elf: Elf) -> tuple[Site, ...]:
     if any(name not in functions for name in _NEEDED):
         return ()
     sites = _transfers(elf, functions, "read") + _transfers(elf, functions, "write")
+    if _SENDFILE in functions:
+        sites.append(_site(elf, _SENDFILE, "write", "sendfile", functions[_SENDFILE].address))
     for name, what in _OTHERS.items():
         if name in functions:
             sites.append(_site(elf, name, what, "plain", functions[name].address))

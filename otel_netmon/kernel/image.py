@@ -79,6 +79,7 @@ SOURCES: dict[str, dict[str, int]] = {
         "netmon_ssl_read_ex": syscalls.PROG_TYPE_KPROBE,
         "netmon_ssl_write_ex": syscalls.PROG_TYPE_KPROBE,
         "netmon_ssl_write_ex2": syscalls.PROG_TYPE_KPROBE,
+        "netmon_ssl_sendfile": syscalls.PROG_TYPE_KPROBE,
         "netmon_ssl_return": syscalls.PROG_TYPE_KPROBE,
         "netmon_ssl_new": syscalls.PROG_TYPE_KPROBE,
         "netmon_ssl_free": syscalls.PROG_TYPE_KPROBE,

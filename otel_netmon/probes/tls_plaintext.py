@@ -18,6 +18,7 @@ TLS_PLAINTEXT = Probe(
         "netmon_ssl_read_ex",
         "netmon_ssl_write_ex",
         "netmon_ssl_write_ex2",
+        "netmon_ssl_sendfile",
         "netmon_ssl_return",
         "netmon_ssl_new",
         "netmon_ssl_free",

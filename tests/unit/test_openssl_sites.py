@@ -140,8 +140,10 @@ def test_begin_and_end_of_sessions() -> None:
         "SSL_new": test_rdi + PUSH,  # its return is looked for: the stack has to be that of the call
         "SSL_clear": PUSH,
         "SSL_set_fd": PUSH,
+        "SSL_sendfile": PUSH,
     }
     found = sites(functions)
+    assert found["SSL_sendfile"] == ("write", "sendfile", place(6), True)
     assert found["SSL_free"] == ("free", "plain", place(2, 7), True)
     assert found["SSL_new"] == ("new", "plain", place(3), False)
     assert found["SSL_clear"][0] == found["SSL_set_fd"][0] == "renew"
