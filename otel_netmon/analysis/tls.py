@@ -178,6 +178,8 @@ class TlsFollower(Follower):
 
     def _messages(self, from_client: bool, messages: list[HandshakeMessage], time_ns: int) -> None:
         for message in messages:
+            if self._done:  # by the message before, in the same record
+                return
             if from_client:
                 self._client_message(message, time_ns)
             else:

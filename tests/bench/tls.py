@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import signal
 import ssl
@@ -113,18 +114,28 @@ def tshark(where: NetNs, interface: str, told: Path) -> Iterator[list[int]]:
     with told.open("wb") as file:
         running = subprocess.Popen(where.command(*line), stdout=file, stderr=subprocess.DEVNULL)
     try:
+        # dumpcap is its child, and before that one that only lists interfaces; it captures when it has a packet socket.
         children: list[int] = []
-        while not children:  # dumpcap, which it starts when it is ready
-            time.sleep(0.1)
-            children = [
-                int(pid) for pid in Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
-            ]
-        time.sleep(2)
+        while not children or not any(_captures(pid) for pid in children):
+            time.sleep(0.2)
+            listed = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text()
+            children = [int(pid) for pid in listed.split()]
+        time.sleep(1)
         yield [running.pid, *children]
     finally:
         running.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
             running.wait(60)
+
+
+def _captures(pid: int) -> bool:
+    """Whether a process has a packet socket."""
+    try:
+        inodes = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}
+        rows = Path(f"/proc/{pid}/net/packet").read_text().splitlines()[1:]
+    except FileNotFoundError:
+        return False
+    return any(f"socket:[{row.split()[-1]}]" in inodes for row in rows)
 
 
 def beside(

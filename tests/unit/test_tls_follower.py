@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from otel_netmon.analysis.tcp_followers import ConnectionInfo
 from otel_netmon.analysis.tcp_preambles import mysql_preamble, proxy_preamble
+from otel_netmon.analysis.tls import TlsFollower
 from otel_netmon.analysis.tls_certificates import Certificates
 from otel_netmon.analysis.tls_handshakes import FAILURES, Alert, TlsHandshake
 from otel_netmon.decode.tls_ciphers import cipher_name
@@ -451,6 +453,18 @@ def test_a_server_of_ssl2_is_not_followed() -> None:
 
 def test_a_message_that_is_no_hello_makes_no_record() -> None:
     assert follow(packets([(True, shake(t.handshake(t.CLIENT_HELLO, bytes(40))))])) == []
+
+
+def test_two_messages_that_are_no_hello_in_one_record_end_it_once() -> None:
+    over: list[TlsFollower] = []
+    (seen, _), *_ = Talk().open()
+    info = ConnectionInfo(0, 1, seen.source, seen.destination, True, True, 0, 0, 0, 0)
+    follower = TlsFollower(info, Certificates(), over.append)
+    short = t.handshake(t.CLIENT_HELLO, bytes(40)[:36])
+    follower.data(True, t.record(t.HANDSHAKE, short + short), 1)
+    assert over == [follower]
+    assert follower.done
+    assert follower.records == []
 
 
 def test_certificates_that_cannot_be_read_are_told_as_such() -> None:
