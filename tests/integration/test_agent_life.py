@@ -30,7 +30,7 @@ FRAME = 42 + PAYLOAD
 ONCE: Sides = {"receive": (0, 0), "transmit": (PACKETS, PACKETS * FRAME)}
 KILLS = 7
 TWICE: Sides = {"receive": (0, 0), "transmit": (2 * PACKETS, 2 * PACKETS * FRAME)}
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 def send(place: tuple[NetNs, NetNs, Veth]) -> None:
