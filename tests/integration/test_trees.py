@@ -1,7 +1,7 @@
-"""Applications instrumented with OpenTelemetry and the agent at one collector: one tree, of spans that nobody has seen both of.
+"""Applications instrumented with OpenTelemetry and the agent at one collector: their spans and ours are one tree.
 
-The client is ``requests`` and the server a WSGI application, with the instrumentation of OpenTelemetry's Python, its SDK and
-exporters: nothing of them is known to the agent but the ``traceparent`` on the wire.
+The client is ``requests`` and the server a WSGI application, or both are of gRPC, with the instrumentation of OpenTelemetry's
+Python, its SDK and exporters: nothing of them is known to the agent but the ``traceparent`` on the wire.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -48,9 +48,7 @@ provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=f"unix:
 trace.set_tracer_provider(provider)
 """
 
-SERVER = (
-    SDK
-    + """
+WSGI_SERVER = """
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 from opentelemetry.instrumentation.wsgi import OpenTelemetryMiddleware
 
@@ -67,31 +65,89 @@ server = make_server(address, port, OpenTelemetryMiddleware(application), handle
 print("ready", flush=True)
 for _ in range(requests):
     server.handle_request()
-provider.shutdown()
-print("done", flush=True)
-sys.stdin.read()
 """
-)
 
-CLIENT = (
-    SDK
-    + """
+REQUESTS_CLIENT = """
 import requests as http
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 
 RequestsInstrumentor().instrument()
-tracer = trace.get_tracer("application")
 session = http.Session()
 session.trust_env = False
+
+def ask(fails):
+    session.get(f"http://{address}:{port}/{500 if fails else 200}/item", timeout=10)
+"""
+
+GRPC_SERVER = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+from opentelemetry.instrumentation.grpc import server_interceptor
+
+asked = threading.Semaphore(0)
+
+def add(request, context):
+    asked.release()
+    if request == b"fail":
+        context.abort(grpc.StatusCode.UNAVAILABLE, "as asked")
+    return b"ok"
+
+server = grpc.server(ThreadPoolExecutor(2), interceptors=[server_interceptor()])
+methods = {"Add": grpc.unary_unary_rpc_method_handler(add)}
+server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("shop.Cart", methods),))
+server.add_insecure_port(f"{address}:{port}")
+server.start()
+print("ready", flush=True)
+for _ in range(requests):
+    asked.acquire()
+server.stop(10).wait()
+"""
+
+GRPC_CLIENT = """
+import grpc
+from opentelemetry.instrumentation.grpc import GrpcInstrumentorClient
+
+GrpcInstrumentorClient().instrument()
+add = grpc.insecure_channel(f"{address}:{port}", (("grpc.enable_http_proxy", 0),)).unary_unary("/shop.Cart/Add")
+
+def ask(fails):
+    try:
+        add(b"fail" if fails else b"fine", timeout=10)
+    except grpc.RpcError:
+        assert fails
+"""
+
+ASKING = """
+tracer = trace.get_tracer("application")
 for number in range(1, requests + 1):
     with tracer.start_as_current_span("work") as span:
-        status = 500 if number % int(sys.argv[2]) == 0 else 200
-        session.get(f"http://{address}:{port}/{status}/item", timeout=10)
-        print(f"{span.get_span_context().trace_id:032x} {int(span.is_recording())} {status}", flush=True)
+        fails = number % int(sys.argv[2]) == 0
+        ask(fails)
+        print(f"{span.get_span_context().trace_id:032x} {int(span.is_recording())} {int(fails)}", flush=True)
+"""
+
+END = """
 provider.shutdown()
 print("done", flush=True)
+sys.stdin.read()
 """
-)
+
+
+class Kind(NamedTuple):
+    """A kind of application, and what our spans of it say: name, status, and its values of what goes well and of what fails."""
+
+    client: str
+    server: str
+    name: str
+    status: str
+    values: tuple[int | str, int | str]
+
+
+KINDS = {
+    "HTTP": Kind(REQUESTS_CLIENT, WSGI_SERVER, "GET", "http.response.status_code", (200, 500)),
+    "gRPC": Kind(GRPC_CLIENT, GRPC_SERVER, "shop.Cart/Add", "rpc.response.status_code", ("OK", "UNAVAILABLE")),
+}
 
 
 @pytest.fixture
@@ -137,8 +193,9 @@ def trees(collector: Collector, traces: set[str]) -> dict[str, list[Span]]:
     return found
 
 
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_our_spans_are_in_the_traces_of_instrumented_applications(
-    link: tuple[NetNs, NetNs, Veth], tmp_path: Path
+    kind: Kind, link: tuple[NetNs, NetNs, Veth], tmp_path: Path
 ) -> None:
     """One agent where the client is, another one where the server is; half of the traces are not recorded."""
     near, far, pair = link
@@ -148,20 +205,20 @@ def test_our_spans_are_in_the_traces_of_instrumented_applications(
         for where, interface in ((near, pair.left), (far, pair.right)):
             stack.enter_context(watched(where, interface, collector))
         arguments = (str(path), pair.right_address, PORT, REQUESTS)
-        server = stack.enter_context(application(far, SERVER, "shop", *arguments))
+        server = stack.enter_context(application(far, SDK + kind.server + END, "shop", *arguments))
         assert lines(server, "ready") == []
-        client = stack.enter_context(application(near, CLIENT, "browser", *arguments))
+        client = stack.enter_context(application(near, SDK + kind.client + ASKING + END, "browser", *arguments))
         asked = [line.split() for line in lines(client, "done")]
         lines(server, "done")
-        statuses = {trace: int(status) for trace, _, status in asked}
+        failed = {trace: fails == "1" for trace, _, fails in asked}
         recorded = {trace for trace, is_recorded, _ in asked if is_recorded == "1"}
-        assert len(statuses) == REQUESTS
+        assert len(failed) == REQUESTS
         assert 0 < len(recorded) < REQUESTS
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while sum(map(len, trees(collector, recorded).values())) < 5 * len(recorded):
             assert time.monotonic() < deadline, Counter((s.scope, s.name, s.kind) for s in collector.spans())
             time.sleep(0.05)
-        found = trees(collector, set(statuses))
+        found = trees(collector, set(failed))
     assert set(found) == recorded, "a trace that is not recorded has no span of ours either"
     for trace, spans in found.items():
         ours = {span.kind: span for span in spans if span.scope == OURS}
@@ -169,13 +226,13 @@ def test_our_spans_are_in_the_traces_of_instrumented_applications(
         assert (len(ours), len(theirs), len(spans)) == (2, 3, 5)
         asking, serving = theirs[CLIENT_KIND], theirs[SERVER_KIND]
         assert serving.parent_id == asking.span_id
-        for kind, service in ((CLIENT_KIND, "browser"), (SERVER_KIND, "shop")):
-            span = ours[kind]
+        for side, service in ((CLIENT_KIND, "browser"), (SERVER_KIND, "shop")):
+            span = ours[side]
             assert span.parent_id == asking.span_id
-            assert span.name == "GET"
-            assert span.attributes["http.response.status_code"] == statuses[trace]
-            assert span.attributes.get("error.type") == ("500" if statuses[trace] == 500 else None)
-            assert theirs[kind].resource["service.name"] == service
+            assert span.name == kind.name
+            assert span.attributes[kind.status] == kind.values[failed[trace]]
+            assert span.attributes.get("error.type") == (str(kind.values[1]) if failed[trace] else None)
+            assert theirs[side].resource["service.name"] == service
             # The client's begins before its first octet is on the wire and ends behind the last one.
             assert asking.start_time <= span.start_time <= span.end_time <= asking.end_time
         assert len({span.span_id for span in spans}) == 5
