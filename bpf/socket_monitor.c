@@ -74,8 +74,7 @@ int netmon_ingress(struct __sk_buff *skb)
 	if (!segment_read(skb, &s))
 		return PASS;
 	if (s.protocol == PROTOCOL_TCP) {
-		segment_received(skb, &s);
-		socket_segment(skb, &s, NETMON_RECEIVE);
+		socket_segment(skb, &s, NETMON_RECEIVE, segment_received(skb, &s));
 	} else if (s.protocol == PROTOCOL_UDP) {
 		udp_datagram(skb, &s, NETMON_RECEIVE);
 		socket_datagram(skb, &s, NETMON_RECEIVE);
@@ -91,7 +90,7 @@ int netmon_egress(struct __sk_buff *skb)
 		return PASS;
 	if (s.protocol == PROTOCOL_TCP) {
 		segment_sent(skb, &s);
-		socket_segment(skb, &s, NETMON_TRANSMIT);
+		socket_segment(skb, &s, NETMON_TRANSMIT, 0);
 	} else if (s.protocol == PROTOCOL_UDP) {
 		udp_datagram(skb, &s, NETMON_TRANSMIT);
 		socket_datagram(skb, &s, NETMON_TRANSMIT);

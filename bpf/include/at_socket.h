@@ -38,7 +38,8 @@ struct socket_streams {
 	u32 remote[4];
 	u16 local_port;
 	u16 remote_port;
-	u32 reserved;
+	u8 over; /* nothing is looked for in either direction, so that no program can begin to */
+	u8 reserved[3];
 };
 
 /* The loader sets the real size; made as they are needed. */

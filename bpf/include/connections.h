@@ -19,6 +19,10 @@
 #define SYN_TIMES 8192
 #define FULL_BACKOFF_JIFFIES 16 /* as for flows: an insert that is refused costs more than all the rest */
 
+/* Bits of netmon_connection.noticed, written by what is run for received segments alone. */
+#define NOTICED_FIN 1
+#define NOTICED_OVER 2
+
 /* The loader sets the real sizes. */
 BPF_TABLE("hash", u64, struct netmon_connection, connection_stats, 65536);
 BPF_TABLE("array", u32, struct netmon_connection, connection_zero, 1); /* a new row; nobody writes it */

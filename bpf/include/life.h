@@ -515,7 +515,7 @@ static __always_inline void life_close(operation *ctx, struct netmon_connection 
 		row->reset_sent = 1; /* it follows */
 	if (life_is_orderly(ending))
 		row->flags |= NETMON_CONNECTION_FIN_ACKED;
-	if (life_fin_taken(ctx, old, row->fin_seen, row->fin_sequence))
+	if (life_fin_taken(ctx, old, row->noticed & NOTICED_FIN, row->fin_sequence))
 		row->flags |= NETMON_CONNECTION_FIN_RECEIVED;
 	life_refresh(ctx, row);
 #pragma unroll

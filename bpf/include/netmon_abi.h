@@ -425,7 +425,7 @@ struct netmon_connection {
 	__u32 next_sequence;  /* for the programs: what is expected next of the other side */
 	__u32 early_first[4]; /* for the programs: blocks of what came early, begin and end; the same: none */
 	__u32 early_end[4];
-	__u32 fin_sequence;   /* for the programs: what the FIN of the other side, if fin_seen, ends at */
+	__u32 fin_sequence;   /* for the programs: what the FIN of the other side, if one was noticed, ends at */
 	__u32 refreshed;      /* for the programs: jiffies when the counts were taken from the socket */
 	__u32 probe_segments; /* for the programs: segments received when a probe was sent */
 	__u16 local_port;
@@ -442,7 +442,7 @@ struct netmon_connection {
 	__u8 released;	     /* 1: the last descriptor of the socket was closed */
 	__u8 reset_received; /* 1: a segment with RST came */
 	__u8 reset_sent;     /* 1: a segment with RST was sent */
-	__u8 fin_seen;	     /* for the programs: 1: a segment with FIN came */
+	__u8 noticed;	     /* for the programs: 1 a segment with FIN came, 2 no message is looked for any more */
 	__u8 sequence_state; /* for the programs: 1 next_sequence is set, 2 there are early blocks */
 	__u8 probes;	     /* for the programs: keep-alive probes since then */
 	__u8 comm[16];

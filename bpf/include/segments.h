@@ -260,34 +260,35 @@ static __always_inline void segment_without_row(const struct segment *s, u64 coo
 	}
 }
 
-static __always_inline void segment_received(struct __sk_buff *skb, const struct segment *s)
+/* Gives the row of the socket, 0 where it has none or none was needed. */
+static __always_inline struct netmon_connection *segment_received(struct __sk_buff *skb, const struct segment *s)
 {
 	struct netmon_connection *row;
 	u64 cookie;
 	u32 now;
 
 	if (!s->payload && s->window && !(s->flags & (TCP_FIN | TCP_RST)))
-		return;
+		return 0;
 	cookie = socket_cookie(skb);
 	row = connection_of(cookie);
 	if (!row) {
 		segment_without_row(s, cookie);
-		return;
+		return 0;
 	}
 	if (row->role == NETMON_ROLE_LISTENER)
-		return; /* the ACK that ends a handshake, with data: the connection it makes is not there yet */
+		return 0; /* the ACK that ends a handshake, with data: the connection it makes is not there yet */
 	if (s->flags & TCP_RST) {
 		row->reset_received = 1;
-		return;
+		return row;
 	}
 	if (s->flags & TCP_FIN) {
 		row->fin_sequence = s->sequence + s->payload + 1;
-		row->fin_seen = 1;
+		row->noticed |= NOTICED_FIN;
 	}
 	if (!s->window && !(s->flags & TCP_STATE_FLAGS))
 		__sync_fetch_and_add(&row->zero_windows_received, 1);
 	if (!s->payload || (s->flags & TCP_SYN))
-		return;
+		return row;
 	if (row->reset_received)
 		row->reset_received = 0; /* that one was not valid, or nothing would come any more */
 	segment_order(skb, row, s);
@@ -299,6 +300,7 @@ static __always_inline void segment_received(struct __sk_buff *skb, const struct
 		row->refreshed = now;
 		segment_refresh(skb, row);
 	}
+	return row;
 }
 
 /*

@@ -80,7 +80,9 @@ static __always_inline void stream_advance(stream_state *state, const struct seg
 	}
 }
 
-static __always_inline void socket_segment(struct __sk_buff *skb, const struct segment *segment, const u8 direction)
+/* row is that of a received segment, where it is known. */
+static __always_inline void socket_segment(struct __sk_buff *skb, const struct segment *segment, const u8 direction,
+					   struct netmon_connection *row)
 {
 	const int sent = direction == NETMON_TRANSMIT;
 	struct socket_streams *streams;
@@ -92,12 +94,21 @@ static __always_inline void socket_segment(struct __sk_buff *skb, const struct s
 
 	if (!late_messages() || (!segment->payload && !(segment->flags & (TCP_FIN | TCP_RST))))
 		return;
+	if (row && (row->noticed & NOTICED_OVER))
+		return;
 	cookie = socket_cookie(skb);
 	streams = socket_streams.lookup(&cookie);
 	if (!streams && segment->payload)
 		streams = streams_adopt(skb, segment, cookie, direction);
 	if (!streams)
 		return;
+	if (streams->over) {
+		if (row)
+			row->noticed |= NOTICED_OVER;
+		if (sent && (segment->flags & TCP_RST))
+			socket_streams.delete(&cookie);
+		return;
+	}
 	state = &streams->directions[direction];
 	end = segment->sequence + segment->payload;
 	stream_advance(state, segment, end);
@@ -105,6 +116,9 @@ static __always_inline void socket_segment(struct __sk_buff *skb, const struct s
 	look = where_to_look(PROTOCOL_TCP, segment->flags, end, segment->payload, state->sequence_state,
 			     state->stream_next);
 	if (protocols ? state->told_elsewhere : look == LOOK_NOWHERE) {
+		if (protocols || (streams->directions[0].sequence_state & streams->directions[1].sequence_state &
+				  NETMON_SEQUENCE_DECIDED))
+			streams->over = 1;
 		if (sent && (segment->flags & TCP_RST))
 			socket_streams.delete(&cookie);
 		return;
@@ -121,7 +135,17 @@ static __always_inline void socket_segment(struct __sk_buff *skb, const struct s
 	message_release(skb);
 }
 
-/* Where a datagram of QUIC or DTLS is to be looked at; the first one tells who is the client. */
+/* Whether a datagram begins as those of QUIC and DTLS do that may be looked at. */
+static __always_inline int datagram_may_begin(struct __sk_buff *skb, const struct segment *segment)
+{
+	u8 head[16];
+
+	return late_handshake_bytes() && segment->payload > DTLS_HEADER_LENGTH &&
+	       !bpf_skb_load_bytes(skb, segment->at + 8, head, DTLS_HEADER_LENGTH + 1) &&
+	       (quic_initial(head) || dtls_record(head));
+}
+
+/* Where such a datagram is to be looked at; the first one tells who is the client. */
 static __always_inline u8 datagram_look(struct __sk_buff *skb, const struct segment *segment, u64 cookie,
 					const u8 direction)
 {
@@ -130,11 +154,8 @@ static __always_inline u8 datagram_look(struct __sk_buff *skb, const struct segm
 	struct socket_peer key = {};
 	stream_state *state;
 	u64 now, hash;
-	u8 head[16];
 
-	if (segment->payload <= DTLS_HEADER_LENGTH ||
-	    bpf_skb_load_bytes(skb, segment->at + 8, head, DTLS_HEADER_LENGTH + 1) ||
-	    !(quic_initial(head) || dtls_record(head)) || udp_address(skb, segment, !sent, key.address))
+	if (udp_address(skb, segment, !sent, key.address))
 		return LOOK_NOWHERE;
 	key.cookie = cookie;
 	key.port = sent ? segment->destination_port : segment->source_port;
@@ -170,11 +191,11 @@ static __always_inline void socket_datagram(struct __sk_buff *skb, const struct 
 	if (!late_messages())
 		return;
 	protocols = message_protocols(segment->source_port, segment->destination_port);
-	if (!protocols && !late_streams())
+	if (!protocols && !(late_streams() && datagram_may_begin(skb, segment)))
 		return;
 	cookie = socket_cookie(skb);
 	if (!protocols)
-		look = late_handshake_bytes() ? datagram_look(skb, segment, cookie, direction) : LOOK_NOWHERE;
+		look = datagram_look(skb, segment, cookie, direction);
 	if (!protocols && look == LOOK_NOWHERE)
 		return;
 	s = message_claim(skb, protocols ? NETMON_COUNT_LOST_NESTED : NETMON_COUNT_STREAM_LOST_NESTED);

@@ -224,7 +224,7 @@ CONNECTION = np.dtype(
         ("released", "u1"),
         ("reset_received", "u1"),
         ("reset_sent", "u1"),
-        ("fin_seen", "u1"),
+        ("noticed", "u1"),
         ("sequence_state", "u1"),
         ("probes", "u1"),
         ("comm", "S16"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -231,3 +232,117 @@ def test_each_end_that_is_observed_tells_its_own(case: Case, tmp_path: Path) -> 
             assert running.total("netmon_tls_handshake_duration_seconds_count") == HANDSHAKES
             states = {each["name"]: each["state"] for each in running.status()["probes"]}
             assert {states[name] for name in ("dns", "tls", "http", "connections")} == {"ok"}
+
+
+def inside(folder: Path, *command: str) -> list[str]:
+    """The command that runs another one in a cgroup."""
+    return ["sh", "-c", f'echo $$ > "{folder}/cgroup.procs" && exec "$@"', "sh", *command]
+
+
+NGINX = """
+daemon off; master_process off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
+events {{ worker_connections 256; }}
+http {{
+  log_format told '$request_method $status';
+  access_log {folder}/access.log told;
+  keepalive_requests 100000;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  server {{
+    listen 127.0.0.1:8081; listen 127.0.0.1:8082 http2;
+    location /ok {{ return 200 "body"; }}
+    location /gone {{ return 410; }}
+    root {folder};
+    location /large {{ }}
+  }}
+}}
+"""
+
+
+@pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("h2load")), reason="nginx and h2load are not installed")
+@pytest.mark.parametrize("version", ["1.1", "2"])
+def test_many_connections_at_once_count_at_both_ends(version: str, tmp_path: Path) -> None:
+    """Packets that are received interrupt those that are sent; bodies of 3 MB come as super-packets."""
+    (tmp_path / "nginx.conf").write_text(NGINX.format(folder=tmp_path))
+    (tmp_path / "large").write_bytes(bytes(3_000_000))
+    tmp_path.chmod(0o755)
+    port = 8081 if version == "1.1" else 8082
+    with (
+        cgroup() as observed,
+        namespace() as where,
+        watching(observed, f"probes.dns.ring_bytes={1 << 25}") as (running, _),
+    ):
+        words = inside(
+            observed,
+            "nginx",
+            "-p",
+            str(tmp_path),
+            "-c",
+            str(tmp_path / "nginx.conf"),
+            "-e",
+            str(tmp_path / "error.log"),
+        )
+        with where.serving("127.0.0.1", port, *words):
+            for often, more in ((4001, ["-c29"]), (211, ["-c1"]), (17, ["-c1", "/large"])):
+                paths = [more.pop()] if more[-1].startswith("/") else ["/ok?token=secret", "/gone"]
+                if version == "1.1":
+                    more.append("--h1")
+                load = ["h2load", "-n", str(often), *more, *[f"http://127.0.0.1:{port}{path}" for path in paths]]
+                where.run(*inside(observed, *load))
+        log = Counter(tuple(line.split()) for line in (tmp_path / "access.log").read_text().splitlines())
+        assert sum(log.values()) == 4001 + 211 + 17
+
+        def requests(side: str) -> Counter[tuple[str, ...]]:
+            found: Counter[tuple[str, ...]] = Counter()
+            for have, value in running.samples(f"http_{side}_request_duration_seconds_count"):
+                if have.get("otel_metric_overflow") is None:
+                    assert have["network_protocol_version"] == version
+                    found[have["http_request_method"], have["http_response_status_code"]] += int(value)
+            return +found
+
+        for side in ("client", "server"):
+            running.becomes(lambda side=side: requests(side), log)  # type: ignore[misc]
+        lost = {
+            (have["netmon_stage"], have["netmon_signal"], have["netmon_reason"]): value
+            for have, value in running.samples("netmon_pipeline_items_total", netmon_outcome="dropped")
+            if have["netmon_stage"] in ("kernel", "ring") and value
+        }
+        assert not lost
+
+
+def test_connections_that_are_older_than_the_agent_are_followed(tmp_path: Path) -> None:
+    client = """
+import http.client, json, sys
+(address, port, requests) = json.loads(sys.argv[1])
+connection = http.client.HTTPConnection(address, port, timeout=20)
+connection.request("GET", "/before")
+assert connection.getresponse().read() == b"ok"
+print("connected", flush=True)
+sys.stdin.readline()
+for _ in range(requests):
+    connection.request("GET", "/item")
+    assert connection.getresponse().read() == b"ok"
+print("done", flush=True)
+sys.stdin.read()
+"""
+    certificate = str(Authority(tmp_path).issue([NAME]))
+    with (
+        cgroup() as observed,
+        namespace() as where,
+        process(where, observed, SERVER, "ready", "127.0.0.1", HTTP_PORT, TLS_PORT, DNS_PORT, certificate),
+    ):
+        words = where.command(
+            *inside(observed, sys.executable, "-c", client, json.dumps(["127.0.0.1", HTTP_PORT, REQUESTS]))
+        )
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as talking:
+            assert talking.stdin is not None
+            assert talking.stdout is not None
+            assert talking.stdout.readline() == b"connected\n"
+            with watching(observed) as (running, _):
+                talking.stdin.write(b"go\n")
+                talking.stdin.flush()
+                assert talking.stdout.readline() == b"done\n"
+                for side in ("client", "server"):
+                    name = f"http_{side}_request_duration_seconds_count"
+                    running.becomes(lambda name=name: running.total(name), REQUESTS)  # type: ignore[misc]
+            talking.kill()
