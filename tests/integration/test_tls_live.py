@@ -402,15 +402,16 @@ def test_a_request_in_the_clear_to_a_port_of_tls(
         assert run.total(COUNT) == 1
 
 
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
 def test_nothing_behind_the_handshake_leaves_the_kernel(
-    link: tuple[NetNs, NetNs, Veth], authority: Authority, tmp_path: Path
+    version: str, link: tuple[NetNs, NetNs, Veth], authority: Authority, tmp_path: Path
 ) -> None:
     """A canary in the data, in a client's certificate and in what is no TLS is in no output, and data makes no records."""
     left, right, pair = link
     mine = authority.issue([], subject=CANARY.decode())
-    sites = [Site(4432, authority.issue([NAME]), "TLSv1.2", client_authority=authority.file)]
+    sites = [Site(4432, authority.issue([NAME]), f"TLSv{version}", client_authority=authority.file)]
     end = (pair.right_address, 4432)
-    context = client_context(authority.file, "1.2")
+    context = client_context(authority.file, version)
     context.load_cert_chain(mine)
     with nginx(right, end[0], sites, tmp_path) as server, watched(left, pair) as (run, got):
         for _ in range(5):

@@ -170,6 +170,34 @@ def test_cuts_change_nothing(kind: int, size: int, every_kind: list[list[Flight]
     assert both.differences() == []
 
 
+@pytest.mark.parametrize("kind", [4, 6])
+def test_the_hellos_and_the_chain_may_be_cut_at_every_byte(kind: int, every_kind: list[list[Flight]]) -> None:
+    """Into two segments, and those in two drains too."""
+    flights = every_kind[kind]
+    together, apart = Both(), Both()
+    number = 0
+    for place, (from_client, data) in enumerate(flights[:2]):
+        made: list[bytes] = []
+        first: list[bytes] = []
+        rest: list[bytes] = []
+        for cut in range(1, len(data)):
+            pieces = [*flights[:place], (from_client, data[:cut]), (from_client, data[cut:]), *flights[place + 1 :]]
+            found = said(connection(number, number * SECOND), pieces, 100_000)
+            made += found
+            first += found[: place + 1]
+            rest += found[place + 1 :]
+            number += 1
+        now_ns = number * SECOND
+        together.take(made, now_ns)
+        apart.take(first, 0)
+        apart.take(rest, 0)
+    # A first segment of less than ten octets does not tell that a hello begins: those have followers.
+    assert together.batches_told == apart.batches_told == number - 9
+    assert len(together.found[0]) == len(apart.found[0]) == number
+    assert {each.outcome for each in together.found[0]} == {"established"}
+    assert together.differences() == apart.differences() == []
+
+
 def test_sealing_that_is_told_later_makes_no_connection(every_kind: list[list[Flight]]) -> None:
     """Before TLS 1.3 the header of the first application data comes behind the handshake, maybe drains later."""
     talk = connection(1)
