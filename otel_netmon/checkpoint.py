@@ -10,6 +10,7 @@ arrays as they lie in memory.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import zlib
@@ -82,7 +83,7 @@ class Checkpoint:
             for name, value in state.items():
                 if isinstance(value, np.ndarray):
                     array = np.asarray(value, order="C")
-                    dtype = npy_format.dtype_to_descr(array.dtype)
+                    dtype = _description(array.dtype)
                     entries.append(_Entry(section, name, None, _Array(dtype, list(array.shape), offset)))
                     arrays.append(array)
                     offset += array.nbytes
@@ -101,6 +102,11 @@ class Checkpoint:
         os.pwrite(fd, _HEADER.pack(_MAGIC, len(index), number, check), 0)
         self._number = number  # only now: after a failure the next try must not take the memfd with the save before
         return end
+
+
+@functools.lru_cache(256)
+def _description(dtype: np.dtype[Any]) -> str | list[Any]:
+    return npy_format.dtype_to_descr(dtype)
 
 
 def _tuples(descr: str | list[Any]) -> Any:

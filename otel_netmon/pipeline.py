@@ -42,7 +42,7 @@ from otel_netmon.otel.events import AgentEvents
 from otel_netmon.otel.histograms import Distribution
 from otel_netmon.otel.points import Points, Snapshot
 from otel_netmon.otel.resource import build_resource
-from otel_netmon.otel.series import SeriesBudget
+from otel_netmon.otel.series import Diversity, SeriesBudget
 from otel_netmon.otel.status_rows import flow_rows, interface_rows
 from otel_netmon.selfmon import logging
 from otel_netmon.selfmon.lazy import without_masked_arrays
@@ -258,12 +258,14 @@ class Pipeline:
         now_ns = time.time_ns()
         self._sources.read(list(self._known.values()), self._budget, now_ns)
         self._measure_rates()
-        points = self._budget.apply(self._sources.points(self._names) | self._about_the_agent(), now_ns)
+        told = self._sources.points(self._names)
+        diversity = self._sources.diversity()
+        points = self._budget.apply(told | self._about_the_agent(diversity), now_ns)
         self._save(now_ns)  # before anybody is told: what is told must never be told again
         self._sources.settle()
         snapshot = Snapshot(now_ns, points)
         self._accepted += selfmon.exported_points(snapshot)
-        self._status = self._build_status()
+        self._status = self._build_status(diversity)
         self._snapshot = snapshot
         if self._gone:
             self._sources.forget(self._gone)  # their last packets are in this snapshot
@@ -272,7 +274,7 @@ class Pipeline:
         self._hand_on_spans()
         self._receivers.offer_events(self._sources.take_events(now_ns))
         self._receivers.offer_events(self._events.probes(self._sources.probes(self._probes), now_ns))
-        folded = self._budget.folded(self._sources.diversity())
+        folded = self._budget.folded(diversity)
         self._receivers.offer_events(self._events.folded(folded, self._config.limits.series, now_ns))
         self._memory.cycle()
         self._durations.record([({}, time.perf_counter() - began)])
@@ -281,7 +283,7 @@ class Pipeline:
         for batch in self._sources.take_spans():
             self._receivers.offer_spans(batch)
 
-    def _about_the_agent(self) -> dict[str, Points]:
+    def _about_the_agent(self, diversity: Mapping[str, Diversity]) -> dict[str, Points]:
         start_ns = self._process_start_ns
         self._attempts.record(self._receivers.take_attempts())
         return {
@@ -292,7 +294,7 @@ class Pipeline:
             **selfmon.receiver_points(self._accepted, start_ns),
             **self._durations.points(),
             **self._attempts.points(),
-            **self._budget.points(self._sources.diversity(), start_ns),
+            **self._budget.points(diversity, start_ns),
         }
 
     def _measure_rates(self) -> None:
@@ -319,7 +321,7 @@ class Pipeline:
             stages["export"] = export
         return stages
 
-    def _build_status(self) -> Status:
+    def _build_status(self, diversity: Mapping[str, Diversity]) -> Status:
         export: ExportStatus = self._receivers.status()
         if self._server is not None:
             export["prometheus"] = {"listen": self._server.listening}
@@ -347,7 +349,7 @@ class Pipeline:
                 capacity=self._config.probes.flows.table_entries,
                 top=flow_rows(flows.series, interval) if flows is not None else [],
             ),
-            series=self._budget.status(self._sources.diversity()),
+            series=self._budget.status(diversity),
             routes=http.routes() if http is not None else None,
             export=export,
         )

@@ -126,12 +126,15 @@ class ConnectionSource:
         if not at_once and many < _AT_ONCE and now_ns - self._counted_ns < _COUNT_NS:
             return
         self._counted_ns = now_ns
-        self._counts = self._kernel.read()
         ended = np.concatenate(self._ended, dtype=CONNECTION)
         closed = np.concatenate(self._closed, dtype=UDP_ROW)
         self._ended, self._closed = [], []
-        self._note("connections", len(ended), ConnectionCount.RECORDS)
-        self._note("udp_sockets", len(closed), ConnectionCount.UDP_RECORDS)
+        self._consumed["connections"] += len(ended)
+        self._consumed["udp_sockets"] += len(closed)
+        if at_once:  # what the kernel counted takes longer to read than a quiet second has in its rings
+            self._counts = self._kernel.read()
+            self._note("connections", ConnectionCount.RECORDS)
+            self._note("udp_sockets", ConnectionCount.UDP_RECORDS)
         self._take_ended(ended, now_ns)
         self._take_closed(closed)
         if many:
@@ -172,9 +175,8 @@ class ConnectionSource:
         self._top = endpoint_rows(series, seconds)
         self._read_ns = now_ns
 
-    def _note(self, what: str, consumed: int, produced: ConnectionCount) -> None:
+    def _note(self, what: str, produced: ConnectionCount) -> None:
         """Keeps the least that was missing at any time: what is on its way is there the next time."""
-        self._consumed[what] += consumed
         self._missing[what] = max(0, min(self._missing[what], self._counts[produced] - self._consumed[what]))
 
     def _take_ended(self, rows: npt.NDArray[Any], now_ns: int) -> None:
