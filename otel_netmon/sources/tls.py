@@ -98,6 +98,7 @@ class TlsSource:
         """Begins to read what is told, of so many series at most."""
         self._series.set_limit(handshakes)
         self._hellos.limit = hellos
+        self._told_ns = 0  # what is taken for a cycle is told in it, with its spans
 
     def take(self, messages: Messages, http: Messages, records: Sequence[object], now_ns: int) -> None:
         """Takes the datagrams of a drain, and the handshakes and what is in the clear among what connections told.

@@ -118,6 +118,20 @@ def test_handshakes_become_points_spans_and_stages() -> None:
     assert values(found, told.EXPIRY, "server.address") == {"www.example": 100 * 86_400}
 
 
+def test_handshakes_of_several_drains_are_told_at_once_and_with_each_cycle() -> None:
+    made = source()
+    told_in = []
+    for step in range(5):
+        if step == 3:
+            made.begin_cycle(100, 100)
+        made.take(NOTHING, NOTHING, [handshake("alert", alert=48)], MONOTONIC + step * SECOND // 5)
+        told_in.append(len(made.take_spans()))
+    assert told_in == [1, 0, 0, 1, 0]
+    made.take(NOTHING, NOTHING, [], MONOTONIC + 2 * SECOND)
+    assert len(made.take_spans()) == 1
+    assert counted(points(made)) == 5
+
+
 def test_an_interface_that_does_not_count_tells_nothing() -> None:
     made = source()
     made.set_edges({(0, 1): NO_EDGE})
