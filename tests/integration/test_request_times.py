@@ -218,7 +218,8 @@ def test_what_took_the_time(place: str, link: tuple[NetNs, NetNs, Veth]) -> None
             assert is_between(0, told.seconds("sending"), took)
             assert is_between(WAITING_SECONDS, told.seconds("waiting"), took)
             assert is_between(RECEIVING_SECONDS, told.seconds("receiving"), took)
-            assert told.attributes["netmon.http.retransmits"] == each["retransmits"] == 0
+            if kind == CLIENT_KIND:
+                assert 0 <= told.attributes["netmon.http.retransmits"] <= each["retransmits"]
             assert told.attributes["netmon.http.out_of_order"] == 0
         assert is_between(1e-6, first.seconds("connect"), each["connect"])
         if kind == CLIENT_KIND:
@@ -265,11 +266,12 @@ def test_what_was_sent_again(link: tuple[NetNs, NetNs, Veth]) -> None:
     with cgroup() as of_client, cgroup() as of_server:
         settings = [f"interfaces.namespaces={near.name}", f"interfaces.include={pair.left}"]
         measured, spans, _ = run_all(near, far, pair.right_address, (of_client, of_server), settings)
-    assert [each["retransmits"] > 0 for each in measured] == [True] + [False] * (CONNECTIONS - 1)
+    told = {
+        each["port"]: [span.attributes["netmon.http.retransmits"] for span in spans[each["port"]]] for each in measured
+    }
     for each in measured:
-        first, second = spans[each["port"]]
-        assert first.attributes["netmon.http.retransmits"] == each["retransmits"]
-        assert second.attributes["netmon.http.retransmits"] in {0, each["retransmits"]}
+        assert all(0 <= found <= each["retransmits"] for found in told[each["port"]])
     lossy = spans[measured[0]["port"]][0]
+    assert told[measured[0]["port"]][0] >= 1
     assert is_between(0.15, lossy.seconds("waiting"), measured[0]["requests"][0])
     assert lossy.attributes["netmon.http.time.longest"] == "waiting"
