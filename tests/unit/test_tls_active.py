@@ -145,6 +145,8 @@ def listening(serve: Callable[[socket.socket], object], family: int = socket.AF_
 
 
 def end_of(listener: socket.socket) -> bytes:
+    host: str
+    port: int
     host, port = listener.getsockname()[:2]
     octets = socket.inet_pton(listener.family, host)
     return (bytes(10) + b"\xff\xff" + octets if len(octets) == 4 else octets) + port.to_bytes(2, "big")
@@ -198,13 +200,15 @@ def shake(connection: socket.socket, made: ssl.SSLContext) -> None:
         sealed_socket.recv(1)
 
 
+def points(source: Source, metric: str) -> list[Any]:
+    """Of a metric, those that were found by asking."""
+    found: Any = source.tls.points(NOW * SECOND)[metric]
+    return [point for point in found if point.attributes.get("netmon.tls.certificate.source") == "active"]
+
+
 def expiries(source: Source) -> dict[object, float]:
     """Of servers that were asked, by name."""
-    return {
-        point.attributes["server.address"]: point.value
-        for point in source.tls.points(NOW * SECOND)[told.EXPIRY]
-        if point.attributes.get("netmon.tls.certificate.source") == "active"  # type: ignore[union-attr]
-    }
+    return {point.attributes["server.address"]: point.value for point in points(source, told.EXPIRY)}
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -243,11 +247,7 @@ def test_what_is_weak_or_ends_is_counted_and_told_apart_from_what_others_saw(aut
     source = Source()
     with listening(lambda connection: shake(connection, made)) as end:
         source.asked(sealed(NAME, server=end))
-    weak = {
-        point.attributes["netmon.tls.weakness"]: point.value  # type: ignore[union-attr]
-        for point in source.tls.points(NOW * SECOND)[told.WEAK]
-        if "netmon.tls.certificate.source" in point.attributes  # type: ignore[union-attr]
-    }
+    weak = {point.attributes["netmon.tls.weakness"]: point.value for point in points(source, told.WEAK)}
     assert weak == {"small_key": 1, "wrong_name": 1, "expired": 1}
     events = [event.name for event in source.tls.take_events()]
     assert sorted(events) == [tls_events.EXPIRING_EVENT, *[tls_events.WEAK_EVENT] * 3]
