@@ -32,6 +32,8 @@ PARTS: dict[str, tuple[str, ...]] = {
     "connections": (),
     "sock_diag": (),
     "http": (),
+    "tls": (),
+    "tls_user": (),
     "plaintext": (),
     "http_counts": (),
     "http_user": (),
