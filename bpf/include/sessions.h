@@ -70,8 +70,8 @@ static __always_inline void session_address(u32 *address, const struct session_k
 	address[3] = session->stamp;
 }
 
-/* Tells user space what is known of a session; ended: nothing more comes of it. */
-static __always_inline void session_tell(const struct session_key *key, const struct session *session, u32 ended)
+/* Tells user space what is known of a session; ended: nothing more comes of it. Gives 0 where the ring had no place. */
+static __always_inline int session_tell(const struct session_key *key, const struct session *session, u32 ended)
 {
 	struct {
 		struct netmon_message message;
@@ -93,8 +93,10 @@ static __always_inline void session_tell(const struct session_key *key, const st
 	record.session.ended = ended;
 	__builtin_memcpy(record.session.comm, session->comm, 16);
 	session_count(NETMON_SESSIONS_RECORDS);
-	if (messages.ringbuf_output(&record, sizeof(record), BPF_RB_NO_WAKEUP))
-		session_count(NETMON_SESSIONS_LOST_RING);
+	if (!messages.ringbuf_output(&record, sizeof(record), BPF_RB_NO_WAKEUP))
+		return 1;
+	session_count(NETMON_SESSIONS_LOST_RING);
+	return 0;
 }
 
 /* Offset of the payload of a TCP packet, 0 where it is none. A packet of a socket begins with its IP header. */
@@ -177,8 +179,10 @@ static __always_inline void session_packet(struct __sk_buff *skb)
 	session->local_port = ends.local_port;
 	session->remote_port = ends.remote_port;
 	session->cookie = bpf_get_socket_cookie(skb);
-	session_count(NETMON_SESSIONS_PLACED);
-	session_tell(&key, session, 0);
+	if (session_tell(&key, session, 0))
+		session_count(NETMON_SESSIONS_PLACED);
+	else
+		session->cookie = 0; /* to be told with another packet */
 }
 
 #endif
