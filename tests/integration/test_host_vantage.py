@@ -17,104 +17,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from support import dns_messages
 from support.agent import Agent, agent
 from support.netns import NetNs, namespace, veth_pair
 from support.otlp_receiver import Receiver, http_receiver
 from support.socket_programs import cgroup
-from support.tls_talk import Authority
+from support.talkers import CLIENT_KIND, EXECUTABLE, HTTP_PORT, SERVER_KIND, Many, client, server, spans
 
 pytestmark = pytest.mark.kernel
 
-NAME = "service.example"
-HTTP_PORT, TLS_PORT, DNS_PORT = 8088, 8443, 53
 REQUESTS, KEPT_ALIVE, HANDSHAKES, LOOKUPS, TCP_LOOKUPS, UNANSWERED = 31, 23, 13, 101, 17, 7
-EXECUTABLE = Path(sys.executable).resolve().name
-CLIENT_KIND, SERVER_KIND = 3, 2
 NOBODY = (None, None)
-
-SERVER = """
-import http.server, json, socketserver, ssl, struct, sys, threading
-address, http_port, tls_port, dns_port, certificate = json.loads(sys.argv[1])
-
-class Web(http.server.BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    def do_GET(self):
-        self.send_response(200)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-    def log_message(self, *_):
-        pass
-
-def answer(query):
-    return query[:2] + struct.pack(">HHHHH", 0x8180, 1, 0, 0, 0) + query[12:]
-
-class Names(socketserver.BaseRequestHandler):
-    def handle(self):
-        query, sock = self.request
-        if query[0] < 0x80:
-            sock.sendto(answer(query), self.client_address)
-
-class NamesOverTcp(socketserver.StreamRequestHandler):
-    def handle(self):
-        while length := self.rfile.read(2):
-            found = answer(self.rfile.read(int.from_bytes(length, "big")))
-            self.wfile.write(len(found).to_bytes(2, "big") + found)
-
-class Tcp(socketserver.ThreadingTCPServer):
-    allow_reuse_address = True
-    daemon_threads = True
-
-web = http.server.ThreadingHTTPServer((address, http_port), Web)
-tls = http.server.ThreadingHTTPServer((address, tls_port), Web)
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-context.load_cert_chain(certificate)
-tls.socket = context.wrap_socket(tls.socket, server_side=True)
-names = socketserver.UDPServer((address, dns_port), Names)
-for each in (web, tls, names, Tcp((address, dns_port), NamesOverTcp)):
-    threading.Thread(target=each.serve_forever, daemon=True).start()
-print("ready", flush=True)
-sys.stdin.read()
-"""
-
-CLIENT = """
-import http.client, json, socket, ssl, sys
-address, http_port, tls_port, dns_port, query, requests, kept, handshakes, lookups, over_tcp, unanswered = json.loads(sys.argv[1])
-query = bytes.fromhex(query)
-for number in range(lookups):
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(20)
-        sock.sendto(number.to_bytes(2, "big") + query[2:], (address, dns_port))
-        sock.recv(512)
-for number in range(unanswered):  # the server keeps silent about such an id
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.sendto((0x8000 + number).to_bytes(2, "big") + query[2:], (address, dns_port))
-for number in range(over_tcp):
-    with socket.create_connection((address, dns_port), 20) as sock, sock.makefile("rb") as read:
-        asked = number.to_bytes(2, "big") + query[2:]
-        sock.sendall(len(asked).to_bytes(2, "big") + asked)
-        read.read(int.from_bytes(read.read(2), "big"))
-for _ in range(requests):
-    connection = http.client.HTTPConnection(address, http_port, timeout=20)
-    connection.request("GET", "/item")
-    assert connection.getresponse().read() == b"ok"
-    connection.close()
-connection = http.client.HTTPConnection(address, http_port, timeout=20)
-for _ in range(kept):
-    connection.request("GET", "/item")
-    assert connection.getresponse().read() == b"ok"
-connection.close()
-context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-for _ in range(handshakes):
-    with socket.create_connection((address, tls_port), 20) as plain, context.wrap_socket(plain) as sealed:
-        sealed.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
-        while sealed.recv(4096):
-            pass
-print("done", flush=True)
-sys.stdin.read()
-"""
 
 
 class Case(NamedTuple):
@@ -123,20 +35,6 @@ class Case(NamedTuple):
     client: bool
     server: bool
     one_namespace: bool
-
-
-@contextlib.contextmanager
-def process(where: NetNs, folder: Path, program: str, word: str, *arguments: object) -> Iterator[int]:
-    """A Python process in a cgroup that has said the word and stays; gives its pid."""
-    script = f'echo $$ > "{folder}/cgroup.procs" && exec "$@"'
-    line = where.command("sh", "-c", script, "sh", sys.executable, "-c", program, json.dumps(arguments))
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as running:
-        try:
-            assert running.stdout is not None
-            assert running.stdout.readline().decode().strip() == word
-            yield running.pid
-        finally:
-            running.kill()
 
 
 @contextlib.contextmanager
@@ -160,24 +58,6 @@ def watching(folder: Path, *settings: str) -> Iterator[tuple[Agent, Receiver]]:
         yield running, receiver
 
 
-def spans(receiver: Receiver) -> Counter[tuple[str, int, Any, Any]]:
-    """Spans of messages by name, kind, and number and executable of their process."""
-    found: Counter[tuple[str, int, Any, Any]] = Counter()
-    for request in list(receiver.requests):
-        if request.path != "/v1/traces":
-            continue
-        for group in request.body.resource_spans:
-            whose = {
-                each.key: getattr(each.value, each.value.WhichOneof("value")) for each in group.resource.attributes
-            }
-            for scope in group.scope_spans:
-                for span in scope.spans:
-                    if not span.name.startswith("TCP"):
-                        key = (whose.get("process.pid"), whose.get("process.executable.name"))
-                        found[span.name, int(span.kind), *key] += 1
-    return found
-
-
 @contextlib.contextmanager
 def places(case: Case) -> Iterator[tuple[NetNs, NetNs, str]]:
     """Where the client and the server are, and the server's address."""
@@ -199,28 +79,25 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_each_end_that_is_observed_tells_its_own(case: Case, tmp_path: Path) -> None:
-    certificate = str(Authority(tmp_path).issue([NAME]))
-    query = dns_messages.query(0, NAME).hex()
-    ports = HTTP_PORT, TLS_PORT, DNS_PORT
-    many = REQUESTS, KEPT_ALIVE, HANDSHAKES, LOOKUPS, TCP_LOOKUPS, UNANSWERED
+    many = Many(REQUESTS, KEPT_ALIVE, HANDSHAKES, LOOKUPS, TCP_LOOKUPS, UNANSWERED)
     with cgroup() as observed, cgroup() as others, places(case) as (near, far, address):
         folders = [observed if is_seen else others for is_seen in (case.client, case.server)]
         with (
             watching(observed) as (running, receiver),
-            process(far, folders[1], SERVER, "ready", address, *ports, certificate) as server,
-            process(near, folders[0], CLIENT, "done", address, *ports, query, *many) as client,
+            server(far, address, tmp_path, folders[1]) as serving,
+            client(near, address, many, folders[0]) as asker,
         ):
-            asking = (client, EXECUTABLE) if case.client else NOBODY
+            asking = (asker, EXECUTABLE) if case.client else NOBODY
             expected: Counter[tuple[str, int, Any, Any]] = Counter(
                 {("DNS lookup", CLIENT_KIND, *asking): LOOKUPS + TCP_LOOKUPS + UNANSWERED}
             )
             if case.client:
-                expected["TLS handshake", CLIENT_KIND, client, EXECUTABLE] = HANDSHAKES
-                expected["GET", CLIENT_KIND, client, EXECUTABLE] = REQUESTS + KEPT_ALIVE
+                expected["TLS handshake", CLIENT_KIND, asker, EXECUTABLE] = HANDSHAKES
+                expected["GET", CLIENT_KIND, asker, EXECUTABLE] = REQUESTS + KEPT_ALIVE
             else:
-                expected["TLS handshake", SERVER_KIND, server, EXECUTABLE] = HANDSHAKES
+                expected["TLS handshake", SERVER_KIND, serving, EXECUTABLE] = HANDSHAKES
             if case.server:
-                expected["GET", SERVER_KIND, server, EXECUTABLE] = REQUESTS + KEPT_ALIVE
+                expected["GET", SERVER_KIND, serving, EXECUTABLE] = REQUESTS + KEPT_ALIVE
             running.wait(lambda: spans(receiver).total() >= expected.total(), 40, "all spans")
             assert spans(receiver) == expected
             sides = {"client": case.client, "server": case.server}
@@ -311,7 +188,7 @@ def test_many_connections_at_once_count_at_both_ends(version: str, tmp_path: Pat
 
 
 def test_connections_that_are_older_than_the_agent_are_followed(tmp_path: Path) -> None:
-    client = """
+    program = """
 import http.client, json, sys
 (address, port, requests) = json.loads(sys.argv[1])
 connection = http.client.HTTPConnection(address, port, timeout=20)
@@ -325,14 +202,9 @@ for _ in range(requests):
 print("done", flush=True)
 sys.stdin.read()
 """
-    certificate = str(Authority(tmp_path).issue([NAME]))
-    with (
-        cgroup() as observed,
-        namespace() as where,
-        process(where, observed, SERVER, "ready", "127.0.0.1", HTTP_PORT, TLS_PORT, DNS_PORT, certificate),
-    ):
+    with cgroup() as observed, namespace() as where, server(where, "127.0.0.1", tmp_path, observed):
         words = where.command(
-            *inside(observed, sys.executable, "-c", client, json.dumps(["127.0.0.1", HTTP_PORT, REQUESTS]))
+            *inside(observed, sys.executable, "-c", program, json.dumps(["127.0.0.1", HTTP_PORT, REQUESTS]))
         )
         with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as talking:
             assert talking.stdin is not None
