@@ -204,7 +204,6 @@ static __always_inline struct session *session_make(const struct session_key *ke
 	fresh.cgroup = bpf_get_current_cgroup_id();
 	fresh.stamp = bpf_ktime_get_ns() >> 10;
 	fresh.begun = begun;
-	bpf_get_current_comm(fresh.comm, sizeof(fresh.comm));
 	if (!sessions.insert((struct session_key *)key, &fresh))
 		session_count(NETMON_SESSIONS_SEEN);
 	return sessions.lookup((struct session_key *)key);

@@ -536,7 +536,6 @@ struct netmon_session {
 	__u64 cookie;	  /* of the socket, 0: it is not known, and neither are addresses and ports */
 	__u32 ended;	  /* 1: nothing more comes */
 	__u32 reserved;
-	__u8 comm[16];
 };
 
 /* What became of TLS sessions; the index of session_counts (a per-CPU array of __u64). */

@@ -38,7 +38,6 @@ struct session {
 	u8 begun; /* it was seen from its begin on */
 	u8 used;  /* octets were seen */
 	u8 reserved[2];
-	u8 comm[16];
 };
 
 /* What a thread has written last to a session that is on nobody knows which connection. */
@@ -91,7 +90,6 @@ static __always_inline int session_tell(const struct session_key *key, const str
 	session_address(record.session.address, key, session);
 	record.session.cookie = session->cookie;
 	record.session.ended = ended;
-	__builtin_memcpy(record.session.comm, session->comm, 16);
 	session_count(NETMON_SESSIONS_RECORDS);
 	if (!messages.ringbuf_output(&record, sizeof(record), BPF_RB_NO_WAKEUP))
 		return 1;

@@ -138,9 +138,9 @@ response_head are octets with the empty line, 0 where that was not captured.
 """
 
 SESSION = np.dtype(
-    [("address", "u1", 16), ("cookie", "<u8"), ("ended", "<u4"), ("reserved", "<u4"), ("comm", "S16")],
+    [("address", "u1", 16), ("cookie", "<u8"), ("ended", "<u4"), ("reserved", "<u4")],
 )
-"""struct netmon_session: 48 bytes; what a record of kind SESSION carries. address stands for both ends in other records of it."""
+"""struct netmon_session: 32 bytes; what a record of kind SESSION carries. address stands for both ends in other records of it."""
 
 QUERY_KEY = np.dtype(
     [
