@@ -345,14 +345,9 @@ def _load_hooks(config: Config, images: Images, journal: Journal) -> None:
     except NetmonError as error:
         if error.exit_code == 77:
             raise
-        for name, enabled in (
-            ("flows", probes.flows.enabled),
-            ("dns", probes.dns.enabled),
-            ("tls", probes.tls.enabled),
-            ("http", probes.http.enabled),
-        ):
-            if enabled:
-                _refused(images, journal, name, error)
+        stands_on_it = _message_probes(config) if config.messages.vantage == "interface" else []
+        for name in ("flows", *stands_on_it):
+            _refused(images, journal, name, error)
         images.loaded.pop("tc_monitor").close()
 
 
