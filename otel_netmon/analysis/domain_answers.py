@@ -25,6 +25,7 @@ _HEARD = np.dtype(
 )
 _ADDRESS_WORDS, _CGROUP_WORD, _ASKED_WORDS = 4, ENDS.itemsize // 4, ENDS.itemsize // 4 + 3
 _WAITING_MAX = 1 << 15
+_ADDRESSES_MAX = 1 << 16
 _LESSONS_MAX = 1 << 12
 _NOTHING = -1
 _SEED = int.from_bytes(os.urandom(8), "little")
@@ -74,6 +75,7 @@ class WaitingAnswers:
         self._count = 0
         self._lessons: list[Lesson] = []
         self._places: dict[Lesson, int] = {}
+        self._addresses = 0  # of all lessons
         self._alike: Alike | None = None
         self._of_alike = np.empty(0, np.int64)
 
@@ -112,20 +114,25 @@ class WaitingAnswers:
 
     def make_room(self) -> list[Taught]:
         """Puts together what is alike where much waits; gives what must be taken now all the same."""
-        if self._count <= _WAITING_MAX:
+        crowded = self._count > _WAITING_MAX
+        if crowded:
+            self._keep(self._alike_once(self._all()))
+            crowded = self._count > _WAITING_MAX // 2
+        if not crowded and self._addresses <= _ADDRESSES_MAX:
             return []
-        self._keep(self._alike_once(self._all()))
-        if self._count <= _WAITING_MAX // 2:
-            return []
-        rows = self._with_cgroups(self._waiting[0])
+        rows = self._with_cgroups(self._all())
         unknown = rows["cgroup"] == 0
-        if self.cgroups is not None and np.count_nonzero(unknown) <= _WAITING_MAX // 2:
-            self._keep(rows[unknown])
-            return self._taught(rows[~unknown])
-        if self.cgroups is not None:
-            self.unattributed += int(np.count_nonzero(unknown))
-        self._keep(rows[:0])
-        return self._taught(rows)
+        if self.cgroups is None:
+            unknown[:] = False  # nobody will know
+        taught = self._taught(rows[~unknown])
+        self._keep(rows[unknown])
+        self._forget_lessons()
+        if self._count > _WAITING_MAX // 2 or self._addresses > _ADDRESSES_MAX // 2:
+            self.unattributed += self._count
+            taught += self._taught(self._all())
+            self._keep(rows[:0])
+            self._forget_lessons()
+        return taught
 
     def take(self) -> list[Taught]:
         """Gives all that waits, in the order of the last of each: who has asked is known, or never will be."""
@@ -134,12 +141,23 @@ class WaitingAnswers:
         rows = self._with_cgroups(self._all())
         self._keep(rows[:0])
         taught = self._taught(rows)
-        if len(self._lessons) > _LESSONS_MAX:
-            self._lessons, self._places, self._alike = [], {}, None
+        if len(self._lessons) > _LESSONS_MAX or self._addresses > _ADDRESSES_MAX // 2:
+            self._forget_lessons()
         return taught
 
     def _alike_once(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return _merged(rows, _asked(rows), self._together_ns)
+
+    def _forget_lessons(self) -> None:
+        """Forgets those that nothing of what waits, one batch at most, has to do with."""
+        used: list[int] = []
+        for rows in self._waiting:
+            distinct, rows["lesson"] = np.unique(rows["lesson"], return_inverse=True)
+            used = distinct.tolist()
+        self._lessons = [self._lessons[place] for place in used]
+        self._places = {lesson: place for place, lesson in enumerate(self._lessons)}
+        self._addresses = sum([len(lesson.addresses) for lesson in self._lessons])
+        self._alike, self._of_alike = None, np.empty(0, np.int64)
 
     def _append(self, rows: npt.NDArray[Any]) -> None:
         rows = self._alike_once(rows)
@@ -194,6 +212,7 @@ class WaitingAnswers:
         place = self._places.setdefault(lesson, len(self._lessons))
         if place == len(self._lessons):
             self._lessons.append(lesson)
+            self._addresses += len(lesson.addresses)
         return place
 
 
@@ -259,10 +278,10 @@ def _merged(rows: npt.NDArray[Any], alike: npt.NDArray[np.uint32], together_ns: 
 
 def _asked(rows: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
     """Who asked whom, from which socket, and was told what."""
-    return rows.view("<u4").reshape(len(rows), -1)[:, :_ASKED_WORDS]
+    return rows.view("<u4").reshape(len(rows), _HEARD.itemsize // 4)[:, :_ASKED_WORDS]
 
 
 def _client(rows: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
     """Who was told what."""
-    words = rows.view("<u4").reshape(len(rows), -1)
+    words = rows.view("<u4").reshape(len(rows), _HEARD.itemsize // 4)
     return np.concatenate([words[:, :_ADDRESS_WORDS], words[:, _CGROUP_WORD:_ASKED_WORDS]], axis=1)

@@ -85,6 +85,7 @@ class DomainCache:
         Nothing is learned of responses that no query asked for.
         """
         self._waiting.add(lookup)
+        self._take(self._waiting.make_room())
 
     def learn_many(self, answered: AnsweredLookups) -> None:
         """Takes the addresses of many answers."""

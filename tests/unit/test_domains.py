@@ -461,3 +461,35 @@ def test_what_was_learned_is_forgotten_when_there_is_much_of_it(monkeypatch: pyt
         assert [names(cache, text) for text in texts] == [("a.example",)] * 11
         assert len(cache._waiting._lessons) <= 11
     assert len(cache) == 17
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_answers_with_many_addresses_wait_within_bounds(
+    cache: DomainCache, monkeypatch: pytest.MonkeyPatch, *, known: bool
+) -> None:
+    """However few they are; those whose cgroup nobody knows are taken first when there is no other way."""
+    monkeypatch.setattr("otel_netmon.analysis.domain_answers._ADDRESSES_MAX", 100)
+    sockets = Sockets(port_1=11) if known else Sockets()
+    cache.set_cgroups(sockets)
+    for number in range(23):
+        texts = [f"198.51.{number}.{host}" for host in range(11)]
+        data = d.response(7, f"n{number}.example", *map(d.address, texts))
+        heard(cache, (T, data, CLIENT, 0), destination_port=1)
+        assert sum(len(lesson.addresses) for lesson in cache._waiting._lessons) <= 100
+    assert cache.answers == (20, 0 if known else 20)
+    assert names(cache, "198.51.22.7", cgroup=11) == ("n22.example",)
+    assert len(cache) == 23 * 11
+
+
+def test_what_waits_on_keeps_what_it_was_told(cache: DomainCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When others of its batch are taken."""
+    monkeypatch.setattr("otel_netmon.analysis.domain_answers._WAITING_MAX", 64)
+    sockets = Sockets(**{f"port_{port}": 11 for port in range(1, 66) if port % 3})
+    cache.set_cgroups(sockets)
+    texts = [f"198.51.100.{port}" for port in range(1, 66)]
+    for port, text in enumerate(texts, 1):
+        heard(cache, (T, d.response(7, f"n{port}.example", d.address(text)), CLIENT, 0), destination_port=port)
+    assert (cache.answers, len(cache._waiting), len(cache._waiting._lessons)) == ((44, 0), 21, 21)
+    sockets.known = dict.fromkeys(range(1, 66), 11)
+    assert [names(cache, text, cgroup=11) for text in texts] == [(f"n{port}.example",) for port in range(1, 66)]
+    assert cache.answers == (65, 0)
