@@ -4,6 +4,10 @@ Kept are all errors, all slow ones, the first of each kind, and a uniform share 
 detail is shed in this order: the uniform share first, then firsts of a kind, then slow ones, errors last. Firsts go before
 slow ones because whoever invents names makes every span a first. Metrics are never sampled.
 
+Batches come in rounds, a second apart, those of one probe before those of another. So that what is shed first does not take the
+place of errors that come later, it leaves as many places as there were spans of the classes above it in the round before, as
+long as they have not come in this one.
+
 Which spans of a class are kept is decided by comparing their randomness with a threshold (OpenTelemetry, "TraceState: Probability
 Sampling"), also when the limit cuts into a class: then those of greatest randomness stay, and the threshold is the greatest
 randomness that was shed, plus one (priority sampling, Duffield, Lund and Thorup 2007). So every kept span carries the
@@ -30,6 +34,8 @@ _ALL = 1 << _RANDOM_BITS
 _HEX_DIGITS = _RANDOM_BITS // 4
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _NANO = 1_000_000_000
+_TOGETHER_NS = 500_000_000  # batches of one round; rounds are a second apart, or less where a ring is full
+_AWAITED_NS = 2_500_000_000  # after a longer pause nothing is awaited
 
 
 class Reason(enum.IntEnum):
@@ -132,6 +138,9 @@ class KeepRule:
         self._random = np.uint64(int.from_bytes(os.urandom(8), "little") if seed is None else seed % (1 << 64))
         self._credit = limit_per_second * _NANO  # spans that may be kept, in 10^-9
         self._at_ns: int | None = None
+        self._begun_ns: int | None = None  # the round
+        self._came = np.zeros(Reason.UNIFORM, np.int64)  # by reason, in this round
+        self._came_before = self._came
         self.counts = np.zeros(len(Reason), np.int64)
         self.evicted_kinds = 0
 
@@ -165,6 +174,7 @@ class KeepRule:
         reason[errors] = Reason.ERROR
 
         available = self._available(now_ns)
+        awaited = self._awaited(now_ns, np.bincount(reason, minlength=len(Reason))[: Reason.UNIFORM])
         keep = np.zeros(number, np.bool_)
         threshold = np.zeros(number, np.uint64)
         for why in (Reason.ERROR, Reason.SLOW, Reason.FIRST, Reason.UNIFORM):
@@ -176,12 +186,13 @@ class KeepRule:
                 chosen = members[own[members] >= np.uint64(least)]
                 reason[members] = Reason.SAMPLED_OUT
                 reason[chosen] = Reason.UNIFORM
-            if len(chosen) > available:
+            room = max(0, available - int(awaited[:why].sum()))
+            if len(chosen) > room:
                 order = chosen[np.argsort(~own[chosen], kind="stable")]
-                chosen, shed = order[:available], order[available:]
+                chosen, shed = order[:room], order[room:]
                 reason[shed] = Reason.RATE_LIMITED
                 least = int(own[shed[0]]) + 1
-                if available:
+                if room:
                     least = min(least, int(own[chosen[-1]]))
             keep[chosen] = True
             threshold[members] = least
@@ -240,6 +251,16 @@ class KeepRule:
         first = np.full(len(row), number, np.intp)
         np.minimum.at(first, kind, np.arange(number))
         return first[(row < 0) | ~self._shown[row]]
+
+    def _awaited(self, now_ns: int, came: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """How many spans of each reason but the share may still come in this round, by what came in the one before."""
+        passed = _TOGETHER_NS if self._begun_ns is None else now_ns - self._begun_ns
+        if not 0 <= passed < _TOGETHER_NS:
+            self._came_before = self._came if 0 < passed < _AWAITED_NS else np.zeros_like(came)
+            self._begun_ns, self._came = now_ns, np.zeros_like(came)
+        self._came = self._came + came
+        awaited: npt.NDArray[np.int64] = np.maximum(self._came_before - self._came, 0)
+        return awaited
 
     def _available(self, now_ns: int) -> int:
         """How many spans may be kept now."""

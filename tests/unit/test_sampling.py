@@ -131,6 +131,33 @@ def test_the_limit_is_a_second_and_a_burst_of_one_second() -> None:
     assert rule.counts.sum() == 180
 
 
+def kept_of(decision: Decision) -> dict[Reason, int]:
+    codes, counts = np.unique(decision.reason[decision.keep], return_counts=True)
+    return dict(zip(map(Reason, codes.tolist()), counts.tolist(), strict=True))
+
+
+def test_what_is_shed_first_leaves_room_for_errors_of_another_probe() -> None:
+    """In each round a batch of one probe, and behind it one of another; what came in a round is awaited in the next one."""
+    rule = KeepRule(1.0, 100, slow_ns=50 * MS)
+    rounds = []
+    for at in (0.0, 1.0, 1.99, 3.0):
+        busy = decide(rule, ["busy"] * 1000, [60] * 200 + [1] * 800, now=at)
+        other = decide(rule, ["other"] * 31, errors=range(23), now=at)
+        rounds.append((kept_of(busy), kept_of(other)))
+    assert rounds[0] == ({Reason.SLOW: 100}, {})
+    for (busy_kept, other_kept), places in zip(rounds[1:], (100, 99, 100), strict=True):
+        assert (busy_kept, other_kept) == ({Reason.SLOW: places - 23}, {Reason.ERROR: 23})
+    assert kept_of(decide(rule, ["busy"] * 1000, now=4)) == {}, "77 slow ones and 23 errors may come"
+    assert kept_of(decide(rule, ["busy"] * 1000, now=5)) == {Reason.UNIFORM: 100}, "none came in the round before"
+
+
+def test_a_pause_and_a_clock_that_goes_back_await_nothing() -> None:
+    for pause in (2.5, -1.0):
+        rule = KeepRule(1.0, 100)
+        decide(rule, ["a"] * 50, errors=range(50), now=10)
+        assert np.count_nonzero(decide(rule, ["a"] * 50, now=10 + pause).keep) == 50
+
+
 def test_a_kind_of_which_none_was_kept_has_its_first_later() -> None:
     rule = KeepRule(0.0, 1)
     assert reasons(decide(rule, ["a", "b"], errors=[0])) == [Reason.ERROR, Reason.RATE_LIMITED]
