@@ -53,5 +53,5 @@ TLS_PLAINTEXT = Probe(
         "rpc.client.call.duration",
     ),
     capabilities=("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON", "CAP_SYS_PTRACE"),
-    by_default="off: it looks into what processes hold in clear, and each call to OpenSSL costs them a microsecond or two",
+    by_default="off: it looks into what processes hold in clear, and each call to OpenSSL costs them some 2.5 µs",
 )
