@@ -295,7 +295,7 @@ int netmon_sweep(struct __sk_buff *skb)
 		if (i >= count || bpf_skb_load_bytes(skb, 16 + i * sizeof(key), &key, sizeof(key)))
 			break;
 		flow = flow_table.lookup(&key);
-		if (flow && now - flow->last >= idle) {
+		if (flow && (s64)(now - flow->last) >= (s64)idle) { /* negative where another CPU counts meanwhile */
 			flow->closing = 1;
 			marked++;
 		}

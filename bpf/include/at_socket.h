@@ -185,7 +185,7 @@ static __always_inline int client_is_told(u64 hash, u64 now, u64 within)
 {
 	u64 *began = told_clients.lookup(&hash);
 
-	return began && now - *began < within;
+	return began && (s64)(now - *began) < (s64)within; /* negative where another CPU told it meanwhile */
 }
 
 static __always_inline int stream_is_told_elsewhere(const stream_state *flow)

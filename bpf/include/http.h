@@ -707,12 +707,12 @@ static __always_inline int http_quiet(struct message_scratch *s, const struct ne
 {
 	struct http_connection *c = http_connections.lookup((struct netmon_flow_key *)key);
 	stream_state *flow;
-	u64 since;
+	s64 since;
 
 	if (!c)
 		return 0;
-	since = now - c->last_ns;
-	if (since < (c->phase == HTTP_OPEN_ANSWER ? quiet : forget))
+	since = now - c->last_ns; /* negative where another CPU has looked at it meanwhile */
+	if (since < (s64)(c->phase == HTTP_OPEN_ANSWER ? quiet : forget))
 		return 0;
 	if (c->phase == HTTP_ANSWERING || c->phase == HTTP_IN_BODY) { /* of bodies nothing is looked at but the flow */
 		flow = stream_of(s, c->phase == HTTP_ANSWERING ? &c->server : &c->client);
@@ -724,7 +724,7 @@ static __always_inline int http_quiet(struct message_scratch *s, const struct ne
 	}
 	if (c->phase != HTTP_IDLE)
 		http_tell(s, c, now, NETMON_HTTP_QUIET, 0);
-	if (since >= forget)
+	if (since >= (s64)forget)
 		http_leave(s, c, 0, 0);
 	return 1;
 }

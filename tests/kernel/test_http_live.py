@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,9 @@ pytestmark = pytest.mark.kernel
 
 CANARY = b"CANARY-91cc"
 COUNT = MessageCount
+LAST_NS = (layout.MESSAGE.itemsize + layout.HTTP.itemsize + 2 * (1024 + 24) + 2 * layout.FLOW_KEY.itemsize) // 8 + 1
+"""Which word of a row of http_connections is last_ns."""
+
 COMPLETE, OPEN, CHUNKED = HttpFlags.COMPLETE, HttpFlags.RESPONSE_OPEN, HttpFlags.CHUNKED
 
 
@@ -593,6 +597,23 @@ def test_exchanges_that_are_quiet_are_told(programs: MessagePrograms) -> None:
     talk.send(ask("3"))
     talk.send(answer(200), from_client=False)
     assert [row[:2] for row in rows(told(programs))] == [(b"3", 200)]
+
+
+def test_what_another_cpu_looks_at_meanwhile_is_not_quiet(programs: MessagePrograms) -> None:
+    """It has a later time than netmon_quiet began with."""
+    talk = Conversation(programs)
+    talk.send(ask("1"))
+    (key,) = connections(programs)
+    fd, size = programs.loaded.maps["http_connections"], programs.loaded.definitions["http_connections"].value_size
+    value = syscalls.map_lookup(fd, key, size)
+    assert value is not None
+    words = np.frombuffer(value, np.uint64).copy()
+    assert 0 < time.monotonic_ns() - int(words[LAST_NS]) < 60 * 10**9
+    words[LAST_NS] += np.uint64(3600 * 10**9)
+    syscalls.map_update(fd, key, words.tobytes())
+    assert quiet(programs, 0, 60_000) == quiet(programs, 0, 0) == 0
+    talk.send(answer(404), from_client=False)
+    assert [row[:2] for row in rows(told(programs))] == [(b"1", 404)]
 
 
 def test_a_long_download_is_not_quiet(programs: MessagePrograms) -> None:
