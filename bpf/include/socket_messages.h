@@ -182,15 +182,75 @@ static __always_inline u8 datagram_look(struct __sk_buff *skb, const struct segm
 	return may_be_message(PROTOCOL_UDP, 0, segment->payload, state->sequence_state);
 }
 
+/* A field of a socket, as one load: the compiler would compute an address in it, which the verifier refuses. */
+#define socket_field(sk, field)                                                                                        \
+	({                                                                                                             \
+		u64 word;                                                                                              \
+		asm volatile("%0 = *(u32 *)(%1 + %2)"                                                                  \
+			     : "=r"(word)                                                                              \
+			     : "r"(sk), "i"(__builtin_offsetof(struct bpf_sock, field)));                              \
+		(u32) word;                                                                                            \
+	})
+
+/* The UDP socket of a datagram if it is connected: it has one peer, as its process knows it. */
+static __always_inline struct bpf_sock *datagram_socket(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	if (!sk)
+		return 0;
+	sk = bpf_sk_fullsock(sk);
+	return sk && sk->state == BPF_TCP_ESTABLISHED ? sk : 0;
+}
+
+/*
+ * The ends of a datagram, the peer of a connected socket as its process knows it: what leaves has the address that NAT gives it, what
+ * is received has that of the process again. 0: they cannot be read.
+ */
+static __always_inline int datagram_ends(struct __sk_buff *skb, struct message_scratch *s,
+					 const struct segment *segment, const u8 direction)
+{
+	const int sent = direction == NETMON_TRANSMIT;
+	struct netmon_flow_key *flow = &s->packet.flow;
+	u32 *remote = sent ? flow->destination : flow->source;
+	struct bpf_sock *sk = datagram_socket(skb);
+
+	if (udp_address(skb, segment, 1, flow->source) || udp_address(skb, segment, 0, flow->destination))
+		return 0;
+	flow->source_port = segment->source_port;
+	flow->destination_port = segment->destination_port;
+	if (!sk)
+		return 1;
+	if (segment->v6) {
+		remote[0] = socket_field(sk, dst_ip6[0]);
+		remote[1] = socket_field(sk, dst_ip6[1]);
+		remote[2] = socket_field(sk, dst_ip6[2]);
+		remote[3] = socket_field(sk, dst_ip6[3]);
+	} else {
+		remote[3] = socket_field(sk, dst_ip4);
+	}
+	if (sent)
+		flow->destination_port = socket_field(sk, dst_port);
+	else
+		flow->source_port = socket_field(sk, dst_port);
+	return 1;
+}
+
 static __always_inline void socket_datagram(struct __sk_buff *skb, const struct segment *segment, const u8 direction)
 {
 	struct message_scratch *s;
+	struct bpf_sock *sk;
 	u8 protocols, look = LOOK_NOWHERE;
 	u64 cookie;
 
 	if (!late_messages())
 		return;
 	protocols = message_protocols(segment->source_port, segment->destination_port);
+	if (!protocols && direction == NETMON_TRANSMIT) { /* to a port that NAT has put in the place of another? */
+		sk = datagram_socket(skb);
+		if (sk)
+			protocols = message_protocols(0, socket_field(sk, dst_port));
+	}
 	if (!protocols && !(late_streams() && datagram_may_begin(skb, segment)))
 		return;
 	cookie = socket_cookie(skb);
@@ -201,10 +261,7 @@ static __always_inline void socket_datagram(struct __sk_buff *skb, const struct 
 	s = message_claim(skb, protocols ? NETMON_COUNT_LOST_NESTED : NETMON_COUNT_STREAM_LOST_NESTED);
 	if (!s)
 		return;
-	if (!udp_address(skb, segment, 1, s->packet.flow.source) &&
-	    !udp_address(skb, segment, 0, s->packet.flow.destination)) {
-		s->packet.flow.source_port = segment->source_port;
-		s->packet.flow.destination_port = segment->destination_port;
+	if (datagram_ends(skb, s, segment, direction)) {
 		socket_fill(skb, s, segment, cookie, direction, protocols, look);
 		message_call(skb, protocols, look);
 	}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from otel_netmon.kernel import syscalls
 from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
 from otel_netmon.readers.messages import MessageCounts, Messages, http_messages, parse_messages
 from otel_netmon.readers.ring import RingReader
+from support import dns_messages as dns
 from support.netns import NetNs, namespace
 from support.socket_programs import SocketPrograms, cgroup, inside_cgroup, observed, socket_programs
 
@@ -180,3 +182,29 @@ def test_connections_without_a_place_are_counted(where: NetNs) -> None:
             assert watched.counts()[MessageCount.STREAM_LOST_TABLE] >= 1
         watched.wait_nothing_kept()
         watched.ring.close()
+
+
+def test_a_lookup_that_is_sent_to_another_address_has_that_of_its_process(watched: Watched, where: NetNs) -> None:
+    """As a resolver inside of a container is: the address is changed on the way out, and back on the way in (DNAT)."""
+    rule = "-t nat -A OUTPUT -d 127.0.0.11 -p udp --dport 53 -j DNAT --to-destination 127.0.0.1:5533"
+    done = subprocess.run(where.command("iptables", *rule.split()), capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("this kernel has no NAT")
+    with (
+        where.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+        where.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        server.bind(("127.0.0.1", 5533))
+        client.connect(("127.0.0.11", 53))
+        for end in (server, client):
+            end.settimeout(DEADLINE_SECONDS)
+        for number in range(13):
+            client.send(dns.query(number, "name.example"))
+            query, peer = server.recvfrom(512)
+            server.sendto(dns.response(int.from_bytes(query[:2], "big"), "name.example"), peer)
+            client.recv(512)
+    heads = watched.records().heads
+    assert heads["kind"].tolist() == [int(MessageKind.DNS_ANSWER)] * 13
+    assert {bytes(head["source"]) for head in heads} == {bytes(10) + b"\xff\xff" + bytes([127, 0, 0, 11])}
+    assert set(heads["source_port"].tolist()) == {53}
+    assert watched.counts() == {MessageCount.DNS_QUERIES: 13, MessageCount.DNS_ANSWERS: 13}
