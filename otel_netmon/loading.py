@@ -114,11 +114,8 @@ def _needed(config: Config, images: Images) -> list[Needed]:
     if probes.drops.enabled:
         result.append(Needed("drops", "drop_monitor", {}))
     if probes.tls_plaintext != "off":
-        if probes.http.enabled and probes.flows.enabled:
-            sizes = {"http_connections": HTTP_CONNECTIONS_MAX, "messages": probes.dns.ring_bytes}
-            result.append(Needed("tls_plaintext", "plaintext_monitor", sizes))
-        else:
-            images.failed["tls_plaintext"] = ("needs_http", "probes.http tells what is found, and that probe is off")
+        sizes = {"http_connections": HTTP_CONNECTIONS_MAX, "messages": probes.dns.ring_bytes}
+        result.append(Needed("tls_plaintext", "plaintext_monitor", sizes))
     return result
 
 
@@ -323,6 +320,11 @@ def _let_into_plaintext(config: Config, images: Images, journal: Journal) -> Non
     """Lets the programs at OpenSSL call those that follow HTTP; where the kernel refuses one, the probe is off."""
     plaintext = images.loaded.get("plaintext_monitor")
     if plaintext is None:
+        return
+    on_the_wire = images.loaded.get(MESSAGE_IMAGES[config.messages.vantage])
+    if on_the_wire is None or not on_the_wire.runs(HTTP_PROGRAM):
+        images.failed["tls_plaintext"] = ("needs_http", "probes.http tells what is found, and that probe is off")
+        images.loaded.pop("plaintext_monitor").close()
         return
     late = {Late.WAKEUP: wakeup_bytes(config.probes.dns.ring_bytes), Late.HANDSHAKE_BYTES: 0, Late.HTTP: 1}
     try:
