@@ -121,6 +121,16 @@ def test_the_sweep_marks_what_is_idle_and_nothing_else(tc: Programs) -> None:
     assert marked == {key.tobytes() for key in keys[:4]}
 
 
+def test_what_another_cpu_counts_meanwhile_is_not_idle(tc: Programs) -> None:
+    """It has a later time than the sweep began with."""
+    tc.runner().run(datagram(1))
+    keys, flows = tc.flow_reader.read()
+    keys, flows = keys.copy(), flows.copy()
+    flows["last"] += 1000
+    syscalls.map_update(tc.loaded.maps["flow_table"], keys[0].tobytes(), flows[0].tobytes())
+    assert swept(tc, keys, 0) == swept(tc, keys, 1000) == 0
+
+
 def test_the_sweep_takes_its_whole_frame_and_skips_keys_that_are_gone(tc: Programs) -> None:
     for number in range(SWEEP_KEYS_MAX + 5):
         tc.runner().run(datagram(number))
