@@ -94,6 +94,27 @@ def test_a_library_that_is_loaded_late_is_watched_once_whoever_has_it(loaded: Lo
 
 
 @needs_library
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+def test_a_library_of_a_container_is_found_by_its_root(loaded: LoadedImage, copy: Path) -> None:
+    """The path is the host's, the file that lies there is another one."""
+    inside = f'mount --bind {copy} {LIBRARY} && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", inside, "sh", sys.executable, "-c", SLEEPER, str(LIBRARY)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        attachments = PlaintextAttachments(Config(), loaded, Journal("error"))
+        try:
+            status = copy.stat()
+            watched = attachments.files[status.st_dev, status.st_ino]
+            assert watched.path == str(LIBRARY)
+            assert watched.fds
+        finally:
+            attachments.close()
+            process.communicate(b"")
+
+
+@needs_library
 def test_what_is_installed_is_watched_before_anybody_runs_it_and_let_go_of(loaded: LoadedImage) -> None:
     for program in loaded.image.programs:
         if program not in ("netmon_stream", "netmon_http", "netmon_http2"):
