@@ -386,3 +386,26 @@ def test_followers_are_told_the_time_now_and_then() -> None:
     feed(connections, exchange(Talk()))
     told = [connections.advance(LATE_EVERY_NS + at) for at in (0, LATE_EVERY_NS - 1, LATE_EVERY_NS)]
     assert told == [[LATE_EVERY_NS], [], [2 * LATE_EVERY_NS]]
+
+
+def test_a_connection_that_is_known_to_be_over_ends_in_both_directions() -> None:
+    talk = Talk()
+    connections = Connections(ALL)
+    assert feed(connections, exchange(talk)) == []
+    ((seen, _), *_) = exchange(Talk())
+    (follower,) = connections.close(seen.namespace, seen.ifindex, SERVER, CLIENT, 7)
+    assert follower.calls == [("data", True, ASK), ("data", False, ANSWER), ("end", True, False), ("end", False, False)]
+    assert len(connections) == 0
+    assert connections.close(seen.namespace, seen.ifindex, SERVER, CLIENT, 7) == []
+
+
+def test_what_waits_behind_a_gap_is_told_before_the_end() -> None:
+    talk = Talk()
+    connections = Connections(ALL)
+    packets = exchange(talk)
+    lost, behind = talk.say(True, b"lost"), talk.say(True, b"behind")
+    assert feed(connections, [*packets, *behind]) == []
+    assert len(lost) == 1
+    seen = packets[0][0]
+    (follower,) = connections.close(seen.namespace, seen.ifindex, CLIENT, SERVER, 7)
+    assert follower.calls[2:5] == [("gap", True, 4), ("data", True, b"behind"), ("end", True, False)]
