@@ -29,6 +29,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "series_flood": (),
     "replay": ("--packets", "200003"),
     "dns": (),
+    "dns_user": (),
     "connections": (),
     "sock_diag": (),
     "http": (),
@@ -36,6 +37,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "tls_user": (),
     "plaintext": (),
     "http_counts": (),
+    "http_throughput": (),
     "http_user": (),
     "leaves_nothing": ("--rounds", "10"),
 }
