@@ -316,6 +316,11 @@ def _load_socket_hooks(sockets: loader.LoadedImage, config: Config, images: Imag
             sockets.unload(program)
 
 
+def plaintext_constants(config: Config) -> dict[Late, int]:
+    """Gives the late constants of the programs that follow what is read at OpenSSL: there is no handshake in it."""
+    return {Late.WAKEUP: wakeup_bytes(config.probes.dns.ring_bytes), Late.HANDSHAKE_BYTES: 0, Late.HTTP: 1}
+
+
 def _let_into_plaintext(config: Config, images: Images, journal: Journal) -> None:
     """Lets the programs at OpenSSL call those that follow HTTP; where the kernel refuses one, the probe is off."""
     plaintext = images.loaded.get("plaintext_monitor")
@@ -326,7 +331,7 @@ def _let_into_plaintext(config: Config, images: Images, journal: Journal) -> Non
         images.failed["tls_plaintext"] = ("needs_http", "probes.http tells what is found, and that probe is off")
         images.loaded.pop("plaintext_monitor").close()
         return
-    late = {Late.WAKEUP: wakeup_bytes(config.probes.dns.ring_bytes), Late.HANDSHAKE_BYTES: 0, Late.HTTP: 1}
+    late = plaintext_constants(config)
     try:
         for program in (HTTP_PROGRAM, HTTP2_PROGRAM, STREAM_PROGRAM):
             plaintext.program(program, late)

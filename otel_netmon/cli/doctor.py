@@ -21,6 +21,7 @@ from otel_netmon.cli.output import Colour, colour_wanted, paint, print_json
 from otel_netmon.cli.top_view import printable
 from otel_netmon.errors import ImageError, KernelLacksError, NetmonError, PrivilegeError
 from otel_netmon.kernel import compiler, features, host, image, loader
+from otel_netmon.loading import plaintext_constants
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy would start a thread for each core
 
@@ -110,6 +111,7 @@ class Examination:
             "tc_monitor": {"flow_table": config.probes.flows.table_entries},
             "socket_monitor": {"connection_stats": config.probes.connections.table_entries},
         }
+        self._late = {"plaintext_monitor": plaintext_constants(config)}
         self._images: dict[str, image.Image] = {}
         self._loaded: dict[str, loader.LoadedImage] = {}
 
@@ -184,8 +186,8 @@ class Examination:
         attempt = partial(features.attempt, needed=needed)
         programs: dict[str, Finding] = {}
         for name in image.SOURCES[stem]:
-            size = self._with(stem, partial(features.program_size, name))
-            programs[name] = attempt(f"program {name}", size, blocked_by=blocked_by)
+            size = self._with(stem, partial(features.program_size, name, late=self._late.get(stem)))
+            programs[name] = attempt(_label(stem, name), size, blocked_by=blocked_by)
             yield programs[name]
         if stem == "tc_monitor":
             refused = [blocked_by or programs[name] for name in features.TC_PROGRAMS.values()]
@@ -244,6 +246,12 @@ def _clsact_unseen(why: str, *, needed: bool) -> Finding:
         return features.Finding("hook clsact", "degraded", untried, "try again as root")
     remedy = "use a kernel with CONFIG_NET_CLS_ACT, CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF"
     return features.Finding("hook clsact", "missing", "absent", remedy, KernelLacksError.exit_code)
+
+
+def _label(stem: str, program: str) -> str:
+    """The check of a program; with its image where several have one of this name."""
+    several = sum(program in programs for programs in image.SOURCES.values()) > 1
+    return f"program {program}" + (f" of {stem}" if several else "")
 
 
 def _tick_rate(loaded: loader.LoadedImage) -> str:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Literal, NamedTuple, TypeVar
 
-from otel_netmon.abi.enums import SWEEP_HEADER_SIZE, Direction, hook_slot
+from otel_netmon.abi.enums import SWEEP_HEADER_SIZE, Direction, Late, hook_slot
 from otel_netmon.errors import KernelLacksError, NetmonError, PrivilegeError
 from otel_netmon.kernel import links, syscalls
 from otel_netmon.kernel.cgroup import find_cgroup2
@@ -165,10 +165,10 @@ def rtnetlink() -> str:
 # ---- programs
 
 
-def program_size(name: str, loaded: LoadedImage) -> str:
-    """A program is loaded; what the verifier had to look at."""
-    fd, fallback = loaded.program_that_fits(name)
-    late = FALLBACKS[name] if fallback else {}
+def program_size(name: str, loaded: LoadedImage, late: Mapping[Late, int] | None = None) -> str:
+    """A program is loaded with these late constants; what the verifier had to look at."""
+    fd, fallback = loaded.program_that_fits(name, late)
+    late = {**(late or {}), **(FALLBACKS[name] if fallback else {})}
     count = syscalls.program_info(fd).verified_instructions
     if not count and (found := _PROCESSED.search(loaded.verifier_report(name, late))):  # before 5.16 only its log tells
         count = int(found[1])
