@@ -37,6 +37,7 @@ _NOT_DNS = {
     MessageCount.NOT_DNS_QUESTION: "question",
 }
 _EXPIRE_NS = 900_000_000  # the ring is drained each second
+_SOME = 64  # so few wait for the cycle: not more than the keep rule takes at once
 _QUERY = 0  # opcode, RFC 1035
 
 
@@ -108,16 +109,19 @@ class DnsSource:
         self._expired = self._take_expired(time.monotonic_ns())
 
     def take(self, messages: Messages, *, at_once: bool = False) -> None:
-        """Takes the records of a drain; they are looked at when there are many, or once a second: few cost as much.
+        """Takes the records of a drain; to look at few costs as much as at many.
+
+        They are looked at when there are many, once a second when there are some, and when a query has timed out.
 
         Args:
-            at_once: they are looked at now.
+            at_once: they are looked at now, for a cycle.
         """
         if len(messages.heads):
             self._waiting.append(messages)
         many = sum([len(each.heads) for each in self._waiting])
         expired, self._expired = self._expired, None
-        if expired is None and (not many or (many < DnsAnalysis.AT_ONCE and not at_once)):
+        in_second = expired is not None and (many >= _SOME or len(expired.keys) > 0)
+        if not (at_once or in_second or many >= DnsAnalysis.AT_ONCE):
             return
         messages, self._waiting = joined(self._waiting) if many else messages, []
         now_ns = time.monotonic_ns()
