@@ -25,7 +25,7 @@ from otel_netmon.sources.dns import DnsSource
 from support import dns_messages as d
 from support.dns_events import SECOND, answer
 
-NAMES, BATCHES, ROUNDS = 200, 10, 5
+NAMES, BATCHES, ROUNDS, SERIES = 200, 10, 7, 1000
 START = 1000 * SECOND
 
 
@@ -52,6 +52,7 @@ def cost(at_once: int, sockets: int) -> float:
     nobody: Any = SimpleNamespace(counts={})
     source = DnsSource({"dns_cache": (0, 16)}, nobody, config, rule, START)
     source.domains.set_cgroups(lambda ends, _: np.full(len(ends), 7, np.uint64))
+    source.begin_cycle(SERIES)
     generator = random.Random(7)  # noqa: S311 - repeatable, no secret
     batches = [drained(generator, at_once, sockets, START + number * SECOND) for number in range(BATCHES)]
     best = float("inf")
