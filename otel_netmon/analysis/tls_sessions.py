@@ -20,7 +20,6 @@ SESSIONS_MAX = 65_536
 
 _ADDRESS = np.dtype([("address", "u1", 16)])
 _END = np.dtype([("address", "u1", 16), ("port", ">u2")])
-_NOWHERE = (UNPLACED, UNPLACED, 0)
 
 
 class Place(NamedTuple):
@@ -29,6 +28,9 @@ class Place(NamedTuple):
     local: bytes
     remote: bytes
     cgroup: int
+
+
+_NOWHERE = Place(UNPLACED, UNPLACED, 0)
 
 
 class TlsSessions:
@@ -83,7 +85,10 @@ class TlsSessions:
             return heads
         first, inverse = group(_addresses(heads))
         found = [self._places.get(heads["source"][at].tobytes(), _NOWHERE) for at in first.tolist()]
-        local, remote = (np.frombuffer(b"".join([each[side] for each in found]), _END)[inverse] for side in (0, 1))
+        local, remote = (
+            np.frombuffer(b"".join(ends), _END)[inverse]
+            for ends in ([each.local for each in found], [each.remote for each in found])
+        )
         from_here = heads["source_port"] == SESSION_LOCAL
         made = heads.copy()
         for name, here, there in (("source", local, remote), ("destination", remote, local)):

@@ -98,7 +98,8 @@ class PlaintextSource:
     def _tell(self, http: Messages, requests: list[HttpRequest], now_ns: int, *, at_once: bool) -> None:
         """Tells what waited, and what is known now or must not wait."""
         known = self._sessions.knows(http.heads) | at_once
-        now, later = [], []
+        now: list[HttpRequest] = []
+        later: list[HttpRequest] = []
         for request in requests:
             (now if at_once or self._sessions.knows_request(request) else later).append(request)
         for part in (*self._late, http.where(known)):

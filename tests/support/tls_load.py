@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from otel_netmon.analysis.tcp_stream import ACK
 from support.http2_captures import frame_of
 from support.netns import NetNs
-from support.tcp_talk import ACK, Talk
+from support.tcp_talk import Talk
 from support.tls_talk import Authority, contexts, converse
 
 NAMES = 50

@@ -97,7 +97,7 @@ def test_the_url_of_a_client_has_the_scheme_and_a_port_that_is_not_its_own(
 ) -> None:
     alike = AlikeRequests(RouteRules(()), keeps_paths=False)
     columns = columns_of([request(client, server, host)], alike)
-    rule = KeepRule(1.0, 1000.0, None)
+    rule = KeepRule(1.0, 1000, None)
     kept = http_spans(columns, np.zeros(1, np.int64), alike.sights, None, rule, 0, 1, is_server=False)
     (attributes,) = kept.spans.batch.attributes
     assert url in attributes
