@@ -8,6 +8,7 @@ The agent follows one end of a veth pair and pushes to a real collector every 10
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import socket
@@ -74,8 +75,10 @@ class LiveFlows:
             for target in self._targets:
                 try:
                     self._socket.sendto(b"x" * 64, target)
-                except ConnectionRefusedError:
-                    continue
+                except OSError as error:
+                    # Nobody listens there, or the link has no carrier yet.
+                    if error.errno not in (errno.ECONNREFUSED, errno.ENETUNREACH):
+                        raise
             self._stop.wait(3)
 
     def stop(self) -> None:
