@@ -201,6 +201,9 @@ class Examination:
         if stem == "drop_monitor":
             blocked_by = blocked_by or next((each for each in programs.values() if each.state != "ok"), None)
             yield attempt("hook kfree_skb", self._with(stem, features.drop_hook), blocked_by=blocked_by)
+        if stem == "plaintext_monitor":
+            blocked_by = blocked_by or next((each for each in programs.values() if each.state != "ok"), None)
+            yield attempt("hook uprobe", self._with(stem, features.uprobe_hook), blocked_by=blocked_by)
 
     def _load(self, stem: str) -> str:
         if stem not in self._images:

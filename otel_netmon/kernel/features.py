@@ -21,7 +21,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from otel_netmon.abi.enums import SWEEP_HEADER_SIZE, Direction, Late, hook_slot
 from otel_netmon.errors import KernelLacksError, NetmonError, PrivilegeError
-from otel_netmon.kernel import links, syscalls
+from otel_netmon.kernel import links, syscalls, uprobes
 from otel_netmon.kernel.cgroup import find_cgroup2
 from otel_netmon.kernel.drops import DropMonitor
 from otel_netmon.kernel.image import CGROUP_HOOKS, FALLBACKS
@@ -272,6 +272,26 @@ def drop_hook(loaded: LoadedImage) -> str:
     if state == "off":
         raise KernelLacksError(detail, "the probe drops is off without it")
     return detail or "attached, with the kernel's reasons"
+
+
+def uprobe_hook(loaded: LoadedImage) -> str:
+    """A program of plaintext_monitor is attached to an instruction of a file that nobody runs, and taken off again.
+
+    Raises:
+        KernelLacksError: the kernel refuses.
+    """
+    push_and_return = b"\x55\xc3"
+    with tempfile.NamedTemporaryFile(prefix="otel-netmon-") as file:
+        file.write(push_and_return)
+        file.flush()
+        try:
+            os.close(uprobes.attach_uprobe(uprobes.uprobe_type(), file.name, 0, loaded.program("netmon_ssl_read")))
+        except links.Refused as refused:
+            raise KernelLacksError(
+                f"refused: {refused.reason}",
+                "the probe tls_plaintext is off without it; it needs CAP_PERFMON, CAP_SYS_ADMIN on some kernels",
+            ) from refused
+    return "attached to a file that nobody runs"
 
 
 def in_new_namespace(job: Callable[[Namespace], T]) -> T:

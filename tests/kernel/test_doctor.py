@@ -22,6 +22,7 @@ from otel_netmon.cli.main import main
 from otel_netmon.config.model import Config
 from otel_netmon.errors import KernelLacksError, PrivilegeError
 from otel_netmon.kernel import features, host, image, loader, syscalls
+from support.programs import shipped
 
 pytestmark = pytest.mark.kernel
 
@@ -115,6 +116,22 @@ def test_nothing_is_left() -> None:
     assert descriptors() <= before
     assert qdiscs() == seen
     assert os.stat("/proc/self/ns/net").st_ino == namespace
+
+
+def test_a_uprobe_is_tried_where_nobody_runs_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = loader.LoadedImage(shipped("plaintext_monitor"), {"sessions": 8})
+    try:
+        assert features.uprobe_hook(loaded) == "attached to a file that nobody runs"
+
+        def refuse(*_: object, **__: object) -> int:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(syscalls, "uprobe_open", refuse)
+        with pytest.raises(KernelLacksError, match="not_permitted") as caught:
+            features.uprobe_hook(loaded)
+        assert "CAP_PERFMON" in caught.value.remedy
+    finally:
+        loaded.close()
 
 
 def test_clsact_is_tried_where_it_is_asked_for(command: list[str]) -> None:
