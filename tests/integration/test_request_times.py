@@ -167,8 +167,9 @@ def run_all(
     folders: Sequence[Path],
     settings: Sequence[str],
     certificate: str = "",
+    sides: int = 1,
 ) -> tuple[list[dict[str, Any]], dict[int, list[Told]], dict[int, int]]:
-    """What the client measured of each connection, the spans, and the pid of each kind."""
+    """What the client measured of each connection, the spans, of so many sides, and the pid of each kind."""
     queries = [dns_messages.query(0, NAME, kind).hex() for kind in (dns_messages.A, dns_messages.AAAA)]
     a = dns_messages.response(0, NAME, dns_messages.address(address))
     aaaa = dns_messages.response(0, NAME, kind=dns_messages.AAAA)
@@ -176,7 +177,6 @@ def run_all(
     every = ("spans.share=1", "spans.limit_per_second=10000", "spans.slow_seconds=1000", *settings)
     words = [word for each in every for word in ("--set", each)]
     arguments, waits = (address, HTTP_PORT, DNS_PORT), (WAITING_SECONDS, RECEIVING_SECONDS)
-    number = 2 * CONNECTIONS * (2 if certificate else 1)  # in plaintext client and server tell theirs
     with (
         http_receiver() as receiver,
         agent(*words, "--otlp-endpoint", receiver.endpoint, otlp=True),
@@ -186,7 +186,7 @@ def run_all(
         with process(client_at, folders[0], CLIENT, *arguments, queries, CONNECTIONS, bool(certificate)) as client:
             measured = [json.loads(line_of(client)) for _ in range(CONNECTIONS)]
             assert line_of(client) == "done"
-            wait_until(lambda: sum(map(len, requests(receiver).values())) >= number, 60)
+            wait_until(lambda: sum(map(len, requests(receiver).values())) >= 2 * CONNECTIONS * sides, 60)
             return measured, requests(receiver), {CLIENT_KIND: client.pid, SERVER_KIND: server.pid}
 
 
@@ -239,7 +239,7 @@ def test_what_took_the_time_through_tls(link: tuple[NetNs, NetNs, Veth], tmp_pat
         settings = [f"interfaces.namespaces={near.name}", f"interfaces.include={pair.left}"]
         settings.append("probes.tls_plaintext=openssl")
         folders = (of_client, of_server)
-        measured, spans, pids = run_all(near, far, pair.right_address, folders, settings, certificate)
+        measured, spans, pids = run_all(near, far, pair.right_address, folders, settings, certificate, sides=2)
     assert sorted(spans) == sorted(each["port"] for each in measured)
     for each in measured:
         for kind in (CLIENT_KIND, SERVER_KIND):
@@ -256,6 +256,24 @@ def test_what_took_the_time_through_tls(link: tuple[NetNs, NetNs, Veth], tmp_pat
             assert [second.seconds(part) for part in ("dns", "connect", "tls")] == [None] * 3
             if kind == CLIENT_KIND:
                 assert is_between(AAAA_SECONDS, first.seconds("dns"), each["dns"])
+
+
+def test_what_took_the_time_at_sockets(link: tuple[NetNs, NetNs, Veth]) -> None:
+    """Both ends tell theirs, on the loopback of a namespace where nothing is observed."""
+    near, far, _ = link
+    with cgroup() as observed, cgroup(observed) as of_client, cgroup(observed) as of_server:
+        settings = ["messages.vantage=host", f"probes.connections.cgroup={observed}"]
+        settings += [f"interfaces.namespaces={near.name}", "interfaces.include=lo"]
+        measured, spans, pids = run_all(far, far, "127.0.0.1", (of_client, of_server), settings, sides=2)
+    for each in measured:
+        for kind in (CLIENT_KIND, SERVER_KIND):
+            first, second = [told for told in spans[each["port"]] if told.kind == kind]
+            assert {first.pid, second.pid} == {pids[kind]}
+            assert is_between(WAITING_SECONDS / 2, first.seconds("waiting"), each["requests"][0])
+            assert is_between(1e-6, first.seconds("connect"), each["connect"] + each["requests"][0])
+            named = is_between(AAAA_SECONDS, first.seconds("dns"), each["dns"])
+            assert named if kind == CLIENT_KIND else first.seconds("dns") is None
+            assert [second.seconds(part) for part in ("dns", "connect", "tls")] == [None] * 3
 
 
 def test_what_was_sent_again(link: tuple[NetNs, NetNs, Veth]) -> None:
