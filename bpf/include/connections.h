@@ -173,6 +173,28 @@ static __always_inline u64 connection_place(u8 role, u8 ending)
 		(row)->who = (sure);                                                                                   \
 	} while (0)
 
+/*
+ * Takes what the kernel has counted, from a struct bpf_tcp_sock or bpf_sock_ops. SYN and FIN take a place in sequence space like
+ * an octet of payload: they are taken out.
+ */
+#define connection_refresh(row, socket)                                                                                \
+	do {                                                                                                           \
+		u64 received = (socket)->bytes_received, acked = (socket)->bytes_acked;                                \
+                                                                                                                       \
+		if (received && ((row)->flags & NETMON_CONNECTION_FIN_RECEIVED))                                       \
+			received--;                                                                                    \
+		if (acked && (row)->role == NETMON_ROLE_CLIENT)                                                        \
+			acked--;                                                                                       \
+		if (acked && ((row)->flags & NETMON_CONNECTION_FIN_ACKED))                                             \
+			acked--;                                                                                       \
+		(row)->bytes_received = received;                                                                      \
+		(row)->bytes_sent = acked;                                                                             \
+		(row)->segments_received = (socket)->segs_in;                                                          \
+		(row)->segments_sent = (socket)->segs_out;                                                             \
+		(row)->data_received = (socket)->data_segs_in;                                                         \
+		(row)->data_sent = (socket)->data_segs_out;                                                            \
+	} while (0)
+
 static __always_inline void v4_mapped(u32 *address, u32 v4)
 {
 	address[0] = address[1] = 0;

@@ -56,24 +56,9 @@ static __always_inline void life_ends(operation *ctx, struct netmon_connection *
 	row->remote_port = ctx->remote_port >> 16;
 }
 
-/* What the kernel has counted. SYN and FIN take a place in sequence space like an octet of payload: they are taken out. */
 static __always_inline void life_refresh(operation *ctx, struct netmon_connection *row)
 {
-	u64 received = ctx->bytes_received;
-	u64 acked = ctx->bytes_acked;
-
-	if (received && (row->flags & NETMON_CONNECTION_FIN_RECEIVED))
-		received--;
-	if (acked && row->role == NETMON_ROLE_CLIENT)
-		acked--;
-	if (acked && (row->flags & NETMON_CONNECTION_FIN_ACKED))
-		acked--;
-	row->bytes_received = received;
-	row->bytes_sent = acked;
-	row->segments_received = ctx->segs_in;
-	row->segments_sent = ctx->segs_out;
-	row->data_received = ctx->data_segs_in;
-	row->data_sent = ctx->data_segs_out;
+	connection_refresh(row, ctx);
 	row->refreshed = bpf_jiffies64();
 }
 

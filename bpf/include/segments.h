@@ -222,24 +222,9 @@ static __always_inline void segment_order(struct __sk_buff *skb, struct netmon_c
 static __always_inline void segment_refresh(struct __sk_buff *skb, struct netmon_connection *row)
 {
 	struct bpf_tcp_sock *tcp = segment_socket(skb);
-	u64 received, acked;
 
-	if (!tcp)
-		return;
-	received = tcp->bytes_received;
-	acked = tcp->bytes_acked;
-	if (received && (row->flags & NETMON_CONNECTION_FIN_RECEIVED))
-		received--;
-	if (acked && row->role == NETMON_ROLE_CLIENT)
-		acked--;
-	if (acked && (row->flags & NETMON_CONNECTION_FIN_ACKED))
-		acked--;
-	row->bytes_received = received;
-	row->bytes_sent = acked;
-	row->segments_received = tcp->segs_in;
-	row->segments_sent = tcp->segs_out;
-	row->data_received = tcp->data_segs_in;
-	row->data_sent = tcp->data_segs_out;
+	if (tcp)
+		connection_refresh(row, tcp);
 }
 
 /* A segment came to a socket without a row: what its end will ask for. */

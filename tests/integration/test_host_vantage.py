@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -218,3 +219,41 @@ sys.stdin.read()
                     name = f"http_{side}_request_duration_seconds_count"
                     running.becomes(lambda name=name: running.total(name), REQUESTS)  # type: ignore[misc]
             talking.kill()
+
+
+def test_the_vantage_changes_while_the_agent_runs(tmp_path: Path) -> None:
+    """At interfaces first, then at sockets: each request is told at one vantage, and flows are counted in either."""
+    file = tmp_path / "agent.yaml"
+    many = Many(REQUESTS, 0, 0, 0, 0, 0)
+    with cgroup() as observed, veth_pair() as (near, far, pair):
+        address = pair.right_address
+
+        def configure(vantage: str) -> None:
+            probes = f"probes: {{connections: {{cgroup: {observed}}}}}"
+            file.write_text(f"messages: {{vantage: {vantage}}}\n{probes}\ninterfaces: {{namespaces: [{far.name}]}}\n")
+
+        def requests() -> dict[str, int]:
+            return {side: running.total(f"http_{side}_request_duration_seconds_count") for side in ("client", "server")}
+
+        configure("interface")
+        with (
+            agent("--config", str(file), "--interface", pair.right) as running,
+            server(far, address, tmp_path, observed),
+        ):
+            with client(near, address, many, observed):
+                running.becomes(requests, {"client": 0, "server": REQUESTS})
+            configure("host")
+            before = running.pipeline_pid()
+            running.process.send_signal(signal.SIGHUP)
+            running.wait(lambda: _serves_anew(running, before), 30, "a pipeline for the other programs")
+            with client(near, address, many, observed):
+                running.becomes(requests, {"client": REQUESTS, "server": REQUESTS})
+            assert running.total("netmon_flow_packets_total")
+
+
+def _serves_anew(running: Agent, before: int) -> bool:
+    try:
+        running.status()
+    except ConnectionError:
+        return False
+    return bool(running.events("config.reloaded")) and running.pipeline_pid() != before
