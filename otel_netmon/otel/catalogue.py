@@ -198,6 +198,10 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
                 "dns_messages",
                 "stream_messages",
                 "http_messages",
+                "tls_calls",
+                "tls_sessions",
+                "tls_messages",
+                "tls_connections",
                 "connections",
                 "metric_points",
                 "spans",
@@ -224,7 +228,9 @@ ATTRIBUTES: Mapping[str, Attribute] = MappingProxyType(
             ("GET", "_OTHER"),
             "semconv",
         ),
-        "url.scheme": Attribute("Always `http`: what is seen in clear.", str, ("http",), "semconv"),
+        "url.scheme": Attribute(
+            "`https` for what was seen inside of TLS (probes.tls_plaintext).", str, ("http", "https"), "semconv"
+        ),
         "http.route": Attribute(
             "Template of the path, by probes.http.routes or learned. Left out without one.",
             str,
