@@ -78,13 +78,13 @@ def test_a_stop_delivers_the_last_packets(number: signal.Signals, tmp_path: Path
 def test_a_duration_ends_with_an_export(tmp_path: Path) -> None:
     with collectors.otelcol(tmp_path) as collector, veth_pair() as place:
         left, _, pair = place
-        options = ["--interface", pair.left, "--set", f"interfaces.namespaces={left.name}", "--duration", "2"]
+        options = ["--interface", pair.left, "--set", f"interfaces.namespaces={left.name}", "--duration", "5"]
         with agent(*options, "--otlp-endpoint", collector.http, interval=3600, otlp=True) as running:
             send(place)
             assert running.process.wait(SECONDS) == 0
             stopped = running.events("agent.stopped")[0]
             assert stopped["reason"] == "duration"
-            assert stopped["uptime_seconds"] >= 2
+            assert stopped["uptime_seconds"] >= 5
         collector.wait_for(lambda points: at_collector(points, "protocol", pair.left) == ONCE)
 
 
