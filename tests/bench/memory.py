@@ -186,7 +186,7 @@ def measure(case: Case, flows: int, names: int) -> Held:
             with Lookups(left, right, pair.right_address) as lookups:
                 lookups.ask(f"www.name{number}.example{number}.org" for number in range(names))
             live = LiveFlows(left, pair.right_address, flows)
-            running.wait(lambda: running.status()["series"]["active"] > 1.9 * flows, 60.0, "series")
+            running.wait(lambda: running.status()["flows"]["live"] >= flows, 60.0, "flows")
             full = settled(running, scrape=case.scrape)
             many = running.status()["series"]["active"]
             by_full = by_process(running)
