@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from otel_netmon.abi.enums import Late
 from otel_netmon.cli.options import add_config_arguments, add_json_argument, load_config, print_warnings
 from otel_netmon.cli.output import Colour, colour_wanted, paint, print_json
 from otel_netmon.cli.top_view import printable
@@ -111,7 +112,9 @@ class Examination:
             "tc_monitor": {"flow_table": config.probes.flows.table_entries},
             "socket_monitor": {"connection_stats": config.probes.connections.table_entries},
         }
-        self._late = {"plaintext_monitor": plaintext_constants(config)}
+        self._late: dict[str, dict[Late, int]] = {"plaintext_monitor": plaintext_constants(config)}
+        if config.messages.vantage == "host":
+            self._late["socket_monitor"] = {Late.MESSAGES: 1, Late.STREAMS: 1, Late.HTTP: 1}
         self._images: dict[str, image.Image] = {}
         self._loaded: dict[str, loader.LoadedImage] = {}
 

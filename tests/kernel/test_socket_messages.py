@@ -16,7 +16,7 @@ from otel_netmon.kernel import syscalls
 from otel_netmon.kernel.messages import DNS_PORTS, set_message_ports
 from otel_netmon.readers.messages import MessageCounts, Messages, http_messages, parse_messages
 from otel_netmon.readers.ring import RingReader
-from support import dns_messages as dns
+from support import dns_messages as dns, dtls_datagrams
 from support.netns import NetNs, namespace
 from support.socket_programs import SocketPrograms, cgroup, inside_cgroup, observed, socket_programs
 
@@ -69,17 +69,18 @@ def watched() -> Iterator[Watched]:
 
 @pytest.fixture
 def where() -> Iterator[NetNs]:
-    with namespace() as made:
+    with namespace(ipv6=True) as made:
         yield made
 
 
 @contextlib.contextmanager
-def pair(where: NetNs) -> Iterator[tuple[socket.socket, socket.socket]]:
+def pair(where: NetNs, address: str = "127.0.0.1") -> Iterator[tuple[socket.socket, socket.socket]]:
     """Both ends of a connection over loopback; whoever is still open is closed."""
-    with where.socket(socket.AF_INET, socket.SOCK_STREAM) as listening:
-        listening.bind(("127.0.0.1", 0))
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with where.socket(family, socket.SOCK_STREAM) as listening:
+        listening.bind((address, 0))
         listening.listen()
-        client = where.socket(socket.AF_INET, socket.SOCK_STREAM)
+        client = where.socket(family, socket.SOCK_STREAM)
         client.connect(listening.getsockname())
         server, _ = listening.accept()
     for end in (client, server):
@@ -95,8 +96,9 @@ def exchange(client: socket.socket, server: socket.socket, response: bytes = RES
     client.recv(4096)
 
 
-def test_both_ends_of_a_connection_tell_its_requests(watched: Watched, where: NetNs) -> None:
-    with pair(where) as (client, server):
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_both_ends_of_a_connection_tell_its_requests(watched: Watched, where: NetNs, address: str) -> None:
+    with pair(where, address) as (client, server):
         for _ in range(7):
             exchange(client, server)
     heads = watched.records().heads
@@ -208,3 +210,55 @@ def test_a_lookup_that_is_sent_to_another_address_has_that_of_its_process(watche
     assert {bytes(head["source"]) for head in heads} == {bytes(10) + b"\xff\xff" + bytes([127, 0, 0, 11])}
     assert set(heads["source_port"].tolist()) == {53}
     assert watched.counts() == {MessageCount.DNS_QUERIES: 13, MessageCount.DNS_ANSWERS: 13}
+
+
+@contextlib.contextmanager
+def datagram_pair(
+    where: NetNs, address: str, *, client_is_seen: bool
+) -> Iterator[tuple[socket.socket, socket.socket, Watched]]:
+    """A client and a server over UDP, and the programs at a cgroup that the server's socket is in, and perhaps the client's."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with contextlib.ExitStack() as stack:
+        remote = None if client_is_seen else stack.enter_context(where.socket(family, socket.SOCK_DGRAM))
+        watched = Watched(stack.enter_context(observed(late=LOOKS, sizes={"messages": RING})))
+        stack.callback(watched.ring.close)
+        client = stack.enter_context(where.socket(family, socket.SOCK_DGRAM)) if remote is None else remote
+        server = stack.enter_context(where.socket(family, socket.SOCK_DGRAM))
+        for end in (client, server):
+            end.settimeout(DEADLINE_SECONDS)
+        yield client, server, watched
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("client_is_seen", [True, False])
+def test_a_lookup_is_told_once(where: NetNs, address: str, *, client_is_seen: bool) -> None:
+    with datagram_pair(where, address, client_is_seen=client_is_seen) as (client, server, watched):
+        server.bind((address, 53))
+        for number in range(13):
+            for _ in range(2):
+                client.sendto(dns.query(number, "name.example"), server.getsockname())
+                query, peer = server.recvfrom(512)
+            server.sendto(dns.response(int.from_bytes(query[:2], "big"), "name.example"), peer)
+            client.recv(512)
+        heads = watched.records().heads
+        assert heads["kind"].tolist() == [int(MessageKind.DNS_ANSWER)] * 13
+        assert heads["retries"].tolist() == [1] * 13
+        assert set(heads["direction"].tolist()) == {Direction.TRANSMIT if client_is_seen else Direction.RECEIVE}
+        assert (heads["cgroup"] != 0).tolist() == [client_is_seen] * 13
+        seen = {MessageCount.DNS_QUERIES: 26, MessageCount.DNS_RETRIES: 13, MessageCount.DNS_ANSWERS: 13}
+        assert watched.counts() == seen
+
+
+@pytest.mark.parametrize("client_is_seen", [True, False])
+def test_a_hello_of_dtls_is_told_once(where: NetNs, *, client_is_seen: bool) -> None:
+    with datagram_pair(where, "127.0.0.1", client_is_seen=client_is_seen) as (client, server, watched):
+        server.bind(("127.0.0.1", 0))
+        for _ in range(3):
+            client.sendto(dtls_datagrams.hello(b"name.example"), server.getsockname())
+            _, peer = server.recvfrom(2048)
+            server.sendto(b"no DTLS", peer)
+            client.recv(512)
+        heads = watched.records().heads
+        assert heads["kind"].tolist() == [int(MessageKind.DTLS)] * 3
+        assert set(heads["direction"].tolist()) == {Direction.TRANSMIT if client_is_seen else Direction.RECEIVE}
+        assert watched.counts() == {MessageCount.DTLS: 3}
