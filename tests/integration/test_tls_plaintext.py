@@ -186,9 +186,15 @@ def test_spans_name_the_ends_and_nothing_that_is_secret(link: tuple[NetNs, NetNs
                 for resource in request.body.resource_spans
                 for scope in resource.scope_spans
                 for span in scope.spans
-                if (each := {"kind": span.kind, "trace": span.trace_id.hex(), **attributes(span)}).get("url.scheme")
-                == "https"
-                and each.get("server.port") == PORT
+                if attributes(span).get("url.scheme") == "https" and attributes(span).get("server.port") == PORT
+                for each in [
+                    {
+                        "kind": span.kind,
+                        "trace": span.trace_id.hex(),
+                        "service": attributes(resource.resource).get("service.name"),
+                        **attributes(span),
+                    }
+                ]
             ]
 
         with agent(*options, otlp=True) as running:
@@ -210,6 +216,9 @@ def test_spans_name_the_ends_and_nothing_that_is_secret(link: tuple[NetNs, NetNs
     assert Counter((each["kind"], each["network.protocol.version"]) for each in found) == {
         (kind, version): number for kind in (2, 3) for version in ("1.1", "2")
     }
+    # The first request of a connection waited for its handshake, and the probe of connections knows whose each end is.
+    assert {each["kind"] for each in every if "netmon.http.time.tls" in each} == {2, 3}
+    assert {(each["kind"], each["service"]) for each in every} == {(2, "nginx"), (3, "curl")}
     for each in found:
         assert each["trace"] == "0123456789abcdef0123456789abcdef"
         assert (each["client.address"], each["server.address"]) == (pair.left_address, pair.right_address)
