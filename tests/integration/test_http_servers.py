@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import http.client
 import random
+import shutil
 import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from support.agent import Agent, agent
+from support.http_loads import ROUTES as ROUTES_OF_LOADS, counts, curl, h2load, nginx, wrk
 from support.http_servers.running import PORT, Kind, go, java, node, python, server
 from support.netns import NetNs, Veth, veth_pair
 
@@ -114,3 +117,32 @@ def test_every_request_is_counted_as_its_server_says(kind: Kind, link: tuple[Net
             "netmon_pipeline_items_total", netmon_signal="http_messages", netmon_outcome="dropped"
         )
         assert sum(value for _, value in dropped) == 0
+
+
+def h2load_of_http1(where: NetNs, address: str, many: int, folder: Path) -> None:
+    h2load(where, address, many, folder, "--h1")
+
+
+def h2load_of_http2(where: NetNs, address: str, many: int, folder: Path) -> None:
+    h2load(where, address, many, folder, "-m", "10")
+
+
+@pytest.mark.parametrize("load", [wrk, curl, h2load_of_http1, h2load_of_http2], ids=lambda load: load.__name__)
+def test_every_request_of_a_load_is_counted_as_nginx_logs_it(
+    load: Callable[[NetNs, str, int, Path], None], link: tuple[NetNs, NetNs, Veth], tmp_path: Path
+) -> None:
+    """In great numbers: ``make bench ARGS=http_counts``."""
+    program = load.__name__.partition("_")[0]
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    client, far, pair = link
+    options = ["--interface", pair.right, "--set", f"interfaces.namespaces={far.name}"]
+    options += ["--set", f"probes.dns.ring_bytes={1 << 24}", "--set", f"probes.http.routes={ROUTES_OF_LOADS}"]
+    with (
+        nginx(far, pair.right_address, tmp_path, http2=load is h2load_of_http2) as log,
+        agent(*options) as running,
+    ):
+        load(client, pair.right_address, REQUESTS, tmp_path)
+        running.wait(lambda: len(log()) >= REQUESTS, 60, "the log")
+        running.wait(lambda: counted(running).total() >= REQUESTS, 60, "all requests")
+        assert counted(running) == counts(log())
