@@ -99,13 +99,14 @@ static __always_inline void tcp_sequence(struct netmon_flow *flow, const struct 
 	}
 }
 
-/* 1: counted in a flow, and p->look said; 0: it had no place. */
+/* Says where to look, if anywhere. 1: counted in a flow; 0: it had no place. */
 static __always_inline int count_flow(struct __sk_buff *skb, struct packet *p, u32 length, u32 payload,
 				      const struct netmon_counters *amount)
 {
 	struct netmon_flow *flow;
 	u64 now = flow_clock(skb);
 	u32 only = 0;
+	int counts;
 	struct netmon_state *state = agent_state.lookup(&only);
 
 	if (!state)
@@ -144,23 +145,25 @@ static __always_inline int count_flow(struct __sk_buff *skb, struct packet *p, u
 			return 0;
 		}
 	}
-	if (flow->closing)
-		return 0;
-	__sync_fetch_and_add(&flow->packets, amount->packets);
-	__sync_fetch_and_add(&flow->bytes, amount->bytes);
-	if (amount->extra_packets) {
-		__sync_fetch_and_add(&flow->extra_packets, amount->extra_packets);
-		__sync_fetch_and_add(&flow->extra_bytes, amount->extra_bytes);
+	/* A row that closes counts nothing any more, but a connection that begins anew in it is looked at as any other. */
+	counts = !flow->closing;
+	if (counts) {
+		__sync_fetch_and_add(&flow->packets, amount->packets);
+		__sync_fetch_and_add(&flow->bytes, amount->bytes);
+		if (amount->extra_packets) {
+			__sync_fetch_and_add(&flow->extra_packets, amount->extra_packets);
+			__sync_fetch_and_add(&flow->extra_bytes, amount->extra_bytes);
+		}
+		if (flow->last != now)
+			flow->last = now;
+		if (p->flow.flags & NETMON_FLOW_FORWARDED)
+			flow->ingress_ifindex = skb->ingress_ifindex;
 	}
-	if (flow->last != now)
-		flow->last = now;
-	if (p->flow.flags & NETMON_FLOW_FORWARDED)
-		flow->ingress_ifindex = skb->ingress_ifindex;
 	if (p->tcp)
 		tcp_sequence(flow, p, payload, amount->packets + amount->extra_packets);
 	p->look = where_to_look(p->flow.protocol, p->tcp_flags, p->sequence + payload, payload, flow->sequence_state,
 				flow->stream_next);
-	return 1;
+	return counts;
 }
 
 #endif

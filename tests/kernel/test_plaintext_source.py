@@ -106,7 +106,12 @@ def record(kind: MessageKind, payload: bytes, told_length: int | None = None, **
 def placed(number: int, *, cookie: int = 7, ended: int = 0) -> bytes:
     session = np.zeros(1, layout.SESSION)
     session["address"], session["cookie"], session["ended"] = np.frombuffer(address(number), "u1"), cookie, ended
-    ends = {"source": LOCAL, "destination": REMOTE, "source_port": PORT + number, "destination_port": 443}
+    ends: dict[str, Any] = {
+        "source": LOCAL,
+        "destination": REMOTE,
+        "source_port": PORT + number,
+        "destination_port": 443,
+    }
     return record(MessageKind.SESSION, session.tobytes(), **ends)
 
 

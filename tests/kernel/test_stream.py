@@ -14,6 +14,7 @@ from otel_netmon.abi.enums import (
     SEQUENCE_CLIENT,
     SEQUENCE_DECIDED,
     SEQUENCE_INITIAL,
+    SWEEP_HEADER_SIZE,
     Direction,
     MessageCount,
     MessageKind,
@@ -502,3 +503,25 @@ def test_flows_count_alike_with_and_without(live: MessagePrograms) -> None:
         )
         assert of_live == of_plain
         assert np.isclose(live.totals()["bytes"], plain.totals()["bytes"])
+
+
+def test_a_connection_that_begins_in_a_row_that_closes_is_told_as_any_other(live: MessagePrograms) -> None:
+    """The same ports again, between the mark of the idle row and its end: nothing is counted in it, all is looked at."""
+    old = Conversation(live)
+    old.send(CLIENT_HELLO)
+    keys, _ = live.flow_reader.read()
+    sweep = live.runner("netmon_sweep").run
+    assert sweep(bytes(SWEEP_HEADER_SIZE) + keys.tobytes(), (len(keys), 0, 0, 0, 0)) == len(keys) == 2
+    before = {key: flow["packets"] for key, flow in live.flows().items()}
+    live.records()
+
+    again = Conversation(live, opened=False)
+    again.next = {True: 77, False: 99}
+    again.send(b"", flags=SYN)
+    again.send(b"", from_client=False, flags=SYN | ACK)
+    again.send(CLIENT_HELLO)
+    again.send(SERVER_HELLO, from_client=False)
+
+    segments = handed(live)
+    assert [segment.data for segment in segments if segment.data] == [CLIENT_HELLO, SERVER_HELLO]
+    assert {key: flow["packets"] for key, flow in live.flows().items()} == before

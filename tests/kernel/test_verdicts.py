@@ -55,7 +55,9 @@ def test_no_image_has_a_program_of_another_kind() -> None:
     }
     assert set(image.SOURCES["xdp_monitor"]) == {"netmon_xdp"}
     plaintext = image.SOURCES["plaintext_monitor"]
-    assert set(image.SOURCES["socket_monitor"]) - CALLED | {"netmon_sealed"} == set(image.CGROUP_HOOKS) | {"netmon_quiet"}
+    assert set(image.SOURCES["socket_monitor"]) - CALLED | {"netmon_sealed"} == set(image.CGROUP_HOOKS) | {
+        "netmon_quiet"
+    }
     # A uprobe does nothing with the result but write a perf event, which nobody reads; netmon_quiet is never attached.
     assert {name for name, kind in plaintext.items() if kind != syscalls.PROG_TYPE_KPROBE} == {
         "netmon_sealed",
