@@ -133,7 +133,8 @@ def test_retransmits_are_those_of_the_kernel(network: Network) -> None:
         kernel, ours = nstat(side), summed(rows, role)
         kinds = dict(zip(Retransmit, ours["retransmits"].tolist(), strict=False))
         assert sum(kinds.values()) == kernel["TcpRetransSegs"]
-        assert kinds[Retransmit.FAST] == kernel["TcpExtTCPFastRetrans"]
+        # Behind a timeout that the kernel takes back (RFC 5682) it sends again as if there had been none; no hook tells that.
+        assert 0 <= kernel["TcpExtTCPFastRetrans"] - kinds[Retransmit.FAST] <= kinds[Retransmit.TIMEOUT]
         assert kinds[Retransmit.SYN] + kinds[Retransmit.SYN_ACK] == kernel["TcpExtTCPSynRetrans"]
         assert kinds[Retransmit.TAIL_LOSS] <= kernel["TcpExtTCPLossProbes"]  # some probe with new data
         assert kinds[Retransmit.OTHER] == 0
